@@ -1,0 +1,162 @@
+//! The seam between "a sandbox" and "how it is isolated".
+//!
+//! A [`Driver`] creates guests and finds again those that an earlier server left running.
+//! A [`Guest`] is one running isolated environment: it can be dialled, measured and killed.
+//! Nothing above this crate may know which isolation tier it stands on.
+//!
+//! The traits use boxed futures so that `Arc<dyn Driver>` and `Arc<dyn Guest>` work;
+//! one allocation per call is nothing beside the system calls behind it.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use soulbox_types::{ErrorKind, SandboxSpec};
+use tokio::net::TcpStream;
+
+/// A boxed future that borrows from `'a`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A driver operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// Every slot of this server is taken.
+    #[error("all sandbox slots of this server are in use")]
+    NoSlot,
+    /// A layer of the template is missing or damaged.
+    #[error("template layer {layer} cannot be used")]
+    Layer {
+        /// Path of the layer.
+        layer: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The disk that holds sandboxes is full.
+    #[error("no space left for sandbox files")]
+    StorageFull,
+    /// A launch step failed.
+    #[error("launch step {step} failed")]
+    Launch {
+        /// Name of the step, as printed by `soulbox debug plan`.
+        step: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// envd did not answer in time, or said why it could not start.
+    #[error("envd did not start: {reason}")]
+    Envd {
+        /// What is known.
+        reason: String,
+    },
+    /// Anything else the host refused.
+    #[error("{operation}")]
+    Host {
+        /// What was tried, on what.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// This driver cannot do that.
+    #[error("{operation} is not supported by this isolation tier")]
+    Unsupported {
+        /// What was asked.
+        operation: &'static str,
+    },
+}
+
+impl DriverError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSlot => ErrorKind::Unavailable,
+            Self::StorageFull => ErrorKind::StorageFull,
+            Self::Envd { .. } => ErrorKind::Timeout,
+            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::Layer { .. } | Self::Launch { .. } | Self::Host { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Why a port of a guest could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nothing listens there (connection refused).
+    #[error("port {port} is not open")]
+    PortClosed {
+        /// The port inside the guest.
+        port: u16,
+    },
+    /// The guest is gone.
+    #[error("the sandbox is not running")]
+    Gone,
+    /// Anything else.
+    #[error("cannot connect to port {port}")]
+    Io {
+        /// The port inside the guest.
+        port: u16,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A reading of what a guest uses, straight from the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GuestStats {
+    /// CPU time used since the start, in microseconds, over all CPUs.
+    pub cpu_usage_us: u64,
+    /// Memory in use without page cache, in bytes.
+    pub memory_used_bytes: u64,
+    /// Page cache charged to the guest, in bytes.
+    pub memory_cache_bytes: u64,
+    /// Bytes written to the guest's own layer of the root file system, where known cheaply.
+    pub disk_used_bytes: u64,
+    /// Processes and threads alive.
+    pub pids: u64,
+    /// Times the kernel has killed a process of this guest for lack of memory.
+    pub oom_kills: u64,
+}
+
+/// Creates guests; one per isolation tier.
+pub trait Driver: Debug + Send + Sync {
+    /// Name of the tier: `namespace`, `gvisor`, `microvm`.
+    fn tier(&self) -> &'static str;
+
+    /// Creates a guest and returns once its envd accepts connections on port 49983 with the spec's environment,
+    /// user and token in force. On error nothing is left behind.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: drop of the future may leave a guest that only [`Driver::adopt`] finds. Run it in a task.
+    fn create<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>>;
+
+    /// Finds the guests that an earlier process of this server left running, and removes the remains of those
+    /// that have died since. Called once, before the first create.
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>>;
+
+    /// Releases what is only prepared (free slots). Guests stay.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// One running isolated environment.
+pub trait Guest: Debug + Send + Sync {
+    /// What it was created from.
+    fn spec(&self) -> &SandboxSpec;
+
+    /// Connects to a TCP port on the guest's loopback, from inside the guest's network.
+    fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>>;
+
+    /// Reads what the guest uses.
+    fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>>;
+
+    /// Resolves when the guest has ended, by itself or by [`Guest::kill`]. May be awaited any number of times.
+    fn ended(&self) -> BoxFuture<'_, ()>;
+
+    /// Ends every process of the guest and returns when all are dead; files, mounts, cgroups and network are
+    /// released then or soon after. Doing it twice is fine.
+    fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>>;
+}

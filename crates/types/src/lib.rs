@@ -1,0 +1,24 @@
+//! The words of SoulBox as types: ids, names, limits, addresses, lifecycle.
+//!
+//! Everything here is a plain value or a pure function.
+//! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
+//!
+//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`lifecycle`], [`slot`], [`egress`], [`error_kind`].
+
+pub mod egress;
+pub mod error_kind;
+pub mod id;
+pub mod lifecycle;
+pub mod limits;
+pub mod name;
+pub mod slot;
+pub mod spec;
+pub mod timestamp;
+
+pub use error_kind::ErrorKind;
+pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
+pub use limits::Limits;
+pub use name::TemplateRef;
+pub use slot::SlotIndex;
+pub use spec::{NetworkMode, OnTimeout, SandboxSpec, TemplateImage};
+pub use timestamp::Timestamp;

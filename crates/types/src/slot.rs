@@ -1,0 +1,145 @@
+//! Slots: the numbered places on a node that sandboxes are put into.
+//!
+//! A slot fixes everything that must not overlap between two sandboxes: the range of user ids and the address.
+//! Both follow from two numbers, the block of this server and the index in it, so there is nothing to allocate
+//! and nothing to leak. Two servers on one machine hold different blocks.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// Number of user ids in a sandbox.
+pub const UIDS_PER_SLOT: u32 = 65_536;
+/// Slots of one server.
+pub const SLOTS_PER_BLOCK: u16 = 2048;
+/// Blocks on one machine, hence servers beside each other.
+pub const BLOCKS: u8 = 16;
+/// First user id of the first slot. Above what distributions and systemd hand out.
+pub const FIRST_UID: u32 = 0x7000_0000;
+/// 198.18.0.0/15 is set aside for benchmarks (RFC 2544): no real network behind a host uses it.
+const FIRST_ADDRESS: u32 = u32::from_be_bytes([198, 18, 0, 0]);
+/// Addresses of one block: a /20 for 2048 slots, the gateway, and room to spare.
+const ADDRESSES_PER_BLOCK: u32 = 4096;
+
+/// Which block of slots a server holds, `0..BLOCKS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Block(u8);
+
+impl Block {
+    /// The block with this number, if there is one.
+    #[must_use]
+    pub fn new(number: u8) -> Option<Self> {
+        (number < BLOCKS).then_some(Self(number))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    fn base(self) -> u32 {
+        FIRST_ADDRESS + u32::from(self.0) * ADDRESSES_PER_BLOCK
+    }
+
+    /// The address on the host's side that every sandbox of the block sees as gateway and DNS server.
+    #[must_use]
+    pub fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.base() + 1)
+    }
+
+    /// The block's network in CIDR form, for firewall rules.
+    #[must_use]
+    pub fn cidr(self) -> String {
+        format!("{}/20", Ipv4Addr::from(self.base()))
+    }
+
+    /// Prefix of the names of everything this block puts on the host: interfaces, tables, cgroups.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        format!("sb{:x}", self.0)
+    }
+}
+
+/// One slot of a block, `0..SLOTS_PER_BLOCK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlotIndex {
+    block: Block,
+    index: u16,
+}
+
+impl SlotIndex {
+    /// The slot with this number, if there is one.
+    #[must_use]
+    pub fn new(block: Block, index: u16) -> Option<Self> {
+        (index < SLOTS_PER_BLOCK).then_some(Self { block, index })
+    }
+
+    /// The block it belongs to.
+    #[must_use]
+    pub fn block(self) -> Block {
+        self.block
+    }
+
+    /// Its number in the block.
+    #[must_use]
+    pub fn index(self) -> u16 {
+        self.index
+    }
+
+    /// First host user id (and group id) of the slot: root inside.
+    #[must_use]
+    pub fn uid_base(self) -> u32 {
+        let slot = u32::from(self.block.0) * u32::from(SLOTS_PER_BLOCK) + u32::from(self.index);
+        FIRST_UID + slot * UIDS_PER_SLOT
+    }
+
+    /// The sandbox's address.
+    #[must_use]
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.block.base() + 256 + u32::from(self.index))
+    }
+
+    /// Name of the host's end of its network cable (at most 15 bytes).
+    #[must_use]
+    pub fn link_name(self) -> String {
+        format!("{}v{}", self.block.prefix(), self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn all() -> impl Iterator<Item = SlotIndex> {
+        (0..BLOCKS)
+            .filter_map(Block::new)
+            .flat_map(|b| (0..SLOTS_PER_BLOCK).filter_map(move |i| SlotIndex::new(b, i)))
+    }
+
+    #[test]
+    fn nothing_overlaps() {
+        let mut uids = HashSet::new();
+        let mut addresses = HashSet::new();
+        for slot in all() {
+            assert!(slot.uid_base().checked_add(UIDS_PER_SLOT).is_some());
+            assert!(slot.uid_base() >= FIRST_UID);
+            assert!(uids.insert(slot.uid_base()) && slot.uid_base() % UIDS_PER_SLOT == 0);
+            assert!(addresses.insert(slot.address()));
+            assert!(slot.link_name().len() <= 15);
+            assert_ne!(slot.address(), slot.block().gateway());
+        }
+    }
+
+    #[test]
+    fn known_values() {
+        let slot = SlotIndex::new(Block::new(1).unwrap(), 7).unwrap();
+        assert_eq!(slot.address().to_string(), "198.18.17.7");
+        assert_eq!(slot.block().gateway().to_string(), "198.18.16.1");
+        assert_eq!(slot.block().cidr(), "198.18.16.0/20");
+        assert_eq!(slot.link_name(), "sb1v7");
+        assert!(SlotIndex::new(slot.block(), SLOTS_PER_BLOCK).is_none());
+    }
+}

@@ -1,0 +1,58 @@
+//! What is to be run: everything a driver needs to know to create a sandbox.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Limits, SandboxId, TemplateId};
+
+/// What happens when a sandbox reaches its end time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// The sandbox is killed.
+    Kill,
+    /// The sandbox is paused.
+    Pause,
+}
+
+/// What a sandbox can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// The internet over NAT; private ranges, metadata addresses and the host are closed.
+    Internet,
+    /// Loopback only.
+    Offline,
+}
+
+/// A template as a driver sees it: immutable layers and the state a command starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateImage {
+    /// Which template this is.
+    pub template_id: TemplateId,
+    /// Directories on the host, topmost layer first.
+    pub layers: Vec<PathBuf>,
+    /// User that commands run as when the caller names none.
+    pub default_user: String,
+    /// Working directory of commands; the user's home when absent.
+    pub default_workdir: Option<String>,
+}
+
+/// One sandbox to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Its id; also its host name.
+    pub id: SandboxId,
+    /// What it starts from.
+    pub image: TemplateImage,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may reach.
+    pub network: NetworkMode,
+    /// Environment of every process, from the create request.
+    pub env_vars: BTreeMap<String, String>,
+    /// Secret that envd asks of every caller.
+    pub envd_access_token: String,
+}
