@@ -7,8 +7,13 @@
 //! The traits use boxed futures so that `Arc<dyn Driver>` and `Arc<dyn Guest>` work;
 //! one allocation per call is nothing beside the system calls behind it.
 
+pub mod route;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use route::Route;
+
 use std::fmt::Debug;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
