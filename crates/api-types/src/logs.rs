@@ -1,0 +1,58 @@
+//! Logs of sandboxes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For diagnosis.
+    Debug,
+    /// Normal life.
+    Info,
+    /// Degraded, but went on.
+    Warn,
+    /// Someone must look.
+    Error,
+}
+
+/// One structured line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLogEntry {
+    /// When.
+    pub timestamp: String,
+    /// What.
+    pub message: String,
+    /// How bad.
+    pub level: LogLevel,
+    /// Everything else, flat.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// One line as text: a JSON object with at least `level`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLog {
+    /// When.
+    pub timestamp: String,
+    /// The JSON text.
+    pub line: String,
+}
+
+/// What the first version of the logs endpoint answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxLogs {
+    /// As text.
+    pub logs: Vec<SandboxLog>,
+    /// The same, structured.
+    pub log_entries: Vec<SandboxLogEntry>,
+}
+
+/// What the second version answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLogsV2 {
+    /// The lines, in the direction that was asked for.
+    pub logs: Vec<SandboxLogEntry>,
+}

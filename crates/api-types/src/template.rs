@@ -1,0 +1,135 @@
+//! Templates: lists, detail, aliases, changes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::build::BuildStatus;
+use crate::present::present;
+
+/// Who made something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeamUser {
+    /// Id of the user.
+    pub id: String,
+    /// Always null here: e-mail addresses are not given out.
+    pub email: Option<String>,
+}
+
+/// One entry of the lists of templates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// Its id.
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    /// Newest ready build with the tag `default`; zeros when there is none.
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    /// Virtual CPUs.
+    pub cpu_count: u32,
+    /// Memory in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: u32,
+    /// Root file system in MiB.
+    #[serde(rename = "diskSizeMB")]
+    pub disk_size_mb: u32,
+    /// Whether other teams may use it.
+    pub public: bool,
+    /// Bare aliases.
+    pub aliases: Vec<String>,
+    /// `namespace/alias`, or the bare alias when it has no namespace.
+    pub names: Vec<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When it was changed.
+    pub updated_at: String,
+    /// Who made it. Required and nullable.
+    pub created_by: Option<TeamUser>,
+    /// When a sandbox was last created from it. Required and nullable.
+    pub last_spawned_at: Option<String>,
+    /// Sandboxes created from it.
+    pub spawn_count: i64,
+    /// Builds it has.
+    pub build_count: i32,
+    /// envd's version in that build.
+    pub envd_version: String,
+    /// Status of the newest build with the tag `default`.
+    pub build_status: BuildStatus,
+    /// Whether it comes with the platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_default: Option<bool>,
+    /// One line about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// One build in a template's detail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateBuild {
+    /// Its id.
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    /// How far it is.
+    pub status: BuildStatus,
+    /// When it was asked for.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Virtual CPUs.
+    pub cpu_count: u32,
+    /// Memory in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: u32,
+    /// Root file system in MiB.
+    #[serde(
+        default,
+        rename = "diskSizeMB",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub disk_size_mb: Option<u32>,
+    /// envd's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_version: Option<String>,
+}
+
+/// What `GET /templates/{templateID}` answers: the template and a page of its builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateWithBuilds {
+    /// The template.
+    #[serde(flatten)]
+    pub template: Template,
+    /// Newest first.
+    pub builds: Vec<TemplateBuild>,
+}
+
+/// What `GET /templates/aliases/{alias}` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateAlias {
+    /// Whom the alias names.
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    /// Whether other teams may use it.
+    pub public: bool,
+}
+
+/// Body of `PATCH` on a template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateUpdate {
+    /// Whether other teams may use it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub public: Option<bool>,
+}
+
+/// What `PATCH /v2/templates/{templateID}` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateUpdated {
+    /// Its names.
+    pub names: Vec<String>,
+}
