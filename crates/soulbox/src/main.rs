@@ -1,2 +1,120 @@
-//! Not written yet.
-fn main() {}
+//! The one program a user installs: server and command line.
+//!
+//! `main` reads the arguments, runs one command and turns how it went into an exit code. A command's own exit code
+//! (`sandbox exec`) passes through.
+
+mod args;
+mod commands;
+mod config;
+mod failure;
+mod output;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use soulbox_telemetry::logs;
+use soulbox_telemetry::metrics::Recorder;
+use tokio_util::sync::CancellationToken;
+
+use args::{Cli, Command, ConfigCommand};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let output = if cli.global.json {
+        Output::Json
+    } else {
+        Output::Text
+    };
+    match run(cli, output) {
+        Ok(code) => code,
+        Err(failure) => report(&failure, output),
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Help and version are answers, not mistakes. A reader who is gone does not change that.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::from(failure::Kind::Usage.exit_code())
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn report(failure: &Failure, output: Output) -> ExitCode {
+    let text = match output {
+        Output::Text => failure.render(),
+        Output::Json if failure.kind() == failure::Kind::BrokenPipe => String::new(),
+        Output::Json => failure.to_json().to_string(),
+    };
+    if !text.is_empty() {
+        output::note(&text);
+    }
+    ExitCode::from(failure.kind().exit_code())
+}
+
+fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Serve(args) => {
+            let inputs = config::read_inputs(global.config.as_deref(), args.layer(&global))?;
+            let config = config::load(&inputs)?.config;
+            serve(config)?;
+        }
+        Command::Config(ConfigCommand::Check(args)) => {
+            commands::config::check(&global, &args, output)?
+        }
+        Command::Sandbox(_)
+        | Command::Key(_)
+        | Command::Template(_)
+        | Command::Doctor
+        | Command::Bench(_)
+        | Command::Debug(_)
+        | Command::Purge(_) => return Err(Failure::internal("this command is not built yet")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the server in this process until it is told to end.
+fn serve(config: config::Config) -> Result<(), Failure> {
+    logs::init(&config.log_level, config.log_format)
+        .map_err(|error| Failure::usage("cannot set up the logs").because(error))?;
+    runtime()?.block_on(async {
+        if let Some(address) = config.metrics_listen {
+            listen_for_metrics(address).await?;
+        }
+        // Becomes `serve::run(config).await.map_err(Failure::from_any)`.
+        Err(Failure::internal(
+            "the server is not built into this program yet",
+        ))
+    })
+}
+
+async fn listen_for_metrics(address: SocketAddr) -> Result<(), Failure> {
+    let recorder = Recorder::install()
+        .map_err(|error| Failure::internal("cannot set up metrics").because(error))?;
+    // Metrics are served to the very end: what a slow shutdown does is worth seeing.
+    let bound = recorder
+        .serve(address, CancellationToken::new())
+        .await
+        .map_err(|error| {
+            Failure::user("cannot serve metrics")
+                .because(error)
+                .fix("free that address, or choose another with --metrics-listen")
+        })?;
+    tracing::info!(metrics.address = %bound, "metrics at http://{bound}/metrics");
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("cannot start the runtime").because(error))
+}

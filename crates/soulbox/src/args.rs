@@ -1,0 +1,552 @@
+//! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::METRICS_ADDRESS;
+use crate::config::raw::Key;
+
+/// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "soulbox",
+    version,
+    about,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Directory of the server's state; says which server to talk to [env: SOULBOX_DATA_DIR] [default: /var/lib/soulbox]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub(crate) data_dir: Option<String>,
+    /// Configuration file [env: SOULBOX_CONFIG] [default: /etc/soulbox/soulbox.toml, if it exists]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: API, traffic to sandboxes, and the sandboxes themselves
+    Serve(ServeArgs),
+    /// Create sandboxes, run commands in them, look at them
+    #[command(subcommand, visible_alias = "sbx")]
+    Sandbox(SandboxCommand),
+    /// API keys of the default team
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Templates that sandboxes start from
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Say what this machine can do, which isolation is available, and what to fix
+    Doctor,
+    /// Measure a running server
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Look inside
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Remove what the server has left on this host
+    Purge(PurgeArgs),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Settings that can be given as flags. Everything is text here: it is judged together with the other layers.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Address of the one port for everything [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Serve api.DOMAIN and <port>-<sandbox>.DOMAIN
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Certificate chain for HTTPS, PEM; needs --domain
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<String>,
+    /// Private key for HTTPS, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<String>,
+    /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
+    pub(crate) metrics_listen: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or directives [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// How log lines look: auto, human, json [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// Sandboxes a team may have at once [default: 2048]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sandboxes_per_team: Option<String>,
+    /// Longest time a sandbox may run, in hours [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) max_timeout_hours: Option<String>,
+    /// Slots kept prepared for the next creates [default: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) slots_ready: Option<String>,
+    /// DNS servers for sandboxes, separated by commas [default: the host's]
+    #[arg(long, value_name = "ADDRS")]
+    pub(crate) dns_upstreams: Option<String>,
+    /// Virtual CPUs where the template says nothing [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) limits_vcpu: Option<String>,
+    /// Memory in MiB where the template says nothing [default: 512]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) limits_memory_mib: Option<String>,
+    /// Processes and threads where the template says nothing [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub(crate) limits_pids: Option<String>,
+    /// Disk in MiB where the template says nothing [default: 10240]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) limits_disk_mib: Option<String>,
+}
+
+impl ServeArgs {
+    /// The flags that were given, as the topmost layer of the configuration.
+    pub(crate) fn layer(&self, global: &Global) -> Vec<(Key, String)> {
+        let all = [
+            (Key::DataDir, &global.data_dir),
+            (Key::Listen, &self.listen),
+            (Key::Domain, &self.domain),
+            (Key::TlsCert, &self.tls_cert),
+            (Key::TlsKey, &self.tls_key),
+            (Key::MetricsListen, &self.metrics_listen),
+            (Key::LogLevel, &self.log_level),
+            (Key::LogFormat, &self.log_format),
+            (Key::MaxSandboxesPerTeam, &self.max_sandboxes_per_team),
+            (Key::MaxTimeoutHours, &self.max_timeout_hours),
+            (Key::SlotsReady, &self.slots_ready),
+            (Key::DnsUpstreams, &self.dns_upstreams),
+            (Key::LimitsVcpu, &self.limits_vcpu),
+            (Key::LimitsMemoryMib, &self.limits_memory_mib),
+            (Key::LimitsPids, &self.limits_pids),
+            (Key::LimitsDiskMib, &self.limits_disk_mib),
+        ];
+        all.into_iter()
+            .filter_map(|(key, text)| Some((key, text.clone()?)))
+            .collect()
+    }
+}
+
+/// `soulbox sandbox …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// Create a sandbox and print its ID
+    Create(CreateArgs),
+    /// List sandboxes
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Run a command in a sandbox; input, output and exit code are the command's
+    Exec(ExecArgs),
+    /// Open a terminal in a sandbox
+    Connect(ConnectArgs),
+    /// Kill sandboxes
+    Kill(KillArgs),
+    /// Show one sandbox
+    Info(IdArgs),
+    /// Show what a sandbox uses
+    Metrics(MetricsArgs),
+    /// Show what has happened in a sandbox
+    Logs(LogsArgs),
+}
+
+/// `soulbox sandbox create`
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name or ID of the template
+    #[arg(default_value = "base")]
+    pub(crate) template: String,
+    /// Seconds until it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) timeout: u32,
+    /// A label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// An environment variable of every command in it; may be repeated. KEY alone takes the value from here
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Cut it off from the internet
+    #[arg(long)]
+    pub(crate) no_internet: bool,
+}
+
+/// `soulbox sandbox list`
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only those with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Only those in this state; may be repeated
+    #[arg(long, value_enum)]
+    pub(crate) state: Vec<State>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+/// A sandbox's public state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Running,
+    Paused,
+}
+
+impl State {
+    /// As on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// `soulbox sandbox exec`
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// User to run as [default: the template's]
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+    /// Directory to run in [default: the template's, else the user's home]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// An environment variable; may be repeated. KEY alone takes the value from here
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Kill the command after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// Leave the command running and print its process ID
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+    /// The command and its arguments. A single argument is given to a login shell
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// `soulbox sandbox connect`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// User of the shell [default: the template's]
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+    /// Attach to this terminal, left running by an earlier `connect`, instead of starting a shell
+    #[arg(long, value_name = "PID")]
+    pub(crate) attach: Option<u32>,
+}
+
+/// `soulbox sandbox kill`
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// The sandboxes
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// One sandbox.
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// The sandbox
+    pub(crate) id: String,
+}
+
+/// `soulbox sandbox metrics`
+#[derive(Debug, Args)]
+pub(crate) struct MetricsArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// Go on showing new samples until the sandbox ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// `soulbox sandbox logs`
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// Go on showing new entries until the sandbox ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Leave out what is below this level
+    #[arg(long, value_enum)]
+    pub(crate) level: Option<Level>,
+}
+
+/// Level of a log entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    /// As on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// `soulbox key …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it, this once
+    Create {
+        /// What it is for
+        #[arg(default_value = "command line")]
+        name: String,
+    },
+    /// List keys
+    #[command(visible_alias = "ls")]
+    List,
+    /// Make a key useless from now on
+    Revoke {
+        /// ID of the key, from `soulbox key list`
+        id: String,
+    },
+}
+
+/// `soulbox template …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Make a built-in template from the distribution's packages
+    Bootstrap {
+        /// Which
+        #[arg(value_enum)]
+        name: BootstrapName,
+    },
+    /// List templates
+    #[command(visible_alias = "ls")]
+    List,
+    /// Compare a template's files with its manifest
+    Verify {
+        /// Which
+        #[arg(default_value = "base")]
+        name: String,
+    },
+}
+
+/// Templates that can be made without a build service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootstrapName {
+    Base,
+}
+
+/// `soulbox bench …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Create, first command, kill; one at a time
+    Create(BenchArgs),
+    /// Commands on a running sandbox
+    Exec(BenchArgs),
+    /// Many creates at once, all usable
+    Burst(BenchArgs),
+    /// Many idle sandboxes: their memory, the server's memory, the API's answer times
+    Idle(BenchArgs),
+    /// Upload and download through the edge
+    Transfer(BenchArgs),
+    /// Create and kill as fast as it goes
+    Sustained(BenchArgs),
+    /// All of the above
+    All(BenchArgs),
+}
+
+/// Options of every bench.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// How many (create, exec: rounds; burst, idle: sandboxes)
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: Option<u32>,
+    /// Template to measure with
+    #[arg(long, default_value = "base")]
+    pub(crate) template: String,
+    /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
+    #[arg(long)]
+    pub(crate) peers: bool,
+    /// Workers at once, for sustained
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) workers: u32,
+    /// How long, for sustained
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Size of the file, for transfer
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub(crate) size_mib: u32,
+}
+
+/// `soulbox debug …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// Print the steps that turn a process into a sandbox
+    Plan {
+        /// Template to plan for
+        #[arg(default_value = "base")]
+        template: String,
+    },
+}
+
+/// `soulbox purge`
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// Also delete the data directory with its templates, keys and records
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// `soulbox config …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the effective configuration and where each value came from
+    Check(Box<ServeArgs>),
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn declarations_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_has_its_flag() {
+        let mut serve = Cli::command();
+        let serve = serve.find_subcommand_mut("serve").unwrap();
+        serve.build();
+        let known: Vec<String> = serve
+            .get_arguments()
+            .filter_map(|a| Some(format!("--{}", a.get_long()?)))
+            .collect();
+        for key in Key::ALL {
+            assert!(
+                key == Key::DataDir || known.contains(&key.flag()),
+                "{}",
+                key.flag()
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_flags() {
+        let cli = parse("soulbox --json sandbox exec --user root i0 -- ls -la --json").unwrap();
+        assert!(cli.global.json);
+        let Command::Sandbox(SandboxCommand::Exec(exec)) = cli.command else {
+            panic!("not exec")
+        };
+        assert_eq!(
+            (exec.id.as_str(), exec.user.as_deref()),
+            ("i0", Some("root"))
+        );
+        assert_eq!(exec.command, ["ls", "-la", "--json"]);
+    }
+
+    #[test]
+    fn global_options_go_anywhere() {
+        let cli = parse("soulbox sandbox list --json --data-dir /x --metadata a=b=c").unwrap();
+        assert!(cli.global.json);
+        assert_eq!(cli.global.data_dir.as_deref(), Some("/x"));
+        let Command::Sandbox(SandboxCommand::List(list)) = cli.command else {
+            panic!("not list")
+        };
+        assert_eq!(list.metadata, [("a".to_owned(), "b=c".to_owned())]);
+    }
+
+    #[test]
+    fn flags_become_a_layer() {
+        let cli =
+            parse("soulbox serve --listen 127.0.0.1:0 --metrics-listen --data-dir /x").unwrap();
+        let Command::Serve(serve) = cli.command else {
+            panic!("not serve")
+        };
+        let layer = serve.layer(&cli.global);
+        let expected = [
+            (Key::DataDir, "/x"),
+            (Key::Listen, "127.0.0.1:0"),
+            (Key::MetricsListen, METRICS_ADDRESS),
+        ];
+        assert_eq!(layer, expected.map(|(key, text)| (key, text.to_owned())));
+    }
+
+    #[test]
+    fn refusals() {
+        for line in [
+            "soulbox",
+            "soulbox sandbox kill",
+            "soulbox sandbox kill --all i0",
+            "soulbox sandbox exec i0",
+            "soulbox sandbox create --timeout 0",
+            "soulbox sandbox create --metadata x",
+            "soulbox template bootstrap desktop",
+            "soulbox key create --secret x",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_of_the_whole() {
+        let help = Cli::command().render_help().to_string();
+        insta::assert_snapshot!(help);
+    }
+}

@@ -1,0 +1,3 @@
+//! What each command does. One file per group of commands.
+
+pub(crate) mod config;

@@ -1,0 +1,373 @@
+//! The configuration of the server, judged: typed values that hold together.
+//!
+//! Built in two steps: [`raw::RawConfig`] is what was written, [`Config`] is what it means. Judging reports
+//! every problem, not the first one. Nothing here reads a file or the environment; [`read_inputs`] does, once.
+
+pub(crate) mod raw;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use soulbox_telemetry::logs;
+use soulbox_types::Limits;
+
+use crate::failure::Failure;
+use raw::{Inputs, Key, RawConfig, Source};
+
+/// The file that is read when `--config` is not given.
+pub(crate) const DEFAULT_FILE: &str = "/etc/soulbox/soulbox.toml";
+/// Where `--metrics-listen` without a value listens.
+pub(crate) const METRICS_ADDRESS: &str = "127.0.0.1:3001";
+
+/// Everything the server can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Where everything that must outlive the server is kept. Default `/var/lib/soulbox`.
+    pub(crate) data_dir: PathBuf,
+    /// Address of the one port that carries the API and all sandbox traffic. Default `127.0.0.1:3000`.
+    pub(crate) listen: SocketAddr,
+    /// Domain mode: the API is `api.<domain>`, a sandbox's port is `<port>-<id>.<domain>`. Default none.
+    pub(crate) domain: Option<String>,
+    /// Certificate and key for HTTPS on `listen`; only with `domain`, for `api.<domain>` and `*.<domain>`.
+    pub(crate) tls: Option<TlsFiles>,
+    /// Address of the metrics listener. Default off.
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// What is logged: `error` to `trace`, or directives such as `info,soulbox_edge=debug`. Default `info`.
+    pub(crate) log_level: String,
+    /// How log lines look. Default `auto`: for people on a terminal, JSON otherwise.
+    pub(crate) log_format: logs::Format,
+    /// Sandboxes a team may have at once, 1 to 32,768. Default 2048.
+    pub(crate) max_sandboxes_per_team: u32,
+    /// Longest time a sandbox may run, 1 to 720 hours. Default 24 hours.
+    pub(crate) max_timeout: Duration,
+    /// Slots kept prepared ahead of the next create, 0 to 256. Default 8.
+    pub(crate) slots_ready: u16,
+    /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Limits of sandboxes whose template asks for nothing.
+    pub(crate) default_limits: Limits,
+}
+
+/// Files that make HTTPS possible, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// The certificate chain, leaf first.
+    pub(crate) cert: PathBuf,
+    /// The leaf's private key.
+    pub(crate) key: PathBuf,
+}
+
+/// A configuration together with where each of its values came from.
+#[derive(Debug, Clone)]
+pub(crate) struct Effective {
+    pub(crate) config: Config,
+    pub(crate) raw: RawConfig,
+}
+
+/// Judges what was written.
+///
+/// # Errors
+/// All problems, each naming the value and its source.
+pub(crate) fn judge(inputs: &Inputs) -> Result<Effective, Vec<String>> {
+    let (raw, mut problems) = RawConfig::merge(inputs);
+    let config = Judge {
+        raw: &raw,
+        problems: &mut problems,
+    }
+    .config();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Effective { config, raw }),
+        _ => Err(problems),
+    }
+}
+
+/// Judges what was written; the problems as one failure.
+pub(crate) fn load(inputs: &Inputs) -> Result<Effective, Failure> {
+    judge(inputs).map_err(|problems| {
+        let list: String = problems
+            .iter()
+            .map(|problem| format!("\n  - {problem}"))
+            .collect();
+        let what = match problems.len() {
+            1 => format!("the configuration has a problem:{list}"),
+            n => format!("the configuration has {n} problems:{list}"),
+        };
+        Failure::usage(what).fix("correct the above, then try `soulbox config check`")
+    })
+}
+
+/// Reads file and environment. `file` is the one asked for; without it the usual one is read if it exists.
+pub(crate) fn read_inputs(
+    file: Option<&Path>,
+    flags: Vec<(Key, String)>,
+) -> Result<Inputs, Failure> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let asked = file.map(Path::to_owned).or_else(|| {
+        environment
+            .get("SOULBOX_CONFIG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    });
+    let path = asked.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    let file = match std::fs::read_to_string(&path) {
+        Ok(text) => Some((path, text)),
+        Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return Err(Failure::usage(format!(
+                "cannot read configuration file {}",
+                path.display()
+            ))
+            .because(error)
+            .fix("name a readable file with --config"));
+        }
+    };
+    Ok(Inputs {
+        file,
+        environment,
+        flags,
+    })
+}
+
+struct Judge<'a> {
+    raw: &'a RawConfig,
+    problems: &'a mut Vec<String>,
+}
+
+impl Judge<'_> {
+    fn config(&mut self) -> Option<Config> {
+        // Every value is read before the first `?`, so that all problems are found.
+        let data_dir = self.absolute_path(Key::DataDir);
+        let listen = self.parsed::<SocketAddr>(Key::Listen, "an address such as 127.0.0.1:3000");
+        let domain = self.domain();
+        let tls = self.tls();
+        let metrics_listen = self.metrics_listen();
+        let log_level = self.log_level();
+        let log_format = self.log_format();
+        let max_sandboxes_per_team = self.number(Key::MaxSandboxesPerTeam, 1, 32_768);
+        let max_timeout_hours = self.number(Key::MaxTimeoutHours, 1, 720);
+        let slots_ready = self.number(Key::SlotsReady, 0, 256);
+        let dns_upstreams = self.dns_upstreams();
+        let limits = self.limits();
+        self.check_together();
+        Some(Config {
+            data_dir: data_dir?,
+            listen: listen?,
+            domain: domain?,
+            tls: tls?,
+            metrics_listen: metrics_listen?,
+            log_level: log_level?,
+            log_format: log_format?,
+            max_sandboxes_per_team: max_sandboxes_per_team?,
+            max_timeout: Duration::from_secs(u64::from(max_timeout_hours?) * 3600),
+            slots_ready: u16::try_from(slots_ready?).ok()?,
+            dns_upstreams: dns_upstreams?,
+            default_limits: limits?,
+        })
+    }
+
+    fn text(&self, key: Key) -> &str {
+        self.raw.get(key).text.trim()
+    }
+
+    fn problem(&mut self, key: Key, wanted: &str) {
+        let value = self.raw.get(key);
+        let problem = format!(
+            "{} = {:?} (from {}): expected {wanted}",
+            key.name(),
+            value.text,
+            value.source
+        );
+        self.problems.push(problem);
+    }
+
+    fn parsed<T: FromStr>(&mut self, key: Key, wanted: &str) -> Option<T> {
+        let parsed = self.text(key).parse().ok();
+        if parsed.is_none() {
+            self.problem(key, wanted);
+        }
+        parsed
+    }
+
+    fn number(&mut self, key: Key, low: u32, high: u32) -> Option<u32> {
+        let number = self
+            .text(key)
+            .parse::<u32>()
+            .ok()
+            .filter(|n| (low..=high).contains(n));
+        if number.is_none() {
+            self.problem(key, &format!("a whole number from {low} to {high}"));
+        }
+        number
+    }
+
+    fn absolute_path(&mut self, key: Key) -> Option<PathBuf> {
+        let path = PathBuf::from(self.text(key));
+        // Relative paths would mean something else after a restart from another directory; only a flag or a
+        // variable is typed by somebody who stands somewhere.
+        let given_here = matches!(
+            self.raw.get(key).source,
+            Source::Flag(_) | Source::Environment(_)
+        );
+        let path = if path.is_relative() && given_here && !path.as_os_str().is_empty() {
+            std::path::absolute(&path).unwrap_or(path)
+        } else {
+            path
+        };
+        if path.is_absolute() {
+            Some(path)
+        } else {
+            self.problem(key, "an absolute path");
+            None
+        }
+    }
+
+    fn domain(&mut self) -> Option<Option<String>> {
+        let text = self.text(Key::Domain).to_ascii_lowercase();
+        if text.is_empty() {
+            return Some(None);
+        }
+        if is_domain(&text) {
+            Some(Some(text))
+        } else {
+            self.problem(
+                Key::Domain,
+                "a domain name such as sandboxes.example.com, without port or https://",
+            );
+            None
+        }
+    }
+
+    fn tls(&mut self) -> Option<Option<TlsFiles>> {
+        let given = |judge: &Self, key| !judge.text(key).is_empty();
+        match (given(self, Key::TlsCert), given(self, Key::TlsKey)) {
+            (false, false) => Some(None),
+            (true, true) => {
+                let cert = self.absolute_path(Key::TlsCert);
+                let key = self.absolute_path(Key::TlsKey);
+                Some(Some(TlsFiles {
+                    cert: cert?,
+                    key: key?,
+                }))
+            }
+            (true, false) => {
+                self.problem(Key::TlsKey, "the private key file that belongs to tls_cert");
+                None
+            }
+            (false, true) => {
+                self.problem(Key::TlsCert, "the certificate file that belongs to tls_key");
+                None
+            }
+        }
+    }
+
+    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
+        if matches!(self.text(Key::MetricsListen), "off" | "") {
+            return Some(None);
+        }
+        self.parsed(
+            Key::MetricsListen,
+            "`off` or an address such as 127.0.0.1:3001",
+        )
+        .map(Some)
+    }
+
+    fn log_level(&mut self) -> Option<String> {
+        let level = self.text(Key::LogLevel).to_owned();
+        if logs::check_level(&level).is_ok() && !level.is_empty() {
+            Some(level)
+        } else {
+            self.problem(
+                Key::LogLevel,
+                "error, warn, info, debug, trace, or directives such as info,soulbox_edge=debug",
+            );
+            None
+        }
+    }
+
+    fn log_format(&mut self) -> Option<logs::Format> {
+        match self.text(Key::LogFormat) {
+            "auto" => Some(logs::Format::Auto),
+            "human" => Some(logs::Format::Human),
+            "json" => Some(logs::Format::Json),
+            _ => {
+                self.problem(Key::LogFormat, "auto, human or json");
+                None
+            }
+        }
+    }
+
+    fn dns_upstreams(&mut self) -> Option<Vec<SocketAddr>> {
+        let texts = self
+            .text(Key::DnsUpstreams)
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        let parsed: Option<Vec<SocketAddr>> = texts.map(dns_server).collect();
+        if parsed.is_none() {
+            self.problem(
+                Key::DnsUpstreams,
+                "IP addresses, with a port where it is not 53, separated by commas",
+            );
+        }
+        parsed
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let vcpu_count = self.number(Key::LimitsVcpu, 1, 256);
+        // Less memory than this and a login shell is killed before it can say why.
+        let memory_mib = self.number(Key::LimitsMemoryMib, 64, 1_048_576);
+        let pids = self.number(Key::LimitsPids, 16, 4_194_304);
+        let disk_mib = self.number(Key::LimitsDiskMib, 64, 16_777_216);
+        Some(Limits {
+            vcpu_count: vcpu_count?,
+            memory_mib: memory_mib?,
+            pids: pids?,
+            disk_mib: disk_mib?,
+        })
+    }
+
+    /// What single values cannot show.
+    fn check_together(&mut self) {
+        let tls = !self.text(Key::TlsCert).is_empty() || !self.text(Key::TlsKey).is_empty();
+        if tls && self.text(Key::Domain).is_empty() {
+            self.problem(
+                Key::Domain,
+                "the domain that the certificate of tls_cert is for",
+            );
+        }
+        let listen = self.text(Key::Listen);
+        if listen == self.text(Key::MetricsListen) && !listen.ends_with(":0") {
+            self.problem(Key::MetricsListen, "another address than listen");
+        }
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    text.len() <= 200
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+        && text.parse::<IpAddr>().is_err()
+}
+
+fn dns_server(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().or_else(|| {
+        text.parse::<IpAddr>()
+            .ok()
+            .map(|ip| SocketAddr::new(ip, 53))
+    })
+}
+
+#[cfg(test)]
+mod tests;

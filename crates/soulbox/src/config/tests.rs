@@ -1,0 +1,150 @@
+//! Precedence, and every problem found at once.
+
+use super::*;
+
+fn inputs(file: &str, environment: &[(&str, &str)], flags: &[(Key, &str)]) -> Inputs {
+    Inputs {
+        file: (!file.is_empty()).then(|| (PathBuf::from("/etc/x.toml"), file.to_owned())),
+        environment: environment
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect(),
+        flags: flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+    }
+}
+
+#[test]
+fn defaults_hold_together() {
+    let config = judge(&Inputs::default()).unwrap().config;
+    assert_eq!(config.data_dir, PathBuf::from("/var/lib/soulbox"));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
+    assert_eq!(config.max_timeout, Duration::from_secs(24 * 3600));
+    assert_eq!(config.metrics_listen, None);
+    assert_eq!(config.default_limits, Limits::STANDARD);
+    assert!(config.dns_upstreams.is_empty());
+}
+
+#[test]
+fn later_layers_win() {
+    let file = "listen = \"127.0.0.1:1\"\ndomain = \"file.example\"\nslots_ready = 1\nlog.level = \"debug\"";
+    let environment = [
+        ("SOULBOX_LISTEN", "127.0.0.1:2"),
+        ("SOULBOX_DOMAIN", "env.example"),
+        ("SOULBOX_LOG_LEVEL", ""),
+    ];
+    let given = inputs(file, &environment, &[(Key::Listen, "127.0.0.1:3")]);
+    let effective = judge(&given).unwrap();
+    assert_eq!(effective.config.listen.port(), 3);
+    assert_eq!(effective.config.domain.as_deref(), Some("env.example"));
+    assert_eq!(effective.config.slots_ready, 1);
+    assert_eq!(
+        effective.config.log_level, "debug",
+        "an empty variable counts as not set"
+    );
+    let source = |key| effective.raw.get(key).source.clone();
+    assert_eq!(source(Key::Listen), Source::Flag("--listen".to_owned()));
+    assert_eq!(
+        source(Key::Domain),
+        Source::Environment("SOULBOX_DOMAIN".to_owned())
+    );
+    assert_eq!(
+        source(Key::SlotsReady),
+        Source::File(PathBuf::from("/etc/x.toml"))
+    );
+    assert_eq!(source(Key::DataDir), Source::Default);
+}
+
+#[test]
+fn tables_and_lists() {
+    let file =
+        "dns_upstreams = [\"9.9.9.9\", \"[::1]:5353\"]\n[limits]\nvcpu = 4\nmemory_mib = 2048\n";
+    let config = judge(&inputs(file, &[], &[])).unwrap().config;
+    let upstreams: Vec<String> = config
+        .dns_upstreams
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(upstreams, ["9.9.9.9:53", "[::1]:5353"]);
+    assert_eq!(
+        (
+            config.default_limits.vcpu_count,
+            config.default_limits.memory_mib
+        ),
+        (4, 2048)
+    );
+}
+
+#[test]
+fn every_problem_is_found() {
+    let file = "listne = \"x\"\nslots_ready = 9999\ntls_cert = \"/a.pem\"\nnonsense_here = 1";
+    let environment = [
+        ("SOULBOX_DATADIR", "/x"),
+        ("SOULBOX_SERVICE_HOST", "10.0.0.1"),
+        ("SOULBOX_LISTEN", "3000"),
+    ];
+    let flags = [
+        (Key::DnsUpstreams, "9.9.9.9,dns.example"),
+        (Key::LogFormat, "xml"),
+    ];
+    let problems = judge(&inputs(file, &environment, &flags)).unwrap_err();
+    insta::assert_snapshot!(problems.join("\n"), @r#"
+    /etc/x.toml: unknown key listne; did you mean listen?
+    /etc/x.toml: unknown key nonsense_here; `soulbox config check` lists the known keys
+    environment: unknown variable SOULBOX_DATADIR; did you mean SOULBOX_DATA_DIR?
+    listen = "3000" (from environment SOULBOX_LISTEN): expected an address such as 127.0.0.1:3000
+    tls_key = "" (from default): expected the private key file that belongs to tls_cert
+    log.format = "xml" (from flag --log-format): expected auto, human or json
+    slots_ready = "9999" (from file /etc/x.toml): expected a whole number from 0 to 256
+    dns_upstreams = "9.9.9.9,dns.example" (from flag --dns-upstreams): expected IP addresses, with a port where it is not 53, separated by commas
+    domain = "" (from default): expected the domain that the certificate of tls_cert is for
+    "#);
+}
+
+#[test]
+fn a_file_that_is_no_toml() {
+    let problems = judge(&inputs("listen = \"127.0.0.1:1\"\nlisten =\n", &[], &[])).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].starts_with("/etc/x.toml line 2: not TOML: "),
+        "{}",
+        problems[0]
+    );
+}
+
+#[test]
+fn relative_paths_only_from_where_somebody_stands() {
+    assert!(judge(&inputs("data_dir = \"state\"", &[], &[])).is_err());
+    let config = judge(&inputs("", &[], &[(Key::DataDir, "state")]))
+        .unwrap()
+        .config;
+    assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("state"));
+}
+
+#[test]
+fn names_have_one_spelling_each() {
+    let flags: Vec<String> = Key::ALL.map(Key::flag).to_vec();
+    assert_eq!(
+        flags
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        Key::ALL.len()
+    );
+    assert_eq!(Key::LimitsMemoryMib.variable(), "SOULBOX_LIMITS_MEMORY_MIB");
+    assert_eq!(Key::LimitsMemoryMib.flag(), "--limits-memory-mib");
+    let unused: BTreeMap<String, Key> = Key::ALL
+        .into_iter()
+        .map(|key| (key.variable(), key))
+        .collect();
+    assert_eq!(unused.len(), Key::ALL.len());
+}
+
+#[test]
+fn domains() {
+    for good in ["example.com", "localhost", "a-b.c"] {
+        assert!(is_domain(good), "{good}");
+    }
+    for bad in ["", "https://x", "x:1", "-x.com", "a..b", "127.0.0.1", "*.x"] {
+        assert!(!is_domain(bad), "{bad}");
+    }
+}

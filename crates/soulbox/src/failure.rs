@@ -1,0 +1,232 @@
+//! How a command fails: one error type for the command line, its exit code, and its text for people.
+//!
+//! Separate from the commands so that every failure looks the same: what failed on which thing, then a way out.
+//! Exit codes follow `sysexits.h`, because scripts know those: 1, 64 usage or configuration, 69 no server, 70 our fault.
+
+use std::fmt;
+
+/// What kind of failure it is: decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request was understood and cannot be done: exit code 1.
+    User,
+    /// Wrong arguments or configuration: exit code 64.
+    Usage,
+    /// The server cannot be reached: exit code 69.
+    Unavailable,
+    /// Whoever read our output is gone: exit code 1, nothing to say.
+    BrokenPipe,
+    /// A bug, or a machine that does not behave: exit code 70.
+    Internal,
+}
+
+impl Kind {
+    /// The process's exit code.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::User | Self::BrokenPipe => 1,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+        }
+    }
+}
+
+/// A command that failed.
+///
+/// Also travels inside an [`anyhow::Error`], from where [`Failure::from_any`] takes it out again.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    what: String,
+    fix: Option<String>,
+    source: Option<anyhow::Error>,
+}
+
+impl Failure {
+    fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            fix: None,
+            source: None,
+        }
+    }
+
+    /// The request cannot be done.
+    pub(crate) fn user(what: impl Into<String>) -> Self {
+        Self::new(Kind::User, what)
+    }
+
+    /// Wrong arguments or configuration.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, what)
+    }
+
+    /// The server cannot be reached.
+    pub(crate) fn unavailable(what: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, what)
+    }
+
+    /// Our fault, or the machine's.
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, what)
+    }
+
+    /// The reader of our output is gone.
+    pub(crate) fn broken_pipe() -> Self {
+        Self::new(Kind::BrokenPipe, "the reader of the output is gone")
+    }
+
+    /// Adds the way out: one command or action.
+    #[must_use]
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Adds what caused it.
+    #[must_use]
+    pub(crate) fn because(mut self, source: impl Into<anyhow::Error>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Finds the failure in what `serve` and other `anyhow` code return; anything else is internal.
+    pub(crate) fn from_any(error: anyhow::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(failure) => failure,
+            Err(error) if is_broken_pipe(&error) => Self::broken_pipe(),
+            Err(error) => {
+                let what = error.to_string();
+                Self {
+                    kind: Kind::Internal,
+                    what,
+                    fix: None,
+                    source: error.source().map(flatten),
+                }
+            }
+        }
+    }
+
+    /// The text for standard error, without the last newline. Empty when there is nobody to tell.
+    pub(crate) fn render(&self) -> String {
+        if self.kind == Kind::BrokenPipe {
+            return String::new();
+        }
+        let mut text = format!("error: {}", soulbox_telemetry::chain(self));
+        if let Some(fix) = &self.fix {
+            text.push_str("\nFIX: ");
+            text.push_str(fix);
+        }
+        text
+    }
+
+    /// The same as a JSON document, for `--json`.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "error": {
+                "message": soulbox_telemetry::chain(self),
+                "exitCode": self.kind.exit_code(),
+                "fix": self.fix,
+            }
+        })
+    }
+}
+
+/// An owned copy of the rest of a chain: `anyhow` cannot give its sources away.
+fn flatten(source: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    anyhow::anyhow!("{}", soulbox_telemetry::chain(source))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source
+            .as_ref()
+            .map(|source| source.as_ref() as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_why_and_the_way_out() {
+        let io = std::io::Error::from_raw_os_error(2);
+        let failure = Failure::user("cannot read /tmp/x")
+            .because(io)
+            .fix("create /tmp/x");
+        assert_eq!(
+            failure.render(),
+            "error: cannot read /tmp/x: No such file or directory (os error 2)\nFIX: create /tmp/x"
+        );
+        assert_eq!(failure.kind().exit_code(), 1);
+    }
+
+    #[test]
+    fn exit_codes() {
+        let codes = [
+            Kind::User,
+            Kind::Usage,
+            Kind::Unavailable,
+            Kind::BrokenPipe,
+            Kind::Internal,
+        ]
+        .map(Kind::exit_code);
+        assert_eq!(codes, [1, 64, 69, 1, 70]);
+    }
+
+    #[test]
+    fn survives_the_way_through_anyhow() {
+        let any = anyhow::Error::new(Failure::unavailable("no server at http://x").fix("start it"));
+        let failure = Failure::from_any(any);
+        assert_eq!(failure.kind(), Kind::Unavailable);
+        assert_eq!(
+            failure.render(),
+            "error: no server at http://x\nFIX: start it"
+        );
+    }
+
+    #[test]
+    fn unknown_errors_are_internal_and_keep_their_causes() {
+        let any = anyhow::Error::new(std::io::Error::from_raw_os_error(13))
+            .context("cannot open the store");
+        let failure = Failure::from_any(any);
+        assert_eq!(failure.kind(), Kind::Internal);
+        assert_eq!(
+            failure.render(),
+            "error: cannot open the store: Permission denied (os error 13)"
+        );
+    }
+
+    #[test]
+    fn a_broken_pipe_is_silent() {
+        let any = anyhow::Error::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+            .context("cannot print");
+        let failure = Failure::from_any(any);
+        assert_eq!(
+            (failure.kind(), failure.render().as_str()),
+            (Kind::BrokenPipe, "")
+        );
+    }
+}
