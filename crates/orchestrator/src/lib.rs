@@ -1,1 +1,20 @@
-//! Not written yet.
+//! Owns the sandboxes of this node: creates and kills them, ends them in time, measures them, and keeps what is recorded
+//! and what runs the same.
+//!
+//! Each sandbox has one task, its actor, which alone changes it and asks
+//! [`soulbox_types::lifecycle::decide`] what to do; everybody else sends it requests or reads what it has published.
+//! A server that dies leaves its sandboxes running, and the next one adopts them.
+//!
+//! Suggested reading order: [`sandboxes`] (what callers use), `actor`, `live`, `expiry`, `reconcile`, `sampler`.
+
+pub mod clock;
+pub mod error;
+pub mod sandboxes;
+pub mod settings;
+pub mod view;
+
+pub use clock::{Clock, SystemClock};
+pub use error::SandboxError;
+pub use sandboxes::Sandboxes;
+pub use settings::Settings;
+pub use view::{NewSandbox, SandboxView};

@@ -1,1 +1,31 @@
-//! Not written yet.
+//! What SoulBox must remember: teams, keys, templates, sandboxes, metrics, logs.
+//!
+//! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
+//! user asks names the team, so that a foreign row is the same as none.
+//!
+//! Suggested reading order: [`database`] (connections and what is written later), then one file per subject.
+
+pub mod database;
+pub mod error;
+pub mod idempotency;
+pub mod keys;
+pub mod logs;
+pub mod metrics;
+pub mod page;
+pub mod sandboxes;
+pub mod teams;
+pub mod templates;
+
+pub use database::Store;
+pub use error::StoreError;
+pub use idempotency::Begin;
+pub use keys::{ApiKey, KeyMask};
+pub use logs::{Direction, LogEntry, LogLevel, LogQuery};
+pub use metrics::MetricSample;
+pub use page::{Order, Page, PageRequest};
+pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
+pub use teams::Team;
+pub use templates::{
+    BootstrapTemplate, Build, BuildStatus, ResolveError, ResolvedTemplate, TagAssignment, Template,
+    TemplateSummary,
+};

@@ -1,0 +1,211 @@
+//! How a request on a sandbox fails, and what the caller is told.
+
+use std::sync::Arc;
+
+use soulbox_driver::DriverError;
+use soulbox_store::StoreError;
+use soulbox_types::lifecycle::{Rejection, Transition};
+use soulbox_types::{ErrorKind, SandboxId};
+
+/// A request on a sandbox that was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SandboxError {
+    /// There is none, or not for this team.
+    #[error("sandbox {id} not found")]
+    NotFound {
+        /// The id asked for.
+        id: SandboxId,
+    },
+    /// It is in the wrong state for this.
+    #[error("sandbox {id} is in the wrong state: {rejection:?}")]
+    Conflict {
+        /// Which sandbox.
+        id: SandboxId,
+        /// What stands in the way.
+        rejection: Rejection,
+    },
+    /// The team has as many as it may have.
+    #[error("team has reached its limit of {max} concurrent sandboxes")]
+    TooMany {
+        /// The limit.
+        max: usize,
+    },
+    /// It has run as long as it may.
+    #[error("sandbox {id} has used up its longest run")]
+    MaxLength {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// The driver could not create it.
+    #[error("cannot create sandbox {id}")]
+    Create {
+        /// The id it would have had.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// It was not usable in time.
+    #[error("sandbox {id} was not usable in time")]
+    CreateTimeout {
+        /// The id it would have had.
+        id: SandboxId,
+    },
+    /// It was killed, or ended by itself, before it was usable.
+    #[error("sandbox {id} ended before it was usable")]
+    EndedInCreate {
+        /// The id it had.
+        id: SandboxId,
+    },
+    /// The driver could not end it; the reconciler goes on trying.
+    #[error("cannot kill sandbox {id}")]
+    Kill {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// The driver could not find out what runs already.
+    #[error("cannot adopt running sandboxes")]
+    Adopt(#[source] Arc<DriverError>),
+    /// The record could not be read or written.
+    #[error("cannot {operation}")]
+    Store {
+        /// What was being done, as a verb with its object.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: Arc<StoreError>,
+    },
+    /// This kind of request is not built yet.
+    #[error("{operation} is not supported yet")]
+    Unsupported {
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// The server is about to stop.
+    #[error("server is shutting down")]
+    ShuttingDown,
+}
+
+impl SandboxError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Conflict {
+                rejection: Rejection::NotFound,
+                ..
+            } => ErrorKind::NotFound,
+            Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::TooMany { .. } => ErrorKind::LimitExceeded,
+            Self::MaxLength { .. } => ErrorKind::InvalidArgument,
+            Self::Create { source, .. } => match source.kind() {
+                ErrorKind::Unavailable | ErrorKind::StorageFull => ErrorKind::Unavailable,
+                ErrorKind::Timeout => ErrorKind::Timeout,
+                ErrorKind::Unimplemented => ErrorKind::Unimplemented,
+                _ => ErrorKind::Internal,
+            },
+            Self::CreateTimeout { .. } => ErrorKind::Timeout,
+            Self::Store { source, .. } => source.kind(),
+            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::EndedInCreate { .. } | Self::Kill { .. } | Self::Adopt(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The wire's `error_code`, where it has one for this.
+    #[must_use]
+    pub fn error_code(&self) -> Option<&'static str> {
+        match self {
+            Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
+                Some(match self.kind() {
+                    ErrorKind::Unavailable => "sandbox_capacity_unavailable",
+                    ErrorKind::Timeout => "sandbox_placement_timeout",
+                    _ => "sandbox_create_failed",
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the caller is told: the wire's own texts, and nothing of the inside.
+    #[must_use]
+    pub fn user_message(&self) -> String {
+        match self {
+            Self::NotFound { id } => not_found(id),
+            Self::Conflict { id, rejection } => conflict(id, *rejection),
+            Self::TooMany { max } => format!(
+                "you have reached the maximum number of concurrent E2B sandboxes ({max}). \
+                 If you need more, please visit 'https://e2b.dev/docs/billing'"
+            ),
+            Self::MaxLength { .. } => "Max instance length exceeded".into(),
+            Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
+                create_failed(self.kind())
+            }
+            Self::Kill { .. } => "Error killing sandbox".into(),
+            Self::Store { source, .. } => source.user_message().unwrap_or("internal error").into(),
+            Self::Adopt(_) => "internal error".into(),
+            Self::Unsupported { operation } => format!("{operation} is not supported yet"),
+            Self::ShuttingDown => "the server is shutting down, please retry".into(),
+        }
+    }
+}
+
+fn not_found(id: &SandboxId) -> String {
+    format!("Sandbox \"{id}\" doesn't exist or you don't have access to it")
+}
+
+fn conflict(id: &SandboxId, rejection: Rejection) -> String {
+    match rejection {
+        Rejection::NotFound => not_found(id),
+        Rejection::InTransition(transition) => {
+            format!("Sandbox \"{id}\" is being {}", participle(transition))
+        }
+        Rejection::AlreadyPaused => {
+            format!("Error pausing sandbox - sandbox '{id}' is already paused")
+        }
+        Rejection::AlreadyRunning => format!("Sandbox {id} is already running"),
+        Rejection::SnapshotInProgress => {
+            format!("Sandbox snapshot is currently being created for sandbox '{id}'")
+        }
+        Rejection::CannotSnapshot(state) => {
+            format!(
+                "Sandbox '{id}' cannot be snapshotted while in '{}' state",
+                state.name()
+            )
+        }
+        Rejection::CannotFork(state) => format!(
+            "Sandbox '{id}' cannot be forked while in '{}' state",
+            state.name()
+        ),
+        Rejection::PausedCannotFork => {
+            format!("Sandbox '{id}' is paused and cannot be forked; resume it first")
+        }
+    }
+}
+
+fn participle(transition: Transition) -> &'static str {
+    match transition {
+        Transition::Create => "created",
+        Transition::Pause => "paused",
+        Transition::Resume => "resumed",
+        Transition::Snapshot => "snapshotted",
+        Transition::Kill => "killed",
+    }
+}
+
+fn create_failed(kind: ErrorKind) -> String {
+    let detail = match kind {
+        ErrorKind::Unavailable => {
+            "not enough capacity for the requested resources right now, please retry shortly"
+        }
+        ErrorKind::Timeout => "placement timed out, please retry",
+        _ => {
+            "sandbox creation failed on 1 node(s), please retry; if the problem persists, contact us"
+        }
+    };
+    format!("Failed to place sandbox: {detail}")
+}

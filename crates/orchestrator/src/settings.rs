@@ -1,0 +1,58 @@
+//! What the operator decides about sandboxes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Clock, SystemClock};
+
+/// Longest run of a sandbox, unless the operator says otherwise.
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+/// Sandboxes of one team at the same time, unless the operator says otherwise: all slots of a server.
+const MAX_CONCURRENT: usize = 2048;
+/// Clients expect a reading every five seconds.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Settings of [`crate::Sandboxes`].
+#[derive(Clone)]
+pub struct Settings {
+    /// Longest run of a sandbox, from its start.
+    pub max_timeout: Duration,
+    /// Sandboxes of one team at the same time.
+    pub max_concurrent_per_team: usize,
+    /// Secret that the tokens of sandboxes are made from. Must survive restarts.
+    pub token_seed: [u8; 32],
+    /// Domain under which sandboxes are reached; clients use their own when absent.
+    pub domain: Option<String>,
+    /// Time between two readings of a sandbox.
+    pub sample_interval: Duration,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Settings {
+    /// The defaults, with this seed.
+    #[must_use]
+    pub fn new(token_seed: [u8; 32]) -> Self {
+        Self {
+            max_timeout: MAX_TIMEOUT,
+            max_concurrent_per_team: MAX_CONCURRENT,
+            token_seed,
+            domain: None,
+            sample_interval: SAMPLE_INTERVAL,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Without the seed: whoever knows it can enter every sandbox.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("max_timeout", &self.max_timeout)
+            .field("max_concurrent_per_team", &self.max_concurrent_per_team)
+            .field("domain", &self.domain)
+            .field("sample_interval", &self.sample_interval)
+            .finish_non_exhaustive()
+    }
+}
