@@ -1,0 +1,119 @@
+"""A small internet of our own: a network namespace with a public address, and a DNS server for the suites.
+
+No test may depend on the real internet. The namespace holds an HTTP server on a public-looking address, and the
+same server on addresses that no sandbox may reach (private, link-local), so that a refusal is seen to be the
+sandbox's and not the absence of a server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+
+PUBLIC = "11.22.33.44"
+HOST_SIDE = "11.22.33.1"
+PRIVATE = ("192.168.177.2", "10.177.0.2", "172.20.177.2", "100.64.177.2", "169.254.177.2")
+PORT = 8080
+NAMES = {"public.conformance.test": PUBLIC, "private.conformance.test": PRIVATE[0]}
+
+_SERVER = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = f"peer {self.client_address[0]} path {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("0.0.0.0", %d), Answer)
+print("up", flush=True)
+server.serve_forever()
+""" % PORT
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+class Internet:
+    """The namespace, its cable and its server. Everything goes when `close` is called."""
+
+    def __init__(self):
+        suffix = os.getpid() % 100_000
+        self.namespace = f"conformance{suffix}"
+        self.cable = f"cfi{suffix}"
+        self.server: subprocess.Popen | None = None
+
+    def open(self) -> "Internet":
+        inner = f"{self.cable}n"
+        _ip("netns", "add", self.namespace)
+        _ip("link", "add", self.cable, "type", "veth", "peer", "name", inner, "netns", self.namespace)
+        _ip("address", "add", f"{HOST_SIDE}/24", "dev", self.cable)
+        _ip("link", "set", self.cable, "up")
+        for address in (PUBLIC, *PRIVATE):
+            _ip("-n", self.namespace, "address", "add", f"{address}/32", "dev", inner)
+        _ip("-n", self.namespace, "link", "set", inner, "up")
+        _ip("-n", self.namespace, "link", "set", "lo", "up")
+        # Only the host is known in there: an answer proves that the sandbox's address was translated.
+        _ip("-n", self.namespace, "route", "add", f"{HOST_SIDE}/32", "dev", inner)
+        for address in PRIVATE:
+            _ip("route", "add", f"{address}/32", "dev", self.cable)
+        self.server = subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _SERVER],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.server.stdout.readline().strip() == "up"
+        return self
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
+        subprocess.run(["ip", "link", "delete", self.cable], capture_output=True)
+        subprocess.run(["ip", "netns", "delete", self.namespace], capture_output=True)
+
+
+class Dns:
+    """A UDP name server on loopback that knows the names above and nothing else."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            query, peer = self.socket.recvfrom(4096)
+            try:
+                self.socket.sendto(answer(query), peer)
+            except (ValueError, IndexError, struct.error):
+                continue
+
+
+def answer(query: bytes) -> bytes:
+    """The answer to one DNS query: an A record for a known name, an empty answer for its other types, else NXDOMAIN."""
+    identity, flags, questions = struct.unpack("!HHH", query[:6])
+    if questions != 1 or flags & 0x8000:
+        raise ValueError("not a question")
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode("ascii").lower())
+        at += 1 + query[at]
+    kind = struct.unpack("!H", query[at + 1 : at + 3])[0]
+    question = query[12 : at + 5]
+    address = NAMES.get(".".join(labels))
+    if address is None:
+        return struct.pack("!6H", identity, 0x8183, 1, 0, 0, 0) + question
+    if kind != 1:
+        return struct.pack("!6H", identity, 0x8180, 1, 0, 0, 0) + question
+    record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(address)
+    return struct.pack("!6H", identity, 0x8180, 1, 1, 0, 0) + question + record

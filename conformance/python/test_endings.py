@@ -1,0 +1,116 @@
+"""What a client is told when its sandbox ends in the middle of something."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from e2b import SandboxNotRunningException, TimeoutException
+
+from server import wait_until
+
+
+def later(seconds: float, action) -> threading.Thread:
+    thread = threading.Thread(target=lambda: (time.sleep(seconds), action()), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_kill_while_a_command_runs(create, sdk):
+    sandbox = create()
+    killer = later(0.5, lambda: sdk.kill(sandbox.sandbox_id))
+    with pytest.raises(SandboxNotRunningException) as error:
+        sandbox.commands.run("sleep 60")
+    killer.join()
+    assert "sandbox was killed or reached its end of life" in str(error.value)
+
+
+def test_kill_while_output_flows(create):
+    sandbox = create()
+    killer = later(0.5, sandbox.kill)
+    with pytest.raises(SandboxNotRunningException) as error:
+        sandbox.commands.run("yes")
+    killer.join()
+    assert "sandbox was killed or reached its end of life" in str(error.value)
+
+
+def test_kill_with_many_commands(create):
+    sandbox = create()
+    handles = [sandbox.commands.run("sleep 60", background=True) for _ in range(10)]
+    sandbox.kill()
+    for handle in handles:
+        with pytest.raises(SandboxNotRunningException):
+            handle.wait()
+
+
+def test_time_runs_out_while_a_command_runs(create):
+    sandbox = create(timeout=2)
+    started = time.monotonic()
+    with pytest.raises(SandboxNotRunningException) as error:
+        sandbox.commands.run("sleep 60")
+    assert time.monotonic() - started < 4.5
+    assert "sandbox was killed or reached its end of life" in str(error.value)
+
+
+def test_kill_during_a_download(create):
+    sandbox = create()
+    sandbox.commands.run("head -c 500000000 /dev/zero > /tmp/big")
+    stream = iter(sandbox.files.read("/tmp/big", format="stream"))
+    received = len(next(stream))
+    sandbox.kill()
+    with pytest.raises(Exception) as error:
+        for piece in stream:
+            received += len(piece)
+    assert received < 500_000_000
+    assert type(error.value).__name__ not in ("StopIteration", "AssertionError")
+
+
+def test_kill_during_an_upload(create, flavour):
+    sandbox = create()
+
+    def blocks():
+        for n in range(600):
+            if n == 20:
+                threading.Thread(target=sandbox.kill).start()
+            time.sleep(0.01)
+            yield b"z" * 65536
+
+    async def later_blocks():
+        for block in blocks():
+            yield block
+
+    with pytest.raises(TimeoutException):
+        sandbox.files.write("/tmp/upload", later_blocks() if flavour == "async" else blocks())
+
+
+def test_everything_after_the_kill(create):
+    sandbox = create()
+    sandbox.kill()
+    for call in (
+        lambda: sandbox.commands.run("true"),
+        lambda: sandbox.commands.list(),
+        lambda: sandbox.files.read("/etc/hostname"),
+        lambda: sandbox.files.write("/tmp/x", "x"),
+        lambda: sandbox.files.list("/"),
+    ):
+        with pytest.raises(SandboxNotRunningException) as error:
+            call()
+        assert "was not found" in str(error.value)
+    assert sandbox.is_running() is False
+
+
+def test_envd_killed_by_root_inside_ends_the_sandbox(create):
+    """PID 1 of a PID namespace cannot be killed from inside; trying must not harm the sandbox."""
+    sandbox = create()
+    sandbox.commands.run("kill -9 1; kill -TERM 1; kill -SEGV 1; true", user="root")
+    assert sandbox.commands.run("echo alive").stdout == "alive\n"
+    assert sandbox.is_running()
+
+
+def test_kill_of_every_process_inside(create):
+    sandbox = create()
+    sandbox.commands.run("nohup sleep 300 >/dev/null 2>&1 &")
+    with pytest.raises(Exception):
+        sandbox.commands.run("kill -9 -1", user="root")
+    wait_until("envd still answers", 5, lambda: sandbox.commands.run("pgrep -c sleep || true").stdout.strip() == "0")
