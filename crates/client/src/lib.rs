@@ -1,1 +1,22 @@
-//! Not written yet.
+//! Typed client of the control plane and of envd, for the command line, the bench and tests.
+//!
+//! Written from the wire, not from the server: it shares only the control plane's body types with it. So it is also
+//! a second reading of the contract. Connections are kept and used again; nothing is retried, a caller decides.
+//!
+//! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`ClientError`].
+
+pub mod api;
+pub mod endpoint;
+pub mod envd;
+mod envelope;
+mod error;
+mod http;
+pub mod process;
+mod secret;
+mod tls;
+
+pub use api::Api;
+pub use endpoint::Endpoint;
+pub use envd::Envd;
+pub use error::{ClientError, Code};
+pub use secret::Secret;
