@@ -1,0 +1,145 @@
+//! TLS towards clients, and towards servers inside sandboxes that want it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+
+/// A certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}\nFIX: point the option at a PEM file that this user may read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No usable certificate.
+    #[error("the certificate file holds no PEM certificate\nFIX: give a file with `-----BEGIN CERTIFICATE-----`, leaf first, then intermediates")]
+    Certificate,
+    /// No usable key.
+    #[error("the key file holds no PEM private key\nFIX: give a file with an unencrypted `-----BEGIN PRIVATE KEY-----`")]
+    Key,
+    /// The two do not fit, or are of an unknown kind.
+    #[error("certificate and key cannot be used together\nFIX: give the key that the certificate was issued for (RSA, ECDSA or Ed25519)")]
+    Mismatch(#[source] rustls::Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Makes the configuration of a TLS listener that offers HTTP/2 and HTTP/1.1.
+///
+/// # Errors
+/// When certificate or key cannot be used; the text says what to do.
+pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(cert_pem).collect::<Result<_, _>>().map_err(|_| TlsError::Certificate)?;
+    if chain.is_empty() {
+        return Err(TlsError::Certificate);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| TlsError::Key)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Mismatch)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Mismatch)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// [`server_config`] from two files.
+///
+/// # Errors
+/// When a file cannot be read or used.
+pub fn server_config_from_files(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+    };
+    server_config(&read(cert)?, &read(key)?)
+}
+
+/// Client side for `httpsPorts`: any certificate will do. The bytes travel over the sandbox's own loopback, and the
+/// server there is the user's; TLS is spoken because that server speaks nothing else, not to learn who it is.
+pub(crate) fn unverified_client() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    Arc::clone(CONFIG.get_or_init(|| {
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("ring supports the default protocol versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let made = rcgen::generate_simple_self_signed(vec!["box.test".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(vec!["box.test".to_owned()]).unwrap();
+        let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        assert!(server_config(cert.as_bytes(), key.as_bytes()).is_ok());
+        let cases = [
+            server_config(b"", key.as_bytes()),
+            server_config(cert.as_bytes(), b"nonsense"),
+            server_config(cert.as_bytes(), other.signing_key.serialize_pem().as_bytes()),
+            server_config_from_files(Path::new("/nonexistent/cert"), Path::new("/nonexistent/key")),
+        ];
+        for case in cases {
+            assert!(case.unwrap_err().to_string().contains("FIX:"));
+        }
+    }
+}
