@@ -243,6 +243,9 @@ pub(crate) struct ExecArgs {
     /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
+    /// Give the command no input
+    #[arg(long, short = 'n')]
+    pub(crate) no_stdin: bool,
     /// Leave the command running and print its process ID
     #[arg(long, short = 'd')]
     pub(crate) detach: bool,

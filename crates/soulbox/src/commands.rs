@@ -1,3 +1,9 @@
 //! What each command does. One file per group of commands.
 
 pub(crate) mod config;
+pub(crate) mod exec;
+pub(crate) mod key;
+pub(crate) mod sandbox;
+pub(crate) mod template;
+pub(crate) mod terminal;
+pub(crate) mod watch;

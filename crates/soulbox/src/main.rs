@@ -8,16 +8,19 @@ mod commands;
 mod config;
 mod failure;
 mod output;
+mod session;
+mod text;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use soulbox_client::Api;
 use soulbox_telemetry::logs;
 use soulbox_telemetry::metrics::Recorder;
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command, ConfigCommand, SandboxCommand, TemplateCommand};
 use failure::Failure;
 use output::Output;
 
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
 
 fn usage(error: &clap::Error) -> ExitCode {
     // Help and version are answers, not mistakes. A reader who is gone does not change that.
-    let _ = error.print();
+    error.print().ok();
     if error.use_stderr() {
         ExitCode::from(failure::Kind::Usage.exit_code())
     } else {
@@ -70,15 +73,51 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(args)) => {
             commands::config::check(&global, &args, output)?
         }
-        Command::Sandbox(_)
-        | Command::Key(_)
-        | Command::Template(_)
+        Command::Sandbox(command) => {
+            let api = session::api(&global)?;
+            return as_client(sandbox(&api, command, output));
+        }
+        Command::Key(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::key::run(&api, command, output))?;
+        }
+        Command::Template(TemplateCommand::List) => {
+            let api = session::api(&global)?;
+            as_client(commands::template::list(&api, output))?;
+        }
+        Command::Template(_)
         | Command::Doctor
         | Command::Bench(_)
         | Command::Debug(_)
-        | Command::Purge(_) => return Err(Failure::internal("this command is not built yet")),
+        | Command::Purge(_) => {
+            return Err(Failure::internal("this command is not built yet"));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
+    use commands::{exec, sandbox, terminal, watch};
+    match command {
+        SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
+        SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
+        SandboxCommand::Info(args) => sandbox::info(api, args, output).await?,
+        SandboxCommand::Kill(args) => sandbox::kill(api, args, output).await?,
+        SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
+        SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
+        SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
+        SandboxCommand::Connect(args) => return terminal::connect(api, args).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a client's command to its end. What it leaves behind, a thread that reads standard input for example, is
+/// not waited for.
+fn as_client<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    done
 }
 
 /// Runs the server in this process until it is told to end.
