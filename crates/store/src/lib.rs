@@ -12,6 +12,7 @@ pub mod keys;
 pub mod logs;
 pub mod metrics;
 pub mod page;
+pub mod retention;
 pub mod sandboxes;
 pub mod teams;
 pub mod templates;
@@ -23,6 +24,7 @@ pub use keys::{ApiKey, KeyMask};
 pub use logs::{Direction, LogEntry, LogLevel, LogQuery};
 pub use metrics::MetricSample;
 pub use page::{Order, Page, PageRequest};
+pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
 pub use teams::Team;
 pub use templates::{

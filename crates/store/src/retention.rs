@@ -1,0 +1,167 @@
+//! What is deleted because it is old.
+//!
+//! In small transactions, because a create waits while another one writes.
+
+use std::time::Duration;
+
+use soulbox_types::Timestamp;
+
+use crate::error::During;
+use crate::{Store, StoreError, idempotency, metrics};
+
+/// Rows deleted in one transaction: a few milliseconds of work.
+const CHUNK: i64 = 2000;
+/// How long log entries are kept. Clients ask for at most this.
+const LOGS_KEPT: Duration = Duration::from_hours(24 * 7);
+
+/// Rows that were deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Readings.
+    pub metrics: u64,
+    /// Log entries.
+    pub logs: u64,
+    /// Answers to requests with an idempotency key.
+    pub idempotency: u64,
+}
+
+impl Store {
+    /// Deletes what has been kept long enough at this time.
+    ///
+    /// # Errors
+    /// When the database fails; what was deleted before stays deleted.
+    pub async fn prune(&self, now: Timestamp) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        for (grade, kept) in (0..).zip(metrics::KEPT) {
+            pruned.metrics += self
+                .delete_old(
+                    "DELETE FROM metrics WHERE (sandbox_id, at) IN \
+                     (SELECT sandbox_id, at FROM metrics WHERE grade = $3 AND at < $1 LIMIT $2)",
+                    before(now, kept),
+                    Some(grade),
+                )
+                .await?;
+        }
+        pruned.logs = self
+            .delete_old(
+                "DELETE FROM logs WHERE seq IN (SELECT seq FROM logs WHERE at < $1 LIMIT $2)",
+                before(now, LOGS_KEPT),
+                None,
+            )
+            .await?;
+        pruned.idempotency = self
+            .delete_old(
+                "DELETE FROM idempotency WHERE (team_id, key) IN \
+                 (SELECT team_id, key FROM idempotency WHERE created_at < $1 LIMIT $2)",
+                before(now, idempotency::KEPT),
+                None,
+            )
+            .await?;
+        Ok(pruned)
+    }
+
+    async fn delete_old(
+        &self,
+        sql: &'static str,
+        before: i64,
+        grade: Option<i64>,
+    ) -> Result<u64, StoreError> {
+        let mut total = 0;
+        loop {
+            let mut query = sqlx::query(sql).bind(before).bind(CHUNK);
+            if let Some(grade) = grade {
+                query = query.bind(grade);
+            }
+            let deleted = query
+                .execute(self.writer())
+                .await
+                .during("delete old rows")?
+                .rows_affected();
+            total += deleted;
+            if deleted < CHUNK.unsigned_abs() {
+                return Ok(total);
+            }
+        }
+    }
+}
+
+fn before(now: Timestamp, kept: Duration) -> i64 {
+    now.0
+        .saturating_sub(i64::try_from(kept.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::{SandboxId, TeamId};
+
+    use super::*;
+    use crate::database::tests::temp_store;
+    use crate::logs::tests::entry;
+    use crate::metrics::tests::sample;
+    use crate::{Begin, LogLevel};
+
+    #[tokio::test]
+    async fn old_readings_are_thinned() {
+        let store = temp_store().await;
+        let (team, sandbox) = (TeamId::random(), SandboxId::random());
+        let samples: Vec<_> = (0..720)
+            .map(|n| sample(&team, &sandbox, n * 5, 1.0))
+            .collect();
+        store.append_metrics(&samples).await.unwrap();
+        let hours = |n: i64| Timestamp(n * 3_600_000_000 + 1);
+        let left = async || {
+            let range = (Timestamp(0), Timestamp(i64::MAX));
+            store
+                .metrics(&team, &sandbox, range, Duration::from_secs(5))
+                .await
+                .unwrap()
+                .len()
+        };
+        let check = async |now: Timestamp, deleted: u64, remain: usize| {
+            assert_eq!(
+                (store.prune(now).await.unwrap().metrics, left().await),
+                (deleted, remain),
+                "{now}"
+            );
+        };
+        check(hours(1), 0, 720).await;
+        check(hours(2), 600, 120).await;
+        check(hours(2), 0, 120).await;
+        check(hours(25), 108, 12).await;
+        check(hours(24 * 7 + 1), 12, 0).await;
+    }
+
+    #[tokio::test]
+    async fn logs_and_answers_expire() {
+        let store = temp_store().await;
+        let (team, sandbox) = (TeamId::random(), SandboxId::random());
+        let entries: Vec<_> = (0..5000)
+            .map(|n| entry(&team, &sandbox, n, LogLevel::Info, "x"))
+            .collect();
+        store.append_logs(&entries).await.unwrap();
+        store.begin_idempotent(&team, "k", "f").await.unwrap();
+        let week = Timestamp(7 * 24 * 3_600_000_000);
+        assert_eq!(store.prune(week).await.unwrap(), Pruned::default());
+        let later = week.plus(Duration::from_micros(4500));
+        assert_eq!(
+            store.prune(later).await.unwrap(),
+            Pruned {
+                logs: 4500,
+                ..Pruned::default()
+            }
+        );
+        let tomorrow = Timestamp::now().plus(Duration::from_hours(25));
+        assert_eq!(
+            store.prune(tomorrow).await.unwrap(),
+            Pruned {
+                logs: 500,
+                idempotency: 1,
+                metrics: 0
+            }
+        );
+        assert_eq!(
+            store.begin_idempotent(&team, "k", "f").await.unwrap(),
+            Begin::Started
+        );
+    }
+}
