@@ -21,13 +21,16 @@ def sandbox():
     api("DELETE", f"/sandboxes/{body['sandboxID']}")
 
 
+def address(sandbox) -> dict[str, str]:
+    return {"E2b-Sandbox-Id": sandbox["sandboxID"], "E2b-Sandbox-Port": "49983", "X-Access-Token": sandbox["envdAccessToken"]}
+
+
 @pytest.fixture
 def envd(sandbox):
     """Sends one request to envd of the module's sandbox."""
 
     def send(method: str, path: str, body: bytes = b"", **headers: str) -> raw.Answer:
-        fields = {"E2b-Sandbox-Id": sandbox["sandboxID"], "E2b-Sandbox-Port": "49983", "X-Access-Token": sandbox["envdAccessToken"]}
-        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        fields = address(sandbox) | {name.replace("_", "-"): value for name, value in headers.items()}
         return raw.request(method, path, {name: value for name, value in fields.items() if value}, body)
 
     return send
@@ -105,7 +108,7 @@ def test_selector_without_choice(envd):
     assert end_error(stream(envd, "/process.Process/Connect", {"process": {}}))["code"] in ("unimplemented", "invalid_argument")
 
 
-def test_tags(envd):
+def test_tags(envd, sandbox):
     """A process can be found by its tag, also when others have tags too."""
     started = []
     for tag in ("one", "two"):
@@ -116,7 +119,7 @@ def test_tags(envd):
             raw.request_bytes(
                 "POST",
                 "/process.Process/Start",
-                _fields(envd) | {"Content-Type": "application/connect+json"},
+                address(sandbox) | {"Content-Type": "application/connect+json"},
                 envelope(json.dumps(with_tag).encode()),
             )
         )
@@ -129,11 +132,6 @@ def test_tags(envd):
         assert (answer.status, answer.json) == (200, {})
     for wire in started:
         wire.close()
-
-
-def _fields(envd) -> dict[str, str]:
-    sandbox = envd.__closure__[0].cell_contents
-    return {"E2b-Sandbox-Id": sandbox["sandboxID"], "E2b-Sandbox-Port": "49983", "X-Access-Token": sandbox["envdAccessToken"]}
 
 
 UNARY_ERRORS = [
@@ -315,7 +313,7 @@ def test_binary_garbage(envd):
     assert answer.status == 400 and answer.json["code"] == "invalid_argument"
 
 
-def test_stream_input_shape(envd):
+def test_stream_input_shape(envd, sandbox):
     """Exactly one message and one end frame, errors early."""
     found = stream(envd, "/process.Process/StreamInput", {"start": {"process": {"pid": 999999}}})
     assert end_error(found)["code"] == "not_found"
@@ -323,7 +321,7 @@ def test_stream_input_shape(envd):
     assert end_error(found)["code"] == "invalid_argument"
     with raw.Wire() as wire:
         start = {"process": {"cmd": "/bin/cat"}}
-        wire.send(raw.request_bytes("POST", "/process.Process/Start", _fields(envd) | {"Content-Type": "application/connect+json"}, envelope(json.dumps(start).encode())))
+        wire.send(raw.request_bytes("POST", "/process.Process/Start", address(sandbox) | {"Content-Type": "application/connect+json"}, envelope(json.dumps(start).encode())))
         wire.head()
         pid = json.loads(wire.chunk()[5:])["event"]["start"]["pid"]
         select = {"process": {"pid": pid}}

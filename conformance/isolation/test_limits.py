@@ -1,0 +1,136 @@
+"""Limits of a sandbox: enforced by the kernel, shown inside, and survived by the sandbox itself."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from e2b import CommandExitException, Sandbox
+
+from raw import api
+from server import wait_until
+
+
+@pytest.fixture
+def sandbox():
+    sandbox = Sandbox.create(timeout=300)
+    yield sandbox
+    sandbox.kill()
+
+
+def test_memory_limit_kills_the_greedy_and_spares_the_rest(sandbox):
+    limit = sandbox.get_info().memory_mb
+    keeper = sandbox.commands.run("exec sleep 300", background=True)
+    with pytest.raises(CommandExitException) as error:
+        sandbox.commands.run(f"python3 -c 'x = bytearray({limit + 300} << 20); print(len(x))'")
+    assert error.value.exit_code in (-1, 137), error.value
+    assert sandbox.commands.run("echo usable").stdout == "usable\n"
+    assert keeper.pid in [process.pid for process in sandbox.commands.list()]
+    sandbox.files.write("/tmp/after", "x")
+    assert sandbox.files.read("/tmp/after") == "x"
+
+
+def test_memory_eaten_by_many_processes(sandbox):
+    limit = sandbox.get_info().memory_mb
+    try:
+        sandbox.commands.run(f"for n in 1 2 3 4 5 6; do python3 -c 'x = bytearray({limit // 3} << 20); import time; time.sleep(2)' & done; wait", timeout=60)
+    except CommandExitException:
+        pass
+    assert sandbox.commands.run("echo usable").stdout == "usable\n"
+
+
+def test_files_in_shared_memory_count(sandbox):
+    limit = sandbox.get_info().memory_mb
+    with pytest.raises(CommandExitException):
+        sandbox.commands.run(f"head -c {limit + 200}M /dev/zero > /dev/shm/big", user="root")
+    assert sandbox.commands.run("rm -f /dev/shm/big; echo usable", user="root").stdout == "usable\n"
+
+
+@pytest.mark.seconds(180)
+def test_fork_bomb_is_contained(sandbox):
+    bomb = "bomb() { bomb | bomb & }; bomb; sleep 3"
+    sandbox.files.write("/tmp/bomb.sh", bomb)
+    sandbox.commands.run("nohup bash /tmp/bomb.sh >/dev/null 2>&1 &")
+    time.sleep(2)
+    beside = Sandbox.create(timeout=60)
+    try:
+        assert beside.commands.run("echo beside").stdout == "beside\n"
+    finally:
+        beside.kill()
+    # envd's own operations need no process of the user.
+    assert sandbox.files.exists("/etc/passwd")
+    assert sandbox.is_running()
+
+    def calm():
+        try:
+            sandbox.commands.run("pkill -9 -f bomb; pkill -9 bash; true", user="root", timeout=5)
+            return sandbox.commands.run("echo calm", timeout=5).stdout == "calm\n"
+        except Exception:
+            return False
+
+    wait_until("the sandbox is usable again", 60, calm, interval=0.5)
+
+
+def test_number_of_processes_is_limited(sandbox):
+    program = (
+        "import os, time\n"
+        "n = 0\n"
+        "try:\n"
+        "    while n < 5000:\n"
+        "        if os.fork() == 0:\n"
+        "            time.sleep(30); os._exit(0)\n"
+        "        n += 1\n"
+        "except OSError as error:\n"
+        "    print(n, error.errno)\n"
+        "os.killpg(0, 9)\n"
+    )
+    sandbox.files.write("/tmp/forks.py", program)
+    try:
+        out = sandbox.commands.run("setsid -w python3 -u /tmp/forks.py").stdout
+    except CommandExitException as ended:
+        out = ended.stdout
+    count, code = out.split()
+    assert 100 < int(count) < 2000 and code == "11"
+
+
+def test_cpu_is_capped(sandbox):
+    """Busy loops on more threads than CPUs use no more time than the template's CPUs give."""
+    cpus = sandbox.get_info().cpu_count
+    before = time.monotonic()
+    out = sandbox.commands.run(
+        f"for n in $(seq {cpus * 3}); do timeout 3 sh -c 'while :; do :; done' & done; wait; times | tail -1", timeout=30
+    ).stdout
+    elapsed = time.monotonic() - before
+    minutes = [part.rstrip("s").split("m") for part in out.split()]
+    used = sum(int(m) * 60 + float(s) for m, s in minutes)
+    assert used <= cpus * elapsed * 1.15, (used, elapsed, cpus)
+
+
+def test_limits_are_shown(sandbox):
+    info = sandbox.get_info()
+    run = sandbox.commands.run
+    assert run("nproc").stdout.strip() == str(info.cpu_count)
+    assert run("grep -c ^processor /proc/cpuinfo").stdout.strip() == str(info.cpu_count)
+    assert run("python3 -c 'import os; print(os.cpu_count())'").stdout.strip() == str(info.cpu_count)
+    total = int(run("free -m | awk '/^Mem:/ {print $2}'").stdout)
+    assert abs(total - info.memory_mb) <= info.memory_mb // 20, total
+    kilobytes = int(run("awk '/^MemTotal:/ {print $2}' /proc/meminfo").stdout)
+    assert abs(kilobytes // 1024 - info.memory_mb) <= info.memory_mb // 20
+
+
+def test_uptime_is_the_sandboxes_own(sandbox):
+    assert float(sandbox.commands.run("cut -d' ' -f1 /proc/uptime").stdout) < 60
+
+
+def test_disk_size_is_enforced(sandbox):
+    detail = api("GET", f"/sandboxes/{sandbox.sandbox_id}").json
+    shown = int(sandbox.commands.run("df -m --output=size / | tail -1").stdout)
+    if abs(shown - detail["diskSizeMB"]) > detail["diskSizeMB"] // 10:
+        pytest.skip(f"the file system of this host has no quota for a sandbox: df shows {shown} MiB of {detail['diskSizeMB']}")
+    with pytest.raises(CommandExitException):
+        sandbox.commands.run(f"head -c {detail['diskSizeMB'] + 64}M /dev/zero > /home/user/big", timeout=100)
+    assert sandbox.commands.run("rm -f /home/user/big; echo usable").stdout == "usable\n"
+
+
+def test_open_files_have_a_sane_limit(sandbox):
+    assert 1024 <= int(sandbox.commands.run("ulimit -n").stdout) <= 1_048_576
