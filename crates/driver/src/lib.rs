@@ -137,7 +137,10 @@ pub trait Driver: Debug + Send + Sync {
     ///
     /// # Cancel safety
     /// Not cancel-safe: drop of the future may leave a guest that only [`Driver::adopt`] finds. Run it in a task.
-    fn create<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>>;
+    fn create<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>>;
 
     /// Finds the guests that an earlier process of this server left running, and removes the remains of those
     /// that have died since. Called once, before the first create.

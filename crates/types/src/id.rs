@@ -43,7 +43,9 @@ pub fn random_label(n: usize) -> String {
 fn is_label(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -60,7 +62,14 @@ fn random_uuid() -> String {
     b[6] = (b[6] & 0x0f) | 0x40;
     b[8] = (b[8] & 0x3f) | 0x80;
     let hex: String = b.iter().map(|x| format!("{x:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 macro_rules! id_type {
@@ -147,7 +156,11 @@ impl SandboxId {
         let mut parts = text.split('-');
         let id = parts.next().unwrap_or_default();
         let suffix_ok = parts.next().is_none_or(is_label) && parts.next().is_none();
-        if suffix_ok { id.parse() } else { Err(InvalidId { kind: "sandbox ID" }) }
+        if suffix_ok {
+            id.parse()
+        } else {
+            Err(InvalidId { kind: "sandbox ID" })
+        }
     }
 }
 
@@ -169,7 +182,14 @@ mod tests {
     #[test]
     fn lenient_sandbox_ids() {
         let check = |text: &str, want: Option<&str>| {
-            assert_eq!(SandboxId::parse_lenient(text).ok().as_ref().map(SandboxId::as_str), want, "{text}");
+            assert_eq!(
+                SandboxId::parse_lenient(text)
+                    .ok()
+                    .as_ref()
+                    .map(SandboxId::as_str),
+                want,
+                "{text}"
+            );
         };
         check("iabc", Some("iabc"));
         check("iabc-6532622b", Some("iabc"));

@@ -133,7 +133,11 @@ impl State {
     #[must_use]
     pub fn counts_as_concurrent(self) -> bool {
         match self {
-            Self::Creating | Self::Running | Self::Pausing | Self::Resuming | Self::Snapshotting => true,
+            Self::Creating
+            | Self::Running
+            | Self::Pausing
+            | Self::Resuming
+            | Self::Snapshotting => true,
             Self::Paused | Self::Killing | Self::Gone | Self::Failed => false,
         }
     }
@@ -203,7 +207,9 @@ pub fn decide(state: State, queued: Option<Transition>, request: Request) -> Dec
     if queued == Some(Transition::Kill) {
         return match (request, state.in_flight()) {
             // The promise is kept when the transition in flight ends; a second kill waits for the same end.
-            (Request::Kill, Some(in_flight)) if in_flight != Transition::Kill => Decision::After(in_flight),
+            (Request::Kill, Some(in_flight)) if in_flight != Transition::Kill => {
+                Decision::After(in_flight)
+            }
             (Request::Kill, None) => kill(state),
             _ => decide_in(State::Killing, request),
         };
@@ -238,14 +244,22 @@ fn kill(state: State) -> Decision {
 }
 
 fn expire(state: State, request: Request) -> Decision {
-    let transition = if request == Request::ExpireByPause { Transition::Pause } else { Transition::Kill };
+    let transition = if request == Request::ExpireByPause {
+        Transition::Pause
+    } else {
+        Transition::Kill
+    };
     match state {
         State::Running => Decision::Start(transition),
         State::Snapshotting => Decision::After(Transition::Snapshot),
         // A resume sets a new end time; the old one means nothing any more.
-        State::Creating | State::Pausing | State::Paused | State::Resuming | State::Killing | State::Gone | State::Failed => {
-            Decision::Satisfied
-        }
+        State::Creating
+        | State::Pausing
+        | State::Paused
+        | State::Resuming
+        | State::Killing
+        | State::Gone
+        | State::Failed => Decision::Satisfied,
     }
 }
 
@@ -256,7 +270,9 @@ fn pause(state: State) -> Decision {
         State::Snapshotting => Decision::After(Transition::Snapshot),
         State::Resuming => Decision::After(Transition::Resume),
         State::Paused => Decision::Reject(Rejection::AlreadyPaused),
-        State::Creating | State::Killing | State::Gone | State::Failed => Decision::Reject(Rejection::NotFound),
+        State::Creating | State::Killing | State::Gone | State::Failed => {
+            Decision::Reject(Rejection::NotFound)
+        }
     }
 }
 
@@ -267,7 +283,9 @@ fn resume(state: State) -> Decision {
         State::Pausing => Decision::After(Transition::Pause),
         State::Running => Decision::Reject(Rejection::AlreadyRunning),
         State::Snapshotting => Decision::Reject(Rejection::SnapshotInProgress),
-        State::Creating | State::Killing | State::Gone | State::Failed => Decision::Reject(Rejection::NotFound),
+        State::Creating | State::Killing | State::Gone | State::Failed => {
+            Decision::Reject(Rejection::NotFound)
+        }
     }
 }
 
@@ -287,16 +305,24 @@ fn update(state: State) -> Decision {
     match state {
         State::Running => Decision::Satisfied,
         State::Pausing | State::Snapshotting | State::Killing | State::Resuming => {
-            Decision::Reject(state.in_flight().map_or(Rejection::NotFound, Rejection::InTransition))
+            Decision::Reject(
+                state
+                    .in_flight()
+                    .map_or(Rejection::NotFound, Rejection::InTransition),
+            )
         }
-        State::Creating | State::Paused | State::Gone | State::Failed => Decision::Reject(Rejection::NotFound),
+        State::Creating | State::Paused | State::Gone | State::Failed => {
+            Decision::Reject(Rejection::NotFound)
+        }
     }
 }
 
 fn checkpoint(state: State, busy: fn(State) -> Rejection, paused: Rejection) -> Decision {
     match state {
         State::Running => Decision::Start(Transition::Snapshot),
-        State::Pausing | State::Resuming | State::Snapshotting | State::Killing => Decision::Reject(busy(state)),
+        State::Pausing | State::Resuming | State::Snapshotting | State::Killing => {
+            Decision::Reject(busy(state))
+        }
         State::Paused => Decision::Reject(paused),
         State::Creating | State::Gone | State::Failed => Decision::Reject(Rejection::NotFound),
     }

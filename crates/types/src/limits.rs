@@ -17,7 +17,12 @@ pub struct Limits {
 
 impl Limits {
     /// What a template gets when it asks for nothing: 2 vCPU, 512 MiB, 1024 pids, 10 GiB of disk.
-    pub const STANDARD: Self = Self { vcpu_count: 2, memory_mib: 512, pids: 1024, disk_mib: 10_240 };
+    pub const STANDARD: Self = Self {
+        vcpu_count: 2,
+        memory_mib: 512,
+        pids: 1024,
+        disk_mib: 10_240,
+    };
 
     /// Memory in bytes.
     #[must_use]

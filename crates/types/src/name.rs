@@ -83,11 +83,19 @@ impl FromStr for TemplateRef {
             None => (None, identifier),
         };
         let namespace = match raw_namespace {
-            Some(raw) => Some(clean(raw, is_name_byte).ok_or_else(|| InvalidTemplateRef::Namespace(raw.trim().into()))?),
+            Some(raw) => Some(
+                clean(raw, is_name_byte)
+                    .ok_or_else(|| InvalidTemplateRef::Namespace(raw.trim().into()))?,
+            ),
             None => None,
         };
-        let alias_or_id = clean(raw_name, is_name_byte).ok_or_else(|| InvalidTemplateRef::Name(raw_name.trim().into()))?;
-        Ok(Self { namespace, alias_or_id, tag })
+        let alias_or_id = clean(raw_name, is_name_byte)
+            .ok_or_else(|| InvalidTemplateRef::Name(raw_name.trim().into()))?;
+        Ok(Self {
+            namespace,
+            alias_or_id,
+            tag,
+        })
     }
 }
 
@@ -96,7 +104,8 @@ impl FromStr for TemplateRef {
 /// # Errors
 /// When another character is found, or none.
 pub fn parse_tag(raw: &str) -> Result<String, InvalidTemplateRef> {
-    clean(raw, |b| is_name_byte(b) || b == b'.').ok_or_else(|| InvalidTemplateRef::Tag(raw.trim().into()))
+    clean(raw, |b| is_name_byte(b) || b == b'.')
+        .ok_or_else(|| InvalidTemplateRef::Tag(raw.trim().into()))
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -116,7 +125,11 @@ mod tests {
         let got = text.parse::<TemplateRef>();
         match (&got, want) {
             (Ok(r), Ok((namespace, name, tag))) => {
-                let got = (r.namespace.as_deref(), r.alias_or_id.as_str(), r.tag.as_deref());
+                let got = (
+                    r.namespace.as_deref(),
+                    r.alias_or_id.as_str(),
+                    r.tag.as_deref(),
+                );
                 assert_eq!(got, (namespace, name, tag), "{text:?}");
             }
             (Err(error), Err(message)) => assert_eq!(error.to_string(), message, "{text:?}"),
@@ -130,7 +143,10 @@ mod tests {
         check(" My-T : V1 ", Ok((None, "my-t", Some("v1"))));
         check("base:default", Ok((None, "base", None)));
         check("base: Default ", Ok((None, "base", None)));
-        check("Team/alias_1:v1.2", Ok((Some("team"), "alias_1", Some("v1.2"))));
+        check(
+            "Team/alias_1:v1.2",
+            Ok((Some("team"), "alias_1", Some("v1.2"))),
+        );
         check(" team / alias ", Ok((Some("team"), "alias", None)));
     }
 

@@ -44,13 +44,18 @@ impl Timestamp {
     /// Reads an RFC 3339 time; digits beyond microseconds are dropped.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_microsecond()))
+        text.parse::<jiff::Timestamp>()
+            .ok()
+            .map(|t| Self(t.as_microsecond()))
     }
 }
 
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
-        let micros = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let micros = time
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
         Self(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 }
@@ -72,12 +77,18 @@ mod tests {
         let t = Timestamp(1_735_689_600_000_678);
         assert_eq!(t.to_string(), "2025-01-01T00:00:00.000678Z");
         assert_eq!(Timestamp::parse_rfc3339(&t.to_string()), Some(t));
-        assert_eq!(Timestamp::parse_rfc3339("2025-01-01T00:00:00.000678999+00:00"), Some(t));
+        assert_eq!(
+            Timestamp::parse_rfc3339("2025-01-01T00:00:00.000678999+00:00"),
+            Some(t)
+        );
     }
 
     #[test]
     fn arithmetic_does_not_wrap() {
-        assert_eq!(Timestamp(i64::MAX).plus(Duration::from_secs(9)), Timestamp(i64::MAX));
+        assert_eq!(
+            Timestamp(i64::MAX).plus(Duration::from_secs(9)),
+            Timestamp(i64::MAX)
+        );
         assert_eq!(Timestamp(0).since(Timestamp(5)), Duration::ZERO);
     }
 }
