@@ -20,7 +20,7 @@ import pytest
 
 from server import from_environment, wait_until
 
-E2B = Path(os.environ.get("SOULBOX_TOOLS", ".")) / "js/node_modules/.bin/e2b"
+E2B = Path(os.environ.get("CONFORMANCE_TOOLS", ".")) / "js/node_modules/.bin/e2b"
 ID = re.compile(r"i[a-z0-9]{20}")
 
 

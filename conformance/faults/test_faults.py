@@ -281,7 +281,7 @@ def test_port_in_use(started):
     server = started()
     port = server.url.rsplit(":", 1)[1].strip("/")
     with tempfile.TemporaryDirectory(dir=server.data_dir.parent) as directory:
-        prepare_data_dir(Path(os.environ["SOULBOX_BASE_DATA"]), Path(directory))
+        prepare_data_dir(Path(os.environ["CONFORMANCE_BASE_DATA"]), Path(directory))
         command = [str(server.binary), "serve", "--data-dir", directory, "--listen", f"127.0.0.1:{port}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode != 0 and port in done.stderr and "FIX:" in done.stderr, done
@@ -353,10 +353,10 @@ def test_data_directory_on_a_full_disk(started):
     if mounted.returncode != 0:
         place.rmdir()
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    base = Path(os.environ["SOULBOX_BASE_DATA"])
+    base = Path(os.environ["CONFORMANCE_BASE_DATA"])
     data_dir = place / "data"
     data_dir.mkdir()
-    server = Server(Path(os.environ["SOULBOX_BINARY"]), data_dir)
+    server = Server(Path(os.environ["CONFORMANCE_BINARY"]), data_dir)
     bound = []
     try:
         from server import TEMPLATE_PARTS

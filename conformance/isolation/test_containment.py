@@ -80,17 +80,17 @@ def test_envd_is_process_one(root):
 def test_host_processes_are_invisible(root):
     pids = [int(pid) for pid in root("ls /proc").split() if pid.isdigit()]
     assert 1 in pids and len(pids) < 30 and max(pids) < 100_000
-    assert str(os.environ["SOULBOX_SERVER_PID"]) not in root("ps -eo args")
+    assert str(os.environ["CONFORMANCE_SERVER_PID"]) not in root("ps -eo args")
     assert "soulbox serve" not in root("ps -eo args")
 
 
 def test_host_files_are_invisible(root):
-    for path in (os.environ["SOULBOX_DATA_DIR"], os.environ["SOULBOX_BINARY"], os.environ["SOULBOX_BASE_DATA"]):
+    for path in (os.environ["CONFORMANCE_DATA_DIR"], os.environ["CONFORMANCE_BINARY"], os.environ["CONFORMANCE_BASE_DATA"]):
         assert "No such file" in root(f"ls -d {path}")
     mounts = root("cat /proc/self/mountinfo")
     for line in mounts.splitlines():
         options = line.split(" - ")[1].split()
-        assert os.environ["SOULBOX_DATA_DIR"] not in line.split(" - ")[0], line
+        assert os.environ["CONFORMANCE_DATA_DIR"] not in line.split(" - ")[0], line
         assert options[0] in ("overlay", "proc", "sysfs", "tmpfs", "devpts", "mqueue", "devtmpfs", "cgroup", "cgroup2", "ext4", "xfs", "btrfs", "fuse"), line
     assert "/.old" not in mounts and "oldroot" not in mounts
 
@@ -98,7 +98,7 @@ def test_host_files_are_invisible(root):
 def test_mount_options_do_not_tell_host_paths(root):
     mounts = root("cat /proc/self/mountinfo; cat /proc/mounts")
     assert "client.env" not in mounts
-    assert os.environ["SOULBOX_DATA_DIR"] not in mounts
+    assert os.environ["CONFORMANCE_DATA_DIR"] not in mounts
 
 
 def test_own_hostname(sandbox, root):
@@ -333,7 +333,7 @@ def test_nothing_is_inherited(root):
     for process in ("self", "1"):
         for line in root(f"ls -l /proc/{process}/fd 2>/dev/null").splitlines():
             target = line.split(" -> ")[-1]
-            assert os.environ["SOULBOX_DATA_DIR"] not in target and "/sys/fs/cgroup" not in target, line
+            assert os.environ["CONFORMANCE_DATA_DIR"] not in target and "/sys/fs/cgroup" not in target, line
     env = root("tr '\\0' '\\n' < /proc/1/environ; env")
     assert "E2B_API_KEY" not in env and "client.env" not in env
 
@@ -356,11 +356,11 @@ def test_files_of_a_sandbox_belong_to_nobody_on_the_host(sandbox, root):
     base = int(root("cat /proc/self/uid_map").split()[1])
     name = "conformance-owner-check"
     root(f"cp /bin/true /root/{name} && chmod 4755 /root/{name}")
-    found = subprocess.run(["find", os.environ["SOULBOX_DATA_DIR"], "-name", name, "-printf", "%U\n"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(["find", os.environ["CONFORMANCE_DATA_DIR"], "-name", name, "-printf", "%U\n"], capture_output=True, text=True).stdout.split()
     assert found in ([str(base)], ["0"]) or found == [], found
     if found == ["0"]:
         # Stored unmapped below an idmapped mount: then nobody but root may reach the directory.
-        path = subprocess.run(["find", os.environ["SOULBOX_DATA_DIR"], "-name", name], capture_output=True, text=True).stdout.strip()
+        path = subprocess.run(["find", os.environ["CONFORMANCE_DATA_DIR"], "-name", name], capture_output=True, text=True).stdout.strip()
         assert any(os.stat(parent).st_mode & 0o011 == 0 for parent in _parents(path))
 
 

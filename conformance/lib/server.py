@@ -17,7 +17,7 @@ from pathlib import Path
 
 # What the bootstrap of the base template leaves in a data directory and never changes afterwards.
 # Everything else in it (database, keys, sandboxes) belongs to one server and is not taken over.
-TEMPLATE_PARTS = ("layers", "templates", "manifests")
+TEMPLATE_PARTS = ("layers", "templates")
 
 
 def prepare_data_dir(base_data: Path, target: Path) -> None:
@@ -79,6 +79,8 @@ class Server:
                 stderr=log,
                 start_new_session=True,
                 text=True,
+                # Nothing of the caller's configuration may change what is tested.
+                env={name: value for name, value in os.environ.items() if not name.startswith("SOULBOX_")},
             )
         self.url = self._await_ready(timeout)
         self.env = read_client_env(self.data_dir / "client.env")
@@ -163,8 +165,8 @@ def kill_every_sandbox(env: dict[str, str]) -> None:
 
 def from_environment(purpose: str, *arguments: str) -> Server:
     """A server that is not started yet, from what the runner put into the environment."""
-    base_data = Path(os.environ["SOULBOX_BASE_DATA"])
-    return Server(Path(os.environ["SOULBOX_BINARY"]), new_data_dir(base_data, purpose), *arguments)
+    base_data = Path(os.environ["CONFORMANCE_BASE_DATA"])
+    return Server(Path(os.environ["CONFORMANCE_BINARY"]), new_data_dir(base_data, purpose), *arguments)
 
 
 def wait_until(what: str, timeout: float, condition, interval: float = 0.05):
