@@ -1,1 +1,21 @@
-//! Not written yet.
+//! The measurements behind `soulbox bench`.
+//!
+//! They are made over the wire against a running server, as a client would see it: "created" means that a command
+//! has run. A failure is counted, never left out. Nothing is printed here; every measurement becomes a [`Report`].
+//!
+//! Reading order: [`stats`], [`report`], then one file per measurement.
+
+mod burst;
+mod create;
+mod exec;
+pub mod host;
+mod idle;
+pub mod peers;
+pub mod report;
+pub mod run;
+pub mod stats;
+mod sustained;
+mod transfer;
+
+pub use report::Report;
+pub use run::{Bench, BenchError, Options, measure, sweep};

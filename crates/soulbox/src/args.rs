@@ -410,6 +410,9 @@ pub(crate) struct BenchArgs {
     /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
     #[arg(long)]
     pub(crate) peers: bool,
+    /// Root file system for the peers, instead of the base template's
+    #[arg(long, value_name = "DIR", requires = "peers")]
+    pub(crate) rootfs: Option<PathBuf>,
     /// Workers at once, for sustained
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) workers: u32,
@@ -417,7 +420,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
     /// Size of the file, for transfer
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub(crate) size_mib: u32,
 }
 
@@ -549,7 +552,7 @@ mod tests {
 
     #[test]
     fn help_of_the_whole() {
-        let help = Cli::command().render_help().to_string();
+        let help = Cli::command().term_width(100).render_help().to_string();
         insta::assert_snapshot!(help);
     }
 }

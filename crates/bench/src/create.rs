@@ -1,0 +1,111 @@
+//! Create, first command, kill; one sandbox at a time. Peers, when wanted, take turns with ours in every round, so
+//! that a noisy moment of the machine meets all alike.
+
+use std::time::Instant;
+
+use soulbox_client::Api;
+
+use crate::Report;
+use crate::peers::{self, Peer};
+use crate::report::{Bound, Target};
+use crate::run::{BenchError, Options, WARM_UP, create_usable, reason, request};
+use crate::stats::Samples;
+
+const ROUNDS: u32 = 100;
+
+#[derive(Default)]
+struct Ours {
+    create: Samples,
+    usable: Samples,
+    kill: Samples,
+    whole: Samples,
+}
+
+pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchError> {
+    let rounds = options.count.unwrap_or(ROUNDS);
+    let mut report = Report::new("create");
+    let bundle = options
+        .peers_rootfs
+        .as_deref()
+        .map(peers::Bundle::new)
+        .transpose()
+        .map_err(BenchError::Bundle)?;
+    let mut rivals: Vec<(Peer, Samples)> = Vec::new();
+    if let Some(bundle) = &bundle {
+        let (found, notes) = peers::find(bundle).await;
+        rivals = found
+            .into_iter()
+            .map(|peer| (peer, Samples::new()))
+            .collect();
+        notes.into_iter().for_each(|note| report.note(note));
+    }
+    for _ in 0..WARM_UP {
+        // A server that cannot create at all is an error, not a hundred failures.
+        let created = create_usable(api, &request(&options.template)).await?;
+        api.kill(&created.sandbox.sandbox_id).await?;
+    }
+    let mut ours = Ours::default();
+    for _ in 0..rounds {
+        round(api, options, &mut ours).await;
+        for (peer, samples) in &mut rivals {
+            samples.record(peer.run().await);
+        }
+    }
+    report.timing("create (answer)", &ours.create, Some(Target::p50(8.0)));
+    report.timing("create + first command", &ours.usable, None);
+    report.timing("kill", &ours.kill, None);
+    report.timing(
+        "create + first command + kill",
+        &ours.whole,
+        Some(Target::p50(20.0)),
+    );
+    compare(&mut report, &ours, &rivals);
+    Ok(report)
+}
+
+async fn round(api: &Api, options: &Options, ours: &mut Ours) {
+    let start = Instant::now();
+    let created = match create_usable(api, &request(&options.template)).await {
+        Ok(created) => created,
+        Err(error) => return ours.create.fail(&reason(&error)),
+    };
+    ours.create.add(created.create);
+    ours.usable.add(created.usable);
+    let kill = Instant::now();
+    match api.kill(&created.sandbox.sandbox_id).await {
+        Ok(true) => {
+            ours.kill.add(kill.elapsed());
+            ours.whole.add(start.elapsed());
+        }
+        Ok(false) => ours.kill.fail(&"the sandbox was gone before it was killed"),
+        Err(error) => ours.kill.fail(&error),
+    }
+}
+
+fn compare(report: &mut Report, ours: &Ours, rivals: &[(Peer, Samples)]) {
+    let create = ours.create.distribution().p50_ms;
+    let usable = ours.usable.distribution().p50_ms;
+    for (peer, samples) in rivals {
+        report.timing(format!("{} run /bin/true", peer.name()), samples, None);
+    }
+    for (peer, samples) in rivals {
+        let theirs = samples.distribution().p50_ms;
+        if theirs > 0.0 {
+            let name = peer.name();
+            // The design's target names crun; the others are for orientation.
+            let bound = (name == "crun").then_some(Bound::AtMost(1.0));
+            report.figure(
+                format!("our create / {name} run (p50)"),
+                create / theirs,
+                "x",
+                bound,
+            );
+            report.figure(
+                format!("our create + first command / {name} run (p50)"),
+                usable / theirs,
+                "x",
+                None,
+            );
+        }
+    }
+}

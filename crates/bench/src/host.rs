@@ -1,0 +1,163 @@
+//! What the kernel says about processes on this machine: the server's memory and that of sandboxes.
+//!
+//! Only for a server on this machine, and mostly only for root; where it cannot be read the answer is None, and the
+//! report says so.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Memory of one process, in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident.
+    pub rss_kib: u64,
+    /// Its fair share: what is shared is divided by those who share it.
+    pub pss_kib: u64,
+}
+
+/// Memory of the process, from `smaps_rollup`.
+#[must_use]
+pub fn memory(pid: u32) -> Option<Memory> {
+    parse_rollup(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+fn parse_rollup(text: &str) -> Option<Memory> {
+    Some(Memory {
+        rss_kib: kib(text, "Rss:")?,
+        pss_kib: kib(text, "Pss:")?,
+    })
+}
+
+/// Resident memory of the process in KiB. Cheap: for sampling.
+#[must_use]
+pub fn rss_kib(pid: u32) -> Option<u64> {
+    kib(
+        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+        "VmRSS:",
+    )
+}
+
+fn kib(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    line.strip_prefix(field)?
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The processes of each sandbox: those whose cgroup's path names it.
+#[must_use]
+pub fn processes_by_sandbox(ids: &[String]) -> BTreeMap<String, Vec<u32>> {
+    let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for pid in pids() {
+        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+            continue;
+        };
+        if let Some(id) = ids.iter().find(|id| names(&cgroups, id)) {
+            found.entry(id.clone()).or_default().push(pid);
+        }
+    }
+    found
+}
+
+/// Whether the sandbox is named in the text as a word of its own.
+fn names(cgroups: &str, id: &str) -> bool {
+    cgroups
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| word == id)
+}
+
+fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// The process that listens on this TCP port of this machine.
+#[must_use]
+pub fn listener(port: u16) -> Option<u32> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .find_map(|table| listening_inode(&table, port))?;
+    let wanted = format!("socket:[{inode}]");
+    pids()
+        .into_iter()
+        .find(|pid| holds(Path::new(&format!("/proc/{pid}/fd")), &wanted))
+}
+
+fn holds(directory: &Path, wanted: &str) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == wanted))
+}
+
+/// Finds a socket in the kernel's table (proc(5), `/proc/net/tcp`): local address, state 0A = LISTEN, inode.
+fn listening_inode(table: &str, port: u16) -> Option<u64> {
+    let suffix = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let local = fields.nth(1)?;
+        let state = fields.nth(1)?;
+        let inode = fields.nth(5)?;
+        (local.ends_with(&suffix) && state == "0A")
+            .then(|| inode.parse().ok())
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
+   1: 0100007F:0BB9 0100007F:0BB8 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000000000000000 100 0 0 10 0
+";
+
+    #[test]
+    fn finds_the_listening_socket_only() {
+        assert_eq!(listening_inode(TABLE, 3000), Some(4711));
+        assert_eq!(listening_inode(TABLE, 3001), None);
+    }
+
+    #[test]
+    fn finds_ourselves() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(
+            listener(socket.local_addr().unwrap().port()),
+            Some(std::process::id())
+        );
+        assert!(rss_kib(std::process::id()).is_some_and(|kib| kib > 100));
+    }
+
+    #[test]
+    fn rollup() {
+        let text = "00400000-7fff [rollup]\nRss:                2048 kB\nPss:                1024 kB\nPss_Anon: 3 kB\n";
+        assert_eq!(
+            parse_rollup(text),
+            Some(Memory {
+                rss_kib: 2048,
+                pss_kib: 1024
+            })
+        );
+        assert_eq!(parse_rollup("nothing"), None);
+    }
+
+    #[test]
+    fn cgroups_name_sandboxes_as_words() {
+        assert!(names("0::/soulbox/i0abc/user\n", "i0abc"));
+        assert!(names("4:memory:/sb0-i0abc.scope\n", "i0abc"));
+        assert!(!names("0::/soulbox/i0abcd\n", "i0abc"));
+    }
+}

@@ -1,0 +1,197 @@
+//! What all measurements share: options, one timed sandbox, cleaning up.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use soulbox_api_types::sandbox::{NewSandbox, Sandbox};
+use soulbox_client::api::{ListQuery, new_sandbox};
+use soulbox_client::envd::Envd;
+use soulbox_client::process::Start;
+use soulbox_client::{Api, ClientError};
+
+use crate::{Report, burst, create, exec, idle, sustained, transfer};
+
+/// Label of every sandbox made here, so that what a broken run leaves behind can be found.
+const LABEL: &str = "soulbox-bench";
+/// A sandbox that is forgotten ends after this long.
+const TIMEOUT_SECONDS: i32 = 3600;
+/// Rounds before anything counts: caches fill, connections open, slots get prepared.
+pub(crate) const WARM_UP: u32 = 5;
+
+/// What to measure with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Rounds or sandboxes; each bench has its own default.
+    pub count: Option<u32>,
+    /// Template to create from.
+    pub template: String,
+    /// Workers at once, for sustained.
+    pub workers: u32,
+    /// How long, for sustained.
+    pub duration: Duration,
+    /// Size of the file, for transfer.
+    pub size_mib: u32,
+    /// Root file system to run peers in; None leaves them out.
+    pub peers_rootfs: Option<PathBuf>,
+}
+
+/// One of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bench {
+    /// Create, first command, kill.
+    Create,
+    /// Commands on a running sandbox.
+    Exec,
+    /// Many creates at once.
+    Burst,
+    /// Many idle sandboxes.
+    Idle,
+    /// Files through the edge.
+    Transfer,
+    /// Create and kill as fast as it goes.
+    Sustained,
+}
+
+impl Bench {
+    /// All of them, from the quickest to the longest.
+    pub const ALL: [Self; 6] = [
+        Self::Create,
+        Self::Exec,
+        Self::Burst,
+        Self::Sustained,
+        Self::Transfer,
+        Self::Idle,
+    ];
+}
+
+/// A measurement that could not be made at all. Single failures are counted in the report instead.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The server refused what the measurement stands on.
+    #[error("cannot prepare the measurement")]
+    Client(#[from] ClientError),
+    /// A command in a sandbox did not do what it must.
+    #[error("`{command}` in sandbox {sandbox} ended with {status}")]
+    Command {
+        /// What was run.
+        command: String,
+        /// Where.
+        sandbox: String,
+        /// How it ended.
+        status: String,
+    },
+    /// Files came back different.
+    #[error("the downloaded file is not what was uploaded: {0}")]
+    Corrupt(String),
+    /// A bundle for peers cannot be made.
+    #[error("cannot prepare the peers' bundle")]
+    Bundle(#[source] std::io::Error),
+}
+
+/// Makes one measurement.
+///
+/// # Errors
+/// When it cannot be made at all.
+pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Report, BenchError> {
+    match bench {
+        Bench::Create => create::run(api, options).await,
+        Bench::Exec => exec::run(api, options).await,
+        Bench::Burst => burst::run(api, options).await,
+        Bench::Idle => idle::run(api, options).await,
+        Bench::Transfer => transfer::run(api, options).await,
+        Bench::Sustained => sustained::run(api, options).await,
+    }
+}
+
+/// Kills every sandbox that carries our label, of this run or of one that broke; returns how many.
+///
+/// # Errors
+/// When they cannot be listed. One that cannot be killed is left to its timeout.
+pub async fn sweep(api: &Api) -> Result<usize, ClientError> {
+    let query = ListQuery {
+        metadata: vec![(LABEL.to_owned(), "1".to_owned())],
+        ..ListQuery::default()
+    };
+    let all = api.list_all(query, usize::MAX).await?;
+    Ok(kill_all(api, all.into_iter().map(|sandbox| sandbox.sandbox_id)).await)
+}
+
+/// Kills these, some at a time; returns how many were there.
+pub(crate) async fn kill_all(api: &Api, ids: impl Iterator<Item = String>) -> usize {
+    const AT_ONCE: usize = 16;
+    let mut kills = tokio::task::JoinSet::new();
+    let mut killed = 0;
+    for id in ids {
+        if kills.len() >= AT_ONCE {
+            killed += usize::from(matches!(kills.join_next().await, Some(Ok(true))));
+        }
+        let api = api.clone();
+        kills.spawn(async move { api.kill(&id).await.unwrap_or(false) });
+    }
+    while let Some(done) = kills.join_next().await {
+        killed += usize::from(matches!(done, Ok(true)));
+    }
+    killed
+}
+
+/// The create request of every bench.
+pub(crate) fn request(template: &str) -> NewSandbox {
+    let mut new = new_sandbox(template);
+    new.timeout = Some(TIMEOUT_SECONDS);
+    new.metadata = Some([(LABEL.to_owned(), "1".to_owned())].into());
+    new
+}
+
+/// Runs `true` the way the SDKs run commands.
+pub(crate) async fn run_true(envd: &Envd) -> Result<(), BenchError> {
+    let command = "true";
+    let output = envd.run(&Start::shell(command)).await?;
+    if output.end.exited && output.end.exit_code == 0 {
+        return Ok(());
+    }
+    Err(BenchError::Command {
+        command: command.to_owned(),
+        sandbox: envd.sandbox_id().to_owned(),
+        status: output.end.status,
+    })
+}
+
+/// A sandbox that was created, and its times.
+pub(crate) struct Created {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) envd: Envd,
+    /// Until the answer to the create request.
+    pub(crate) create: Duration,
+    /// Until the first command had finished.
+    pub(crate) usable: Duration,
+}
+
+/// Creates a sandbox and runs the first command in it. One that cannot run a command is killed.
+pub(crate) async fn create_usable(api: &Api, request: &NewSandbox) -> Result<Created, BenchError> {
+    let start = Instant::now();
+    let sandbox = api.create(request).await?;
+    let create = start.elapsed();
+    let envd = api.envd(&sandbox);
+    if let Err(error) = run_true(&envd).await {
+        // The failure that counts is the first one.
+        api.kill(&sandbox.sandbox_id).await.ok();
+        return Err(error);
+    }
+    Ok(Created {
+        sandbox,
+        envd,
+        create,
+        usable: start.elapsed(),
+    })
+}
+
+/// An error and its causes, for the failure column.
+pub(crate) fn reason(error: &BenchError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
