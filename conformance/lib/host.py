@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 # Everything a server puts on the host begins with its block's prefix: `sb` and one hexadecimal digit.
-BLOCK_NAME = re.compile(r"^sb[0-9a-f]([^0-9a-z]|[a-z]\d+|$)")
+BLOCK_NAME = re.compile(r"^sb[0-9a-f]($|v\d+$|gw$|[^0-9a-z])")
 # First user id that is handed to sandboxes; 16 blocks of 2048 slots of 65536 ids follow.
 FIRST_UID = 0x7000_0000
 END_UID = FIRST_UID + 16 * 2048 * 65536
@@ -51,14 +51,13 @@ def _mounts(data_dir: str) -> dict[str, str]:
 
 
 def _cgroups() -> dict[str, str]:
+    """Everything below a `soulbox` directory, and that directory itself, in every hierarchy."""
     found = {}
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
-            if "soulbox" in name or BLOCK_NAME.match(name):
-                path = os.path.join(directory, name)
-                # The parent that all servers of a host share may stay; what is below it may not.
-                if name != "soulbox":
-                    found[f"cgroup {path}"] = path
+            path = os.path.join(directory, name)
+            if "soulbox" in path.split("/") or BLOCK_NAME.match(name):
+                found[f"cgroup {path}"] = path
     return found
 
 
