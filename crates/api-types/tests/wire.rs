@@ -11,7 +11,7 @@ use soulbox_api_types::team::{CreatedTeamApiKey, KeyMask, Team, TeamApiKey};
 fn keys(value: &Value) -> BTreeSet<&str> {
     value
         .as_object()
-        .unwrap()
+        .expect("an object")
         .keys()
         .map(String::as_str)
         .collect()

@@ -1,0 +1,368 @@
+//! What a create or update asks of the network: checked in full, then held against what is enforced.
+//!
+//! Enforced today: all traffic out open (private ranges always closed) or all closed, and everything about traffic
+//! in. A policy between the two would be accepted and do nothing, so it is refused; a policy that means one of the
+//! two is taken for what it means.
+
+mod cidr;
+mod ingress;
+mod proxy;
+mod rules;
+
+use std::collections::BTreeMap;
+
+use soulbox_api_types::network::{
+    EgressProxy, NetworkRule, SandboxNetworkConfig, SandboxNetworkUpdate,
+};
+use soulbox_types::{ErrorKind, NetworkMode};
+
+use crate::error::ApiError;
+use cidr::Cidr;
+pub(crate) use ingress::{Ingress, check_ingress};
+
+/// The contract's word for all addresses.
+const ALL_TRAFFIC: &str = "0.0.0.0/0";
+const MAX_DNS_SERVERS: usize = 10;
+
+/// The part of a request that concerns traffic out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Egress<'a> {
+    allow_out: &'a [String],
+    deny_out: &'a [String],
+    rules: Option<&'a BTreeMap<String, Vec<NetworkRule>>>,
+    proxy: Option<&'a EgressProxy>,
+    dns_servers: &'a [String],
+    allow_internet_access: Option<bool>,
+    /// How the texts name the proxy's field.
+    proxy_field: &'static str,
+}
+
+impl<'a> Egress<'a> {
+    pub(crate) fn of_create(
+        config: Option<&'a SandboxNetworkConfig>,
+        allow_internet_access: Option<bool>,
+    ) -> Self {
+        Self {
+            allow_out: config
+                .and_then(|c| c.allow_out.as_deref())
+                .unwrap_or_default(),
+            deny_out: config
+                .and_then(|c| c.deny_out.as_deref())
+                .unwrap_or_default(),
+            rules: config.and_then(|c| c.rules.as_ref()),
+            proxy: config.and_then(|c| c.egress_proxy.as_ref()),
+            dns_servers: config
+                .and_then(|c| c.dns_servers.as_deref())
+                .unwrap_or_default(),
+            allow_internet_access,
+            proxy_field: "network.egressProxy",
+        }
+    }
+
+    pub(crate) fn of_update(update: &'a SandboxNetworkUpdate) -> Self {
+        Self {
+            allow_out: update.allow_out.as_deref().unwrap_or_default(),
+            deny_out: update.deny_out.as_deref().unwrap_or_default(),
+            rules: update.rules.as_ref(),
+            proxy: update.egress_proxy.as_ref(),
+            dns_servers: update.dns_servers.as_deref().unwrap_or_default(),
+            allow_internet_access: update.allow_internet_access,
+            proxy_field: "egressProxy",
+        }
+    }
+
+    /// Checks everything, in the contract's order, and says what it comes to.
+    pub(crate) fn decide(&self) -> Result<NetworkMode, ApiError> {
+        self.check_lists()?;
+        if let Some(rules) = self.rules {
+            rules::check(rules)?;
+        }
+        if let Some(proxy) = self.proxy {
+            proxy::check(proxy).map_err(|detail| {
+                ApiError::invalid(format!("Invalid egress proxy config: {detail}"))
+            })?;
+        }
+        self.check_dns_servers()?;
+        self.refuse_what_is_not_enforced()?;
+        Ok(if self.denies_all() {
+            NetworkMode::Offline
+        } else {
+            NetworkMode::Internet
+        })
+    }
+
+    fn check_lists(&self) -> Result<(), ApiError> {
+        for entry in self.deny_out {
+            let usable = Cidr::parse(entry).is_some_and(|cidr| !cidr.is_unspecified());
+            if entry != ALL_TRAFFIC && !usable {
+                return Err(ApiError::invalid(format!("invalid denied CIDR {entry}")));
+            }
+        }
+        for entry in self.allow_out {
+            if entry != ALL_TRAFFIC && Cidr::parse(entry).is_some_and(|cidr| cidr.is_unspecified())
+            {
+                return Err(ApiError::invalid(format!(
+                    "invalid allowed address {entry}"
+                )));
+            }
+        }
+        let has_domain = self
+            .allow_out
+            .iter()
+            .any(|entry| Cidr::parse(entry).is_none());
+        if has_domain && !self.deny_out.iter().any(|entry| entry == ALL_TRAFFIC) {
+            return Err(ApiError::invalid(
+                "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out to block \
+                 all other traffic.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_dns_servers(&self) -> Result<(), ApiError> {
+        if self.dns_servers.len() > MAX_DNS_SERVERS {
+            return Err(ApiError::invalid(format!(
+                "DNS servers can have at most {MAX_DNS_SERVERS} entries."
+            )));
+        }
+        match self
+            .dns_servers
+            .iter()
+            .find(|text| text.parse::<std::net::Ipv4Addr>().is_err())
+        {
+            Some(text) => Err(ApiError::invalid(format!(
+                "DNS server \"{text}\" is not a valid IPv4 address."
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse_what_is_not_enforced(&self) -> Result<(), ApiError> {
+        if self.rules.is_some_and(|rules| !rules.is_empty()) {
+            return Err(ApiError::invalid(
+                "Network transform rules are not available for your team.",
+            ));
+        }
+        if self.proxy.is_some() {
+            let message = format!(
+                "Egress proxy ({}) is not enabled for this team.",
+                self.proxy_field
+            );
+            return Err(ApiError::new(ErrorKind::PermissionDenied, message));
+        }
+        if !self.dns_servers.is_empty() {
+            return Err(not_enforced(
+                "dnsServers",
+                "leave it out: sandboxes with internet access reach every resolver.",
+            ));
+        }
+        self.refuse_partial_lists()
+    }
+
+    fn refuse_partial_lists(&self) -> Result<(), ApiError> {
+        if self.denies_all() {
+            if self.allow_out.is_empty() {
+                return Ok(());
+            }
+            return Err(not_enforced(
+                "allowOut",
+                "allow all traffic out, or none (allow_internet_access: false).",
+            ));
+        }
+        // Without a deny list the allow list changes nothing, by the contract; nor does denying what is always closed.
+        let opens_something = self
+            .deny_out
+            .iter()
+            .filter_map(|entry| Cidr::parse(entry))
+            .find(|c| !c.always_closed());
+        match opens_something {
+            Some(_) => Err(not_enforced(
+                "denyOut",
+                "deny all traffic out (\"0.0.0.0/0\"), or none.",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn denies_all(&self) -> bool {
+        self.allow_internet_access == Some(false)
+            || self.deny_out.iter().any(|entry| entry == ALL_TRAFFIC)
+    }
+}
+
+fn not_enforced(field: &str, way_out: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "{field} is not enforced by this version of SoulBox yet, so it is refused. FIX: {way_out}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decide(
+        network: Value,
+        allow_internet_access: Option<bool>,
+    ) -> Result<NetworkMode, ApiError> {
+        let config: SandboxNetworkConfig = serde_json::from_value(network).unwrap();
+        Egress::of_create(Some(&config), allow_internet_access).decide()
+    }
+
+    #[test]
+    fn policies_that_mean_open_or_closed() {
+        let check = |network: Value, flag, want| {
+            assert_eq!(decide(network.clone(), flag).unwrap(), want, "{network}")
+        };
+        check(json!({}), None, NetworkMode::Internet);
+        check(json!({}), Some(true), NetworkMode::Internet);
+        check(json!({}), Some(false), NetworkMode::Offline);
+        check(
+            json!({"denyOut": ["0.0.0.0/0"]}),
+            None,
+            NetworkMode::Offline,
+        );
+        check(
+            json!({"denyOut": ["0.0.0.0/0"]}),
+            Some(true),
+            NetworkMode::Offline,
+        );
+        check(
+            json!({"denyOut": ["1.1.1.1", "0.0.0.0/0"]}),
+            None,
+            NetworkMode::Offline,
+        );
+        check(
+            json!({"allowOut": [], "denyOut": [], "rules": {}, "dnsServers": []}),
+            None,
+            NetworkMode::Internet,
+        );
+        check(
+            json!({"allowOut": ["8.8.8.8", "1.0.0.0/8"]}),
+            None,
+            NetworkMode::Internet,
+        );
+        check(
+            json!({"denyOut": ["10.1.0.0/16", "192.168.1.1"]}),
+            None,
+            NetworkMode::Internet,
+        );
+        check(
+            json!({"egressProxy": null, "allowPublicTraffic": false}),
+            None,
+            NetworkMode::Internet,
+        );
+    }
+
+    #[test]
+    fn refusals() {
+        let check = |network: Value, flag, status: u16, text: &str| {
+            let error = decide(network.clone(), flag).unwrap_err();
+            let shown = format!("{error:?}");
+            assert!(
+                error.status().as_u16() == status && shown.contains(text),
+                "{network}: {shown}"
+            );
+        };
+        let domains = "When specifying allowed domains";
+        check(
+            json!({"denyOut": ["example.com"]}),
+            None,
+            400,
+            "invalid denied CIDR example.com",
+        );
+        check(
+            json!({"denyOut": ["0.0.0.0/0", "x"]}),
+            None,
+            400,
+            "invalid denied CIDR x",
+        );
+        check(
+            json!({"denyOut": ["0.0.0.0"]}),
+            None,
+            400,
+            "invalid denied CIDR 0.0.0.0",
+        );
+        check(
+            json!({"denyOut": ["::"]}),
+            None,
+            400,
+            "invalid denied CIDR ::",
+        );
+        check(
+            json!({"allowOut": ["0.0.0.0"]}),
+            None,
+            400,
+            "invalid allowed address 0.0.0.0",
+        );
+        check(json!({"allowOut": ["example.com"]}), None, 400, domains);
+        check(
+            json!({"allowOut": ["*"], "denyOut": ["1.1.1.1"]}),
+            None,
+            400,
+            domains,
+        );
+        check(
+            json!({"allowOut": ["1.1.1.1", "*.example.com"]}),
+            None,
+            400,
+            domains,
+        );
+        check(
+            json!({"allowOut": ["example.com"], "denyOut": ["0.0.0.0/0"]}),
+            None,
+            400,
+            "allowOut is not enforced",
+        );
+        check(
+            json!({"allowOut": ["8.8.8.8"]}),
+            Some(false),
+            400,
+            "allowOut is not enforced",
+        );
+        check(
+            json!({"denyOut": ["8.8.8.8"]}),
+            None,
+            400,
+            "denyOut is not enforced",
+        );
+        check(
+            json!({"denyOut": ["2001:db8::/32"]}),
+            None,
+            400,
+            "denyOut is not enforced",
+        );
+        check(json!({"dnsServers": ["x"]}), None, 400, "not a valid IPv4");
+        check(
+            json!({"dnsServers": vec!["1.1.1.1"; 11]}),
+            None,
+            400,
+            "at most 10",
+        );
+        check(
+            json!({"dnsServers": ["1.1.1.1"]}),
+            None,
+            400,
+            "dnsServers is not enforced",
+        );
+        check(
+            json!({"egressProxy": {"address": "h.example:1080"}}),
+            None,
+            403,
+            "(network.egressProxy) is not enabled",
+        );
+        check(
+            json!({"egressProxy": {"address": "h"}}),
+            None,
+            400,
+            "Invalid egress proxy config",
+        );
+        check(
+            json!({"rules": {"a.example": []}}),
+            None,
+            400,
+            "rules are not available",
+        );
+    }
+}

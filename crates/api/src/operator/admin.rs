@@ -1,0 +1,111 @@
+//! `/admin/…`: acting on any team.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use soulbox_api_types::admin::{BuildCancelResult, RunningCounts, SandboxKillResult};
+use soulbox_api_types::team::ApiKeyName;
+use soulbox_store::{ListQuery, Team};
+use soulbox_types::ApiKeyId;
+
+use crate::auth::{self, AdminAuth};
+use crate::convert;
+use crate::error::ApiError;
+use crate::extract::{JsonBody, PathArgs};
+use crate::state::{Api, Shared};
+
+/// Kills every sandbox of a team. One that ends by itself meanwhile is neither killed nor failed.
+pub(crate) async fn kill_sandboxes(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+) -> Result<Json<SandboxKillResult>, ApiError> {
+    let team = path_team(&api, &path).await?;
+    let all = ListQuery {
+        limit: u32::MAX,
+        ..ListQuery::all(team.id.clone())
+    };
+    let mut result = SandboxKillResult {
+        killed_count: 0,
+        failed_count: 0,
+    };
+    for view in api.sandboxes.list(&all).await?.items {
+        match api.sandboxes.kill(&team.id, &view.record.id).await {
+            Ok(true) => result.killed_count += 1,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(sandbox.id = %view.record.id, %error, "sandbox could not be killed");
+                result.failed_count += 1;
+            }
+        }
+    }
+    Ok(Json(result))
+}
+
+pub(crate) async fn running_counts(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+) -> Result<Json<RunningCounts>, ApiError> {
+    let mut counts: RunningCounts = BTreeMap::new();
+    for record in api.store.all_running().await? {
+        *counts.entry(record.team.to_string()).or_default() += 1;
+    }
+    Ok(Json(counts))
+}
+
+/// No build is ever in progress in this version.
+pub(crate) async fn cancel_builds(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+) -> Result<Json<BuildCancelResult>, ApiError> {
+    path_team(&api, &path).await?;
+    Ok(Json(BuildCancelResult {
+        cancelled_count: 0,
+        failed_count: 0,
+    }))
+}
+
+pub(crate) async fn create_key(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+    JsonBody(body): JsonBody<ApiKeyName>,
+) -> Result<Response, ApiError> {
+    let team = path_team(&api, &path).await?;
+    let (key, raw) = api.store.create_api_key(&team.id, &body.name).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(convert::created_api_key(key, raw)),
+    )
+        .into_response())
+}
+
+pub(crate) async fn delete_key(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+) -> Result<StatusCode, ApiError> {
+    let team = path_team(&api, &path).await?;
+    let id = key_id(path.get("apiKeyID"))?;
+    if api.store.delete_api_key(&team.id, &id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::not_found("API key not found"))
+    }
+}
+
+/// The id of a key in a path.
+pub(crate) fn key_id(text: &str) -> Result<ApiKeyId, ApiError> {
+    let parsed = text.to_ascii_lowercase().parse();
+    parsed.map_err(|error| ApiError::invalid(format!("Error when parsing API key ID: {error}")))
+}
+
+async fn path_team(api: &Api, path: &PathArgs) -> Result<Team, ApiError> {
+    let id = path.get("teamID").to_ascii_lowercase().parse();
+    let id = id.map_err(|_| ApiError::violation("parameter \"teamID\" in path: must be a UUID"))?;
+    auth::team(api, &id).await
+}

@@ -1,0 +1,66 @@
+//! `POST /sandboxes` and `POST /v2/sandboxes`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use soulbox_api_types::sandbox::{NewSandbox, Sandbox};
+use soulbox_store::Team;
+
+use crate::auth::TeamAuth;
+use crate::convert;
+use crate::error::ApiError;
+use crate::extract::JsonBody;
+use crate::sandboxes::admission::{self, CreateVersion};
+use crate::sandboxes::{idempotency, schema};
+use crate::state::{Api, Shared};
+use crate::templates;
+
+pub(crate) async fn v1(
+    State(api): State<Shared>,
+    TeamAuth(team): TeamAuth,
+    JsonBody(body): JsonBody<NewSandbox>,
+) -> Result<Response, ApiError> {
+    Ok(created(create(&api, &team, body, CreateVersion::V1).await?))
+}
+
+pub(crate) async fn v2(
+    State(api): State<Shared>,
+    TeamAuth(team): TeamAuth,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<NewSandbox>,
+) -> Result<Response, ApiError> {
+    let minimum = CreateVersion::V2.minimum_timeout();
+    schema::at_least("timeout", body.timeout, minimum).map_err(ApiError::violation)?;
+    let Some(key) = idempotency::key(&headers)? else {
+        return Ok(created(create(&api, &team, body, CreateVersion::V2).await?));
+    };
+    let fingerprint = idempotency::fingerprint("POST /v2/sandboxes", &body)?;
+    let (owner, worker) = (team.id.clone(), api.clone());
+    let work = async move {
+        create(&worker, &team, body, CreateVersion::V2)
+            .await
+            .map_or_else(IntoResponse::into_response, created)
+    };
+    idempotency::once(api, owner, key, fingerprint, work).await
+}
+
+async fn create(
+    api: &Api,
+    team: &Team,
+    body: NewSandbox,
+    version: CreateVersion,
+) -> Result<Sandbox, ApiError> {
+    let reference = templates::reference(&body.template_id, "Invalid template reference")?;
+    let resolved = api.store.resolve_template(team, &reference).await?;
+    let admitted = admission::check(&body, version, &api.limits)?;
+    let in_flight = api.creates.begin();
+    let new = convert::new_sandbox(team, body, &resolved, admitted, &api.layers)?;
+    let view = api.sandboxes.create(new).await?;
+    in_flight.succeed();
+    Ok(convert::sandbox(&view))
+}
+
+fn created(sandbox: Sandbox) -> Response {
+    (StatusCode::CREATED, Json(sandbox)).into_response()
+}

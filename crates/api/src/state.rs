@@ -1,0 +1,179 @@
+//! What the control plane is built from, and what it keeps while it runs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use soulbox_orchestrator::Sandboxes;
+use soulbox_store::Store;
+use soulbox_types::{ExecutionId, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use crate::AdminToken;
+use crate::operator::HostReader;
+
+/// Everything that [`crate::router`] needs.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The sandboxes of this node.
+    pub sandboxes: Sandboxes,
+    /// The database.
+    pub store: Store,
+    /// The operator's secret; without one the operator's endpoints answer 401.
+    pub admin_token: Option<AdminToken>,
+    /// What a team may ask for. The orchestrator enforces the same.
+    pub limits: TeamLimits,
+    /// What this node says about itself.
+    pub node: NodeIdentity,
+    /// Where layers are on this host.
+    pub layers: LayerPaths,
+    /// Cancelled when the server begins to stop: `/health` then answers 503.
+    pub shutdown: CancellationToken,
+}
+
+/// What a team may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct TeamLimits {
+    /// Longest run of a sandbox.
+    pub max_timeout: Duration,
+    /// Sandboxes at the same time.
+    pub max_concurrent: usize,
+}
+
+/// What a node says about itself.
+#[derive(Debug, Clone)]
+pub struct NodeIdentity {
+    /// Its id.
+    pub id: String,
+    /// The server's version.
+    pub version: String,
+    /// What the server was built from.
+    pub commit: String,
+    /// Where it keeps its data: the disk to report.
+    pub data_dir: PathBuf,
+}
+
+/// Turns the digest of a layer into its directory on this host.
+#[derive(Clone)]
+pub struct LayerPaths(Arc<dyn Fn(&str) -> PathBuf + Send + Sync>);
+
+impl LayerPaths {
+    /// Uses this function, which only computes a path.
+    pub fn new(path_of: impl Fn(&str) -> PathBuf + Send + Sync + 'static) -> Self {
+        Self(Arc::new(path_of))
+    }
+
+    pub(crate) fn path(&self, digest: &str) -> PathBuf {
+        (self.0)(digest)
+    }
+}
+
+impl fmt::Debug for LayerPaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LayerPaths(…)")
+    }
+}
+
+/// Handle that handlers get.
+pub(crate) type Shared = Arc<Api>;
+
+/// The state of the running control plane.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) sandboxes: Sandboxes,
+    pub(crate) store: Store,
+    pub(crate) admin_token: Option<AdminToken>,
+    pub(crate) limits: TeamLimits,
+    pub(crate) node: NodeIdentity,
+    pub(crate) layers: LayerPaths,
+    pub(crate) shutdown: CancellationToken,
+    /// Creates since the start.
+    pub(crate) creates: CreateTally,
+    /// Reads the machine.
+    pub(crate) host: HostReader,
+    /// Changes with each start.
+    pub(crate) instance: ExecutionId,
+    /// When this was built.
+    pub(crate) started: Timestamp,
+}
+
+impl Api {
+    pub(crate) fn new(state: ApiState) -> Self {
+        let ApiState {
+            sandboxes,
+            store,
+            admin_token,
+            limits,
+            node,
+            layers,
+            shutdown,
+        } = state;
+        Self {
+            sandboxes,
+            store,
+            admin_token,
+            limits,
+            node,
+            layers,
+            shutdown,
+            creates: CreateTally::default(),
+            host: HostReader::default(),
+            instance: ExecutionId::random(),
+            started: Timestamp::now(),
+        }
+    }
+}
+
+/// How creates have gone.
+#[derive(Debug, Default)]
+pub(crate) struct CreateTally {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    under_way: AtomicI64,
+}
+
+/// One create under way; counts as failed unless [`CreateInFlight::succeed`] is called.
+#[derive(Debug)]
+pub(crate) struct CreateInFlight<'a> {
+    tally: &'a CreateTally,
+    succeeded: bool,
+}
+
+impl CreateTally {
+    pub(crate) fn begin(&self) -> CreateInFlight<'_> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        CreateInFlight {
+            tally: self,
+            succeeded: false,
+        }
+    }
+
+    /// Succeeded, failed, under way.
+    pub(crate) fn read(&self) -> (u64, u64, i64) {
+        (
+            self.succeeded.load(Ordering::Relaxed),
+            self.failed.load(Ordering::Relaxed),
+            self.under_way.load(Ordering::Relaxed),
+        )
+    }
+}
+
+impl CreateInFlight<'_> {
+    pub(crate) fn succeed(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for CreateInFlight<'_> {
+    fn drop(&mut self) {
+        let counter = if self.succeeded {
+            &self.tally.succeeded
+        } else {
+            &self.tally.failed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.tally.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}

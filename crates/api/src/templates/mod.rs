@@ -1,0 +1,10 @@
+//! Templates over HTTP.
+
+pub(crate) mod access;
+pub(crate) mod builds;
+pub(crate) mod change;
+pub(crate) mod read;
+pub(crate) mod tag_groups;
+pub(crate) mod tags;
+
+pub(crate) use access::{own_namespace, reference};
