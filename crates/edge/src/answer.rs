@@ -63,7 +63,9 @@ impl Refusal {
                  Provided token in header 'e2b-traffic-access-token' is invalid"
             }
             Self::TooManyConnections(limit) => {
-                return format!("The sandbox has too many concurrent incoming connections (limit: {limit})");
+                return format!(
+                    "The sandbox has too many concurrent incoming connections (limit: {limit})"
+                );
             }
             Self::Reserved(_) => {
                 "This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL"
@@ -79,9 +81,21 @@ impl Refusal {
         let body = Body {
             sandbox_id: (!matches!(self, Self::Reserved(_))).then(|| sandbox.as_str()),
             message: &message,
-            port: if let Self::PortClosed(port) = self { Some(*port) } else { None },
-            connection_limit: if let Self::TooManyConnections(limit) = self { Some(*limit) } else { None },
-            path: if let Self::Reserved(path) = self { Some(path) } else { None },
+            port: if let Self::PortClosed(port) = self {
+                Some(*port)
+            } else {
+                None
+            },
+            connection_limit: if let Self::TooManyConnections(limit) = self {
+                Some(*limit)
+            } else {
+                None
+            },
+            path: if let Self::Reserved(path) = self {
+                Some(path)
+            } else {
+                None
+            },
             code: status.as_u16(),
         };
         if wants_html(request_headers) {
@@ -96,8 +110,14 @@ impl Refusal {
 /// A plain text answer, as Go's `http.Error` makes it.
 #[must_use]
 pub fn plain(status: StatusCode, text: &str) -> Response<Bytes> {
-    let mut response = respond(status, "text/plain; charset=utf-8", format!("{text}\n").into());
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let mut response = respond(
+        status,
+        "text/plain; charset=utf-8",
+        format!("{text}\n").into(),
+    );
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -124,7 +144,11 @@ fn page(status: StatusCode, message: &str, sandbox: &SandboxId) -> String {
 /// Whether the client is a browser that navigates; the first matching rule decides (data-plane.md §1.5).
 fn wants_html(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| {
-        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase()
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_ascii_lowercase()
     };
     let accept = text(ACCEPT);
     if accept.contains("application/json") && !accept.contains("text/html") {
@@ -137,7 +161,11 @@ fn wants_html(headers: &HeaderMap) -> bool {
         _ => {}
     }
     let agent = text(USER_AGENT);
-    ["mozilla", "chrome", "safari", "firefox", "edge", "opera", "msie"].iter().any(|name| agent.contains(name))
+    [
+        "mozilla", "chrome", "safari", "firefox", "edge", "opera", "msie",
+    ]
+    .iter()
+    .any(|name| agent.contains(name))
 }
 
 #[cfg(test)]
@@ -145,19 +173,34 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+        pairs
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect()
     }
 
     fn json(refusal: &Refusal) -> (u16, String) {
         let response = refusal.response(&"iabc".parse().unwrap(), &HeaderMap::new());
-        assert_eq!(response.headers()[CONTENT_TYPE], "application/json; charset=utf-8");
-        (response.status().as_u16(), String::from_utf8(response.body().to_vec()).unwrap())
+        assert_eq!(
+            response.headers()[CONTENT_TYPE],
+            "application/json; charset=utf-8"
+        );
+        (
+            response.status().as_u16(),
+            String::from_utf8(response.body().to_vec()).unwrap(),
+        )
     }
 
     #[test]
     fn exact_bodies() {
-        let check = |refusal: Refusal, status: u16, body: &str| assert_eq!(json(&refusal), (status, body.to_owned()));
-        check(Refusal::NotFound, 502, r#"{"sandboxId":"iabc","message":"The sandbox was not found","code":502}"#);
+        let check = |refusal: Refusal, status: u16, body: &str| {
+            assert_eq!(json(&refusal), (status, body.to_owned()))
+        };
+        check(
+            Refusal::NotFound,
+            502,
+            r#"{"sandboxId":"iabc","message":"The sandbox was not found","code":502}"#,
+        );
         check(
             Refusal::PortClosed(3000),
             502,
@@ -196,7 +239,14 @@ mod tests {
         check(&[BROWSER, ("accept", "application/json")], false);
         check(&[BROWSER, ("accept", "text/html, application/json")], true);
         check(&[BROWSER, ("sec-fetch-mode", "cors")], false);
-        check(&[BROWSER, ("sec-fetch-mode", "navigate"), ("x-requested-with", "x")], true);
+        check(
+            &[
+                BROWSER,
+                ("sec-fetch-mode", "navigate"),
+                ("x-requested-with", "x"),
+            ],
+            true,
+        );
         check(&[BROWSER, ("x-requested-with", "XMLHttpRequest")], false);
         check(&[("user-agent", "node"), ("sec-fetch-mode", "cors")], false);
         check(&[("user-agent", "e2b-python-sdk/2.63.0")], false);

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -100,30 +100,45 @@ impl SandboxBody {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Broken::Closed)));
         }
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                // An empty frame says nothing, and some HTTP/2 clients count them as an attack.
-                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
-                Poll::Ready(frame) => return Poll::Ready(frame.map(|frame| frame.map_err(Broken::from))),
-                Poll::Pending => {}
+        let Drive::Reader(upstream) = &mut self.drive else {
+            return next_frame(&mut self.incoming, cx);
+        };
+        let Upstream {
+            connection, gate, ..
+        } = &mut **upstream;
+        let (incoming, mut finished) = (&mut self.incoming, false);
+        let frame = gate.poll(cx, |cx| {
+            let frame = next_frame(incoming, cx);
+            if frame.is_ready() || finished {
+                return frame;
             }
-            let Drive::Reader(upstream) = &mut self.drive else { return Poll::Pending };
-            if Pin::new(&mut upstream.connection).poll(cx).is_ready() {
-                // Its error, if any, has gone into the body.
-                self.drive = Drive::Done;
-                continue;
-            }
-            return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
-                ready => ready.map(|frame| frame.map(|frame| frame.map_err(Broken::from))),
-            };
+            // Its error, if any, goes into the body.
+            finished = Pin::new(&mut *connection).poll(cx).is_ready();
+            next_frame(incoming, cx)
+        });
+        if finished {
+            self.drive = Drive::Done;
         }
+        frame
     }
 
     /// Returns the connection to the pool once the body is at its end.
     fn finish(&mut self) {
         if let Drive::Reader(upstream) = std::mem::replace(&mut self.drive, Drive::Done) {
             self.open.pool.give(self.port, upstream);
+        }
+    }
+}
+
+/// The next frame that says something: some HTTP/2 clients count empty ones as an attack.
+fn next_frame(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    loop {
+        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+            frame => return Poll::Ready(frame.map(|frame| frame.map_err(Broken::from))),
         }
     }
 }
@@ -155,7 +170,7 @@ impl Body for ResponseBody {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Control(body) => Pin::new(body).poll_frame(cx),
             Kind::Sandbox(body) => {
-                let frame = std::task::ready!(body.poll(cx));
+                let frame = ready!(body.poll(cx));
                 let ended = match &frame {
                     None => true,
                     Some(Ok(_)) => body.incoming.is_end_stream(),

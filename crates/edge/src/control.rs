@@ -12,8 +12,9 @@ use tower::{Service, ServiceExt as _};
 use crate::body::BoxError;
 
 /// The answer of the control plane, in time.
-pub(crate) type ControlFuture =
-    Pin<Box<dyn Future<Output = Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>> + Send>>;
+pub(crate) type ControlFuture = Pin<
+    Box<dyn Future<Output = Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>> + Send>,
+>;
 
 pub(crate) trait Control: Send + Sync {
     fn call(&self, request: Request<Incoming>) -> ControlFuture;

@@ -105,8 +105,14 @@ pub(crate) fn effective_host<'a>(head: Head<'a>) -> Result<&'a str, &'static str
     if hosts.next().is_some() {
         return Err("duplicate Host");
     }
-    let header = header.map(|value| value.to_str().map_err(|_| "Invalid host")).transpose()?;
-    if head.uri.scheme().is_some_and(|s| s != &http::uri::Scheme::HTTP && s != &http::uri::Scheme::HTTPS) {
+    let header = header
+        .map(|value| value.to_str().map_err(|_| "Invalid host"))
+        .transpose()?;
+    if head
+        .uri
+        .scheme()
+        .is_some_and(|s| s != &http::uri::Scheme::HTTP && s != &http::uri::Scheme::HTTPS)
+    {
         return Err("unsupported scheme in the request target");
     }
     match (head.uri.authority(), header) {
@@ -131,13 +137,23 @@ fn host_name(host: &str) -> Result<&str, &'static str> {
         (address, port)
     } else {
         let name = host.split(':').next().unwrap_or_default();
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+        if !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        {
             return Err(INVALID);
         }
         (name, &host[name.len()..])
     };
-    let port_ok = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
-    if port_ok { Ok(name.strip_suffix('.').unwrap_or(name)) } else { Err(INVALID) }
+    let port_ok = port.is_empty()
+        || port
+            .strip_prefix(':')
+            .is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    if port_ok {
+        Ok(name.strip_suffix('.').unwrap_or(name))
+    } else {
+        Err(INVALID)
+    }
 }
 
 /// `<port>-<sandboxID>.<anything>`; `Ok(None)` when the name is not made for a sandbox.
@@ -153,16 +169,29 @@ fn from_host(host: &str, domain: Option<&str>) -> Result<Option<Decision>, &'sta
     let mut parts = label.split('-');
     let (port, id) = (parts.next().unwrap_or_default(), parts.next());
     let Some(id) = id.filter(|_| below_domain || is_number(port)) else {
-        return if below_domain { Err("Invalid host") } else { Ok(None) };
+        return if below_domain {
+            Err("Invalid host")
+        } else {
+            Ok(None)
+        };
     };
-    Ok(Some(Decision::Sandbox { port: parse_port(port)?, id: parse_id(id)? }))
+    Ok(Some(Decision::Sandbox {
+        port: parse_port(port)?,
+        id: parse_id(id)?,
+    }))
 }
 
 /// The two routing headers; `Ok(None)` when the request bears neither.
 fn from_headers(headers: &HeaderMap) -> Result<Option<Decision>, &'static str> {
-    match (single(headers, &SANDBOX_ID)?, single(headers, &SANDBOX_PORT)?) {
+    match (
+        single(headers, &SANDBOX_ID)?,
+        single(headers, &SANDBOX_PORT)?,
+    ) {
         (None, None) => Ok(None),
-        (Some(id), Some(port)) => Ok(Some(Decision::Sandbox { port: parse_port(port)?, id: parse_id(id)? })),
+        (Some(id), Some(port)) => Ok(Some(Decision::Sandbox {
+            port: parse_port(port)?,
+            id: parse_id(id)?,
+        })),
         _ => Err("missing header"),
     }
 }
@@ -173,7 +202,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     if values.next().is_some() {
         return Err("duplicate routing header");
     }
-    let text = first.map(|value| value.to_str().map_err(|_| "invalid routing header")).transpose()?;
+    let text = first
+        .map(|value| value.to_str().map_err(|_| "invalid routing header"))
+        .transpose()?;
     Ok(text.map(str::trim).filter(|text| !text.is_empty()))
 }
 
@@ -182,7 +213,11 @@ fn is_number(text: &str) -> bool {
 }
 
 fn parse_port(text: &str) -> Result<u16, &'static str> {
-    let port = if is_number(text) { text.parse().ok() } else { None };
+    let port = if is_number(text) {
+        text.parse().ok()
+    } else {
+        None
+    };
     port.filter(|port| *port != 0).ok_or("Invalid sandbox port")
 }
 
@@ -198,7 +233,10 @@ mod tests {
     use super::*;
 
     fn sandbox(id: &str, port: u16) -> Decision {
-        Decision::Sandbox { id: id.parse().unwrap(), port }
+        Decision::Sandbox {
+            id: id.parse().unwrap(),
+            port,
+        }
     }
 
     fn on(domain: Option<&str>, uri: &str, headers: &[(&str, &str)]) -> Decision {
@@ -222,12 +260,35 @@ mod tests {
         assert_eq!(host("3000-iabc"), Decision::Control, "no dot, no sandbox");
         assert_eq!(host("3000-iabc.localhost:3000"), sandbox("iabc", 3000));
         assert_eq!(host("3000-IABC.Example.COM."), sandbox("iabc", 3000));
-        assert_eq!(host("49983-iabc-6532622b.e2b.app"), sandbox("iabc", 49983), "old suffix ignored");
-        assert_eq!(host("99999-iabc.x"), Decision::BadRequest("Invalid sandbox port"));
-        assert_eq!(host("0-iabc.x"), Decision::BadRequest("Invalid sandbox port"));
+        assert_eq!(
+            host("49983-iabc-6532622b.e2b.app"),
+            sandbox("iabc", 49983),
+            "old suffix ignored"
+        );
+        assert_eq!(
+            host("99999-iabc.x"),
+            Decision::BadRequest("Invalid sandbox port")
+        );
+        assert_eq!(
+            host("0-iabc.x"),
+            Decision::BadRequest("Invalid sandbox port")
+        );
         assert_eq!(host("3000-.x"), Decision::BadRequest("Invalid sandbox ID"));
-        assert_eq!(host("3000-i_b.x"), Decision::BadRequest("Invalid sandbox ID"));
-        for bad in ["a b", "a/b", "a@b", "[::1", "[x]", "a:b", "::1", "a:1:2", "user:pw@h"] {
+        assert_eq!(
+            host("3000-i_b.x"),
+            Decision::BadRequest("Invalid sandbox ID")
+        );
+        for bad in [
+            "a b",
+            "a/b",
+            "a@b",
+            "[::1",
+            "[x]",
+            "a:b",
+            "::1",
+            "a:1:2",
+            "user:pw@h",
+        ] {
             assert_eq!(host(bad), Decision::BadRequest("Invalid host"), "{bad}");
         }
     }
@@ -241,48 +302,130 @@ mod tests {
         assert_eq!(at("my-host.lan"), Decision::Control);
         assert_eq!(at("49983-iabc.box.test"), sandbox("iabc", 49983));
         assert_eq!(at("sandbox.box.test"), Decision::BadRequest("Invalid host"));
-        assert_eq!(at("x-iabc.box.test"), Decision::BadRequest("Invalid sandbox port"));
-        assert_eq!(at("notbox.test"), Decision::Control, "another domain that ends alike");
-        let headers = [("host", "sandbox.box.test"), ("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "49983")];
+        assert_eq!(
+            at("x-iabc.box.test"),
+            Decision::BadRequest("Invalid sandbox port")
+        );
+        assert_eq!(
+            at("notbox.test"),
+            Decision::Control,
+            "another domain that ends alike"
+        );
+        let headers = [
+            ("host", "sandbox.box.test"),
+            ("e2b-sandbox-id", "iabc"),
+            ("e2b-sandbox-port", "49983"),
+        ];
         assert_eq!(on(Some("box.test"), "/", &headers), sandbox("iabc", 49983));
     }
 
     #[test]
     fn routing_headers() {
         let with = |id: &str, port: &str| {
-            on(None, "/", &[("host", "localhost"), ("e2b-sandbox-id", id), ("e2b-sandbox-port", port)])
+            on(
+                None,
+                "/",
+                &[
+                    ("host", "localhost"),
+                    ("e2b-sandbox-id", id),
+                    ("e2b-sandbox-port", port),
+                ],
+            )
         };
         assert_eq!(with("iabc", "49983"), sandbox("iabc", 49983));
         assert_eq!(with("", ""), Decision::Control, "empty is absent");
         assert_eq!(with("iabc", ""), Decision::BadRequest("missing header"));
         assert_eq!(with("", "80"), Decision::BadRequest("missing header"));
-        assert_eq!(with("i/../x", "80"), Decision::BadRequest("Invalid sandbox ID"));
-        assert_eq!(with("iabc", "+80"), Decision::BadRequest("Invalid sandbox port"));
-        assert_eq!(with("iabc", "65536"), Decision::BadRequest("Invalid sandbox port"));
-        let ignored = [("host", "80-iabc.x"), ("e2b-sandbox-id", "iother"), ("e2b-sandbox-port", "81")];
-        assert_eq!(on(None, "/", &ignored), sandbox("iabc", 80), "the host name wins");
-        let odd = [("host", "99999-x.y"), ("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "81")];
+        assert_eq!(
+            with("i/../x", "80"),
+            Decision::BadRequest("Invalid sandbox ID")
+        );
+        assert_eq!(
+            with("iabc", "+80"),
+            Decision::BadRequest("Invalid sandbox port")
+        );
+        assert_eq!(
+            with("iabc", "65536"),
+            Decision::BadRequest("Invalid sandbox port")
+        );
+        let ignored = [
+            ("host", "80-iabc.x"),
+            ("e2b-sandbox-id", "iother"),
+            ("e2b-sandbox-port", "81"),
+        ];
+        assert_eq!(
+            on(None, "/", &ignored),
+            sandbox("iabc", 80),
+            "the host name wins"
+        );
+        let odd = [
+            ("host", "99999-x.y"),
+            ("e2b-sandbox-id", "iabc"),
+            ("e2b-sandbox-port", "81"),
+        ];
         assert_eq!(on(None, "/", &odd), sandbox("iabc", 81));
     }
 
     #[test]
     fn ambiguity_is_refused() {
         let refused = |uri: &str, headers: &[(&str, &str)]| {
-            assert!(matches!(on(None, uri, headers), Decision::BadRequest(_)), "{uri} {headers:?}");
+            assert!(
+                matches!(on(None, uri, headers), Decision::BadRequest(_)),
+                "{uri} {headers:?}"
+            );
         };
         refused("/", &[]);
         refused("/", &[("host", "a"), ("host", "a")]);
         refused("http://a/x", &[("host", "b")]);
         refused("http://u@a/x", &[("host", "u@a")]);
         refused("ftp://a/x", &[("host", "a")]);
-        refused("/", &[("host", "a"), ("e2b-sandbox-id", "ia"), ("e2b-sandbox-id", "ib")]);
-        refused("/", &[("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")]);
-        refused("/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")]);
-        refused("/", &[("host", "a"), ("content-length", "3"), ("content-length", "3")]);
-        assert_eq!(on(None, "http://A:80/x", &[("host", "a:80")]), Decision::Control);
-        let connect = Request::builder().method("CONNECT").uri("a:80").header("host", "a:80").body(()).unwrap();
-        assert!(matches!(decide(None, Head::of(&connect)), Decision::BadRequest(_)));
-        let old = Request::builder().version(Version::HTTP_10).uri("/").body(()).unwrap();
+        refused(
+            "/",
+            &[
+                ("host", "a"),
+                ("e2b-sandbox-id", "ia"),
+                ("e2b-sandbox-id", "ib"),
+            ],
+        );
+        refused(
+            "/",
+            &[
+                ("host", "a"),
+                ("transfer-encoding", "chunked"),
+                ("content-length", "3"),
+            ],
+        );
+        refused(
+            "/",
+            &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
+        );
+        refused(
+            "/",
+            &[
+                ("host", "a"),
+                ("content-length", "3"),
+                ("content-length", "3"),
+            ],
+        );
+        assert_eq!(
+            on(None, "http://A:80/x", &[("host", "a:80")]),
+            Decision::Control
+        );
+        let connect = Request::builder()
+            .method("CONNECT")
+            .uri("a:80")
+            .header("host", "a:80")
+            .body(())
+            .unwrap();
+        assert!(matches!(
+            decide(None, Head::of(&connect)),
+            Decision::BadRequest(_)
+        ));
+        let old = Request::builder()
+            .version(Version::HTTP_10)
+            .uri("/")
+            .body(())
+            .unwrap();
         assert_eq!(decide(None, Head::of(&old)), Decision::Control);
     }
 

@@ -29,13 +29,21 @@ pub(crate) struct CutSlot(Arc<Mutex<Option<Closed>>>);
 
 impl CutSlot {
     pub(crate) fn set(&self, closed: Option<Closed>) {
-        let old = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), closed);
+        let old = std::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            closed,
+        );
         drop(old);
     }
 
     /// Ready when the route has closed; pending, too, when there is none.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
             Some(closed) => closed.as_mut().poll(cx),
             None => Poll::Pending,
         }
@@ -56,14 +64,20 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(place: OwnedSemaphorePermit) -> Arc<Self> {
-        Arc::new(Self { _place: Some(place), ..Self::default() })
+        Arc::new(Self {
+            _place: Some(place),
+            ..Self::default()
+        })
     }
 
     /// A request has begun.
     pub(crate) fn begin(self: &Arc<Self>, cut: CutSlot) -> StreamGuard {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.served.store(true, Ordering::Relaxed);
-        StreamGuard { client: Arc::clone(self), cut }
+        StreamGuard {
+            client: Arc::clone(self),
+            cut,
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -101,7 +115,11 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(is_h2: bool) -> Self {
-        Self { phase: Phase::Head, looks: 0, is_h2 }
+        Self {
+            phase: Phase::Head,
+            looks: 0,
+            is_h2,
+        }
     }
 
     /// To be called every [`LOOK_INTERVAL`]; true when the connection has outstayed.
@@ -112,8 +130,16 @@ impl Watch {
     fn judge(&mut self, phase: Phase) -> bool {
         // HTTP/2 reads pings and settings at any time: bytes say nothing about a head there, and its pings find the
         // dead.
-        let phase = if self.is_h2 && phase == Phase::Head { Phase::Idle } else { phase };
-        self.looks = if phase == self.phase { self.looks + 1 } else { 1 };
+        let phase = if self.is_h2 && phase == Phase::Head {
+            Phase::Idle
+        } else {
+            phase
+        };
+        self.looks = if phase == self.phase {
+            self.looks + 1
+        } else {
+            1
+        };
         self.phase = phase;
         let limit = match phase {
             Phase::Busy => return false,
@@ -141,7 +167,10 @@ impl StreamGuard {
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.cut.set(None);
-        self.client.bytes_settled.store(self.client.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.client.bytes_settled.store(
+            self.client.bytes_in.load(Ordering::Relaxed),
+            Ordering::Relaxed,
+        );
         self.client.active.fetch_sub(1, Ordering::Release);
     }
 }
@@ -157,12 +186,20 @@ pub(crate) struct ClientIo<S> {
 impl<S> ClientIo<S> {
     pub(crate) fn new(inner: S, first: Bytes, client: Arc<Client>) -> Self {
         client.bytes_in.store(first.len() as u64, Ordering::Relaxed);
-        Self { inner, first, client }
+        Self {
+            inner,
+            first,
+            client,
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.first.is_empty() {
             let n = this.first.len().min(buf.remaining());
@@ -181,7 +218,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -221,8 +262,14 @@ mod tests {
         assert_eq!(looks_until_cut(&mut Watch::new(false), Phase::Busy), 0);
         assert_eq!(looks_until_cut(&mut Watch::new(true), Phase::Head), 61);
         let mut watch = Watch::new(false);
-        assert!(!watch.judge(Phase::Head) && !watch.judge(Phase::Head) && !watch.judge(Phase::Busy));
-        assert_eq!(looks_until_cut(&mut watch, Phase::Head), 3, "a new phase starts anew");
+        assert!(
+            !watch.judge(Phase::Head) && !watch.judge(Phase::Head) && !watch.judge(Phase::Busy)
+        );
+        assert_eq!(
+            looks_until_cut(&mut watch, Phase::Head),
+            3,
+            "a new phase starts anew"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod answer;
 mod body;
 mod control;
 pub mod decide;
+mod gate;
 mod guard;
 mod pool;
 mod proxy;
@@ -86,7 +87,9 @@ pub(crate) struct Inner {
 
 impl Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,7 +97,11 @@ impl Edge {
     /// Makes an edge in front of `control`, the service of the control plane (an `axum::Router` is one).
     pub fn new<S, B>(routes: Arc<dyn Routes>, control: S, config: EdgeConfig) -> Self
     where
-        S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S: tower::Service<Request<Incoming>, Response = Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -110,7 +117,9 @@ impl Edge {
             tasks: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Accepts and serves clients until `shutdown` is cancelled. The task ends when every request has ended or the
@@ -121,6 +130,11 @@ impl Edge {
         tls: Option<Arc<rustls::ServerConfig>>,
         shutdown: CancellationToken,
     ) -> JoinHandle<()> {
-        tokio::spawn(server::serve(Arc::clone(&self.inner), listener, tls, shutdown))
+        tokio::spawn(server::serve(
+            Arc::clone(&self.inner),
+            listener,
+            tls,
+            shutdown,
+        ))
     }
 }

@@ -65,7 +65,8 @@ impl Pools {
             open: AtomicUsize::new(0),
         });
         pools.insert(route.execution, Arc::clone(&pool));
-        let (weak, execution, closed) = (Arc::downgrade(self), route.execution, route.closed.clone());
+        let (weak, execution, closed) =
+            (Arc::downgrade(self), route.execution, route.closed.clone());
         tokio::spawn(async move {
             closed.cancelled().await;
             let Some(pools) = weak.upgrade() else { return };
@@ -81,7 +82,11 @@ impl Pools {
         let pools: Vec<_> = lock(&self.by_run).values().cloned().collect();
         for pool in pools {
             lock(&pool.idle).retain(|port, idle| {
-                let limit = if *port == ENVD_PORT { ENVD_IDLE } else { USER_IDLE };
+                let limit = if *port == ENVD_PORT {
+                    ENVD_IDLE
+                } else {
+                    USER_IDLE
+                };
                 idle.retain(|upstream| now.duration_since(upstream.idle_since) < limit);
                 !idle.is_empty()
             });
@@ -91,7 +96,10 @@ impl Pools {
     /// Connections at rest, over all pools.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> usize {
-        lock(&self.by_run).values().map(|pool| lock(&pool.idle).values().map(Vec::len).sum::<usize>()).sum()
+        lock(&self.by_run)
+            .values()
+            .map(|pool| lock(&pool.idle).values().map(Vec::len).sum::<usize>())
+            .sum()
     }
 }
 
@@ -99,7 +107,9 @@ impl Pool {
     /// Counts one more open request; `None` when there are `limit` already.
     pub(crate) fn admit(self: &Arc<Self>, limit: Option<usize>) -> Option<OpenRequest> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        let admitted = OpenRequest { pool: Arc::clone(self) };
+        let admitted = OpenRequest {
+            pool: Arc::clone(self),
+        };
         limit.is_none_or(|limit| before < limit).then_some(admitted)
     }
 

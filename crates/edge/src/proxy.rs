@@ -2,6 +2,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
@@ -20,7 +21,9 @@ use crate::body::{Broken, Closed, Drive, Kind, RequestBody, ResponseBody, Sandbo
 use crate::decide::{Decision, Head, decide, effective_host};
 use crate::guard::StreamGuard;
 use crate::pool::OpenRequest;
-use crate::rewrite::{check_traffic_token, reserved_path, strip_hop_by_hop, to_upstream, wanted_upgrade};
+use crate::rewrite::{
+    check_traffic_token, reserved_path, strip_hop_by_hop, to_upstream, wanted_upgrade,
+};
 use crate::tunnel::Tunnel;
 use crate::upstream::{ConnectError, SendResult, Upstream, connect};
 
@@ -60,10 +63,16 @@ impl Inner {
 
     async fn to_control(&self, request: Request<Incoming>, stream: StreamGuard) -> Answer {
         match self.control.call(request).await {
-            Ok(response) => response.map(|body| ResponseBody { kind: Kind::Control(body), _stream: stream }),
+            Ok(response) => response.map(|body| ResponseBody {
+                kind: Kind::Control(body),
+                _stream: stream,
+            }),
             Err(error) => {
                 tracing::error!(%error, "the control plane failed");
-                full(plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error"), stream)
+                full(
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+                    stream,
+                )
             }
         }
     }
@@ -84,7 +93,11 @@ impl Inner {
         let upgrade = wanted_upgrade(request.version(), request.headers());
         let mut request = request;
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-        let errand = Errand { route: &route, port, sending: Arc::new(()) };
+        let errand = Errand {
+            route: &route,
+            port,
+            sending: Arc::new(()),
+        };
         let request = errand.prepare(request, upgrade.as_ref());
         let outcome = if client.is_some() {
             errand.converse_for_upgrade(request, &mut closed).await
@@ -103,24 +116,52 @@ impl Inner {
             };
             let sandbox = hyper::upgrade::on(&mut response);
             let hard_stop = self.hard_stop.clone();
-            let tunnel = Tunnel { client, sandbox, connection, closed, hard_stop, open, stream };
+            let tunnel = Tunnel {
+                client,
+                sandbox,
+                connection,
+                closed,
+                hard_stop,
+                open,
+                stream,
+            };
             return Ok(self.switch(response, tunnel));
         }
-        stream.cut.set(Some(Box::pin(route.closed.clone().cancelled_owned())));
+        stream
+            .cut
+            .set(Some(Box::pin(route.closed.clone().cancelled_owned())));
         let (mut parts, incoming) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        let body = SandboxBody { incoming, drive, closed, port, open };
-        let body = ResponseBody { kind: Kind::Sandbox(Box::new(body)), _stream: stream };
+        let body = SandboxBody {
+            incoming,
+            drive,
+            closed,
+            port,
+            open,
+        };
+        let body = ResponseBody {
+            kind: Kind::Sandbox(Box::new(body)),
+            _stream: stream,
+        };
         Ok(Response::from_parts(parts, body))
     }
 
     /// All that can be said no to before a connection into the sandbox is needed.
-    fn admit(&self, request: &Request<Incoming>, id: &SandboxId, port: u16) -> Result<(Route, OpenRequest), Refusal> {
+    fn admit(
+        &self,
+        request: &Request<Incoming>,
+        id: &SandboxId,
+        port: u16,
+    ) -> Result<(Route, OpenRequest), Refusal> {
         if let Some(path) = reserved_path(port, request.uri().path()) {
             return Err(Refusal::Reserved(path));
         }
-        let route = self.routes.route(id).filter(|route| !route.closed.is_cancelled()).ok_or(Refusal::NotFound)?;
+        let route = self
+            .routes
+            .route(id)
+            .filter(|route| !route.closed.is_cancelled())
+            .ok_or(Refusal::NotFound)?;
         check_traffic_token(&route, port, request.headers())?;
         let limit = self.config.max_requests_per_sandbox;
         let open = self.pools.of(&route).admit(limit);
@@ -133,30 +174,53 @@ impl Inner {
         let (mut parts, _) = response.into_parts();
         let protocol = parts.headers.get(UPGRADE).cloned();
         strip_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {
             parts.headers.insert(UPGRADE, protocol);
         }
         let stream = tunnel.stream.sibling();
         self.tasks.spawn(tunnel.run());
-        Response::from_parts(parts, ResponseBody { kind: Kind::Full(None), _stream: stream })
+        Response::from_parts(
+            parts,
+            ResponseBody {
+                kind: Kind::Full(None),
+                _stream: stream,
+            },
+        )
     }
 }
 
 impl Errand<'_> {
     /// Turns the client's request into the one for the server inside.
-    fn prepare(&self, request: Request<Incoming>, upgrade: Option<&HeaderValue>) -> Request<RequestBody> {
+    fn prepare(
+        &self,
+        request: Request<Incoming>,
+        upgrade: Option<&HeaderValue>,
+    ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
-        let head = Head { method: &parts.method, uri: &parts.uri, version: parts.version, headers: &parts.headers };
+        let head = Head {
+            method: &parts.method,
+            uri: &parts.uri,
+            version: parts.version,
+            headers: &parts.headers,
+        };
         let host = effective_host(head).unwrap_or_default().to_owned();
         to_upstream(&mut parts.headers, self.route, self.port, &host);
         if parts.uri.authority().is_some() {
-            parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+            parts.uri = parts
+                .uri
+                .path_and_query()
+                .cloned()
+                .map_or_else(|| Uri::from_static("/"), Uri::from);
         }
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         if let Some(protocol) = upgrade {
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            parts
+                .headers
+                .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             parts.headers.insert(UPGRADE, protocol.clone());
         }
         let body = if body.is_end_stream() {
@@ -164,9 +228,14 @@ impl Errand<'_> {
         } else {
             // Said explicitly, because hyper drops a body of unknown length on GET.
             if !parts.headers.contains_key(CONTENT_LENGTH) {
-                parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                parts
+                    .headers
+                    .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            RequestBody::Incoming { body, _sending: Arc::clone(&self.sending) }
+            RequestBody::Incoming {
+                body,
+                _sending: Arc::clone(&self.sending),
+            }
         };
         Request::from_parts(parts, body)
     }
@@ -192,7 +261,11 @@ impl Errand<'_> {
             let spare = if reused { copy_of(&request) } else { None };
             let mut error = match exchange(&mut upstream, request, closed).await {
                 Ok((Ok(response), finished)) => {
-                    let drive = if finished { Drive::Done } else { self.drive(upstream) };
+                    let drive = if finished {
+                        Drive::Done
+                    } else {
+                        self.drive(upstream)
+                    };
                     return Outcome::Answered(response, drive);
                 }
                 Ok((Err(error), _)) => error,
@@ -209,12 +282,20 @@ impl Errand<'_> {
     }
 
     /// The same for a request that may turn its connection into something else: never over a pooled connection.
-    async fn converse_for_upgrade(&self, request: Request<RequestBody>, closed: &mut Closed) -> Outcome {
+    async fn converse_for_upgrade(
+        &self,
+        request: Request<RequestBody>,
+        closed: &mut Closed,
+    ) -> Outcome {
         let upstream = match self.connect(&request, closed).await {
             Ok(upstream) => *upstream,
             Err(refusal) => return Outcome::Refused(refusal),
         };
-        let Upstream { mut sender, connection, .. } = upstream;
+        let Upstream {
+            mut sender,
+            connection,
+            ..
+        } = upstream;
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection into the sandbox broke");
@@ -257,7 +338,9 @@ impl Errand<'_> {
         if Arc::strong_count(&self.sending) == 1 {
             return Drive::Reader(upstream);
         }
-        let Upstream { sender, connection, .. } = *upstream;
+        let Upstream {
+            sender, connection, ..
+        } = *upstream;
         Drive::Task(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection into the sandbox broke");
@@ -275,21 +358,32 @@ async fn exchange(
     closed: &mut Closed,
 ) -> Result<(SendResult, bool), Broken> {
     let mut answer = pin!(upstream.send(request));
+    let Upstream {
+        connection, gate, ..
+    } = upstream;
     let mut finished = false;
     poll_fn(|cx| {
         if closed.as_mut().poll(cx).is_ready() {
-            return std::task::Poll::Ready(Err(Broken::Closed));
+            return Poll::Ready(Err(Broken::Closed));
         }
-        // Its error, if any, is given to the answer.
-        finished = finished || Pin::new(&mut upstream.connection).poll(cx).is_ready();
-        answer.as_mut().poll(cx).map(|answer| Ok((answer, finished)))
+        gate.poll(cx, |cx| {
+            // Its error, if any, is given to the answer.
+            finished = finished || Pin::new(&mut *connection).poll(cx).is_ready();
+            answer
+                .as_mut()
+                .poll(cx)
+                .map(|answer| Ok((answer, finished)))
+        })
     })
     .await
 }
 
 /// A second copy of a request that may be sent twice: no body, and a method that means the same twice.
 fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    );
     if !safe || !matches!(request.body(), RequestBody::Empty) {
         return None;
     }
@@ -302,11 +396,17 @@ fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 }
 
 fn unreachable_upstream() -> Response<Bytes> {
-    plain(StatusCode::BAD_GATEWAY, "Failed to route request to sandbox")
+    plain(
+        StatusCode::BAD_GATEWAY,
+        "Failed to route request to sandbox",
+    )
 }
 
 fn full(response: Response<Bytes>, stream: StreamGuard) -> Answer {
-    response.map(|bytes| ResponseBody { kind: Kind::Full(Some(bytes)), _stream: stream })
+    response.map(|bytes| ResponseBody {
+        kind: Kind::Full(Some(bytes)),
+        _stream: stream,
+    })
 }
 
 /// An error and all that caused it, in one line.
@@ -320,4 +420,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

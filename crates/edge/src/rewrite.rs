@@ -4,8 +4,8 @@
 //! lists in `Connection`, and nothing that is not hop-by-hop is touched.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Version};
 use soulbox_driver::route::Route;
@@ -21,7 +21,15 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-const RESERVED: [&str; 7] = ["/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade"];
+const RESERVED: [&str; 7] = [
+    "/init",
+    "/freeze",
+    "/unfreeze",
+    "/collapse",
+    "/fsfreeze",
+    "/fsthaw",
+    "/upgrade",
+];
 
 /// The cleaned path, when it is one of those of envd's that only the control plane may call.
 #[must_use]
@@ -47,22 +55,36 @@ pub fn reserved_path(port: u16, path: &str) -> Option<String> {
 /// # Errors
 /// What to answer when the token is absent or wrong.
 pub fn check_traffic_token(route: &Route, port: u16, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(wanted) = route.traffic_access_token.as_ref().filter(|_| port != ENVD_PORT) else {
+    let Some(wanted) = route
+        .traffic_access_token
+        .as_ref()
+        .filter(|_| port != ENVD_PORT)
+    else {
         return Ok(());
     };
-    let given = headers.get(TRAFFIC_TOKEN).filter(|value| !value.is_empty()).ok_or(Refusal::TokenMissing)?;
-    if bool::from(given.as_bytes().ct_eq(wanted.as_bytes())) { Ok(()) } else { Err(Refusal::TokenInvalid) }
+    let given = headers
+        .get(TRAFFIC_TOKEN)
+        .filter(|value| !value.is_empty())
+        .ok_or(Refusal::TokenMissing)?;
+    if bool::from(given.as_bytes().ct_eq(wanted.as_bytes())) {
+        Ok(())
+    } else {
+        Err(Refusal::TokenInvalid)
+    }
 }
 
 /// The protocol that an HTTP/1.1 request wants to switch to, if any. `h2c` does not count: a server may ignore that
 /// offer (RFC 9110 §7.8), and a sandbox must not talk HTTP/2 to whoever sits behind the edge's HTTP/1.1 parser.
 #[must_use]
 pub fn wanted_upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    if version != Version::HTTP_11 || !connection_tokens(headers).any(|t| t.eq_ignore_ascii_case("upgrade")) {
+    if version != Version::HTTP_11
+        || !connection_tokens(headers).any(|t| t.eq_ignore_ascii_case("upgrade"))
+    {
         return None;
     }
     let protocol = headers.get(UPGRADE)?;
-    (!protocol.is_empty() && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+    (!protocol.is_empty() && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        .then(|| protocol.clone())
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -77,21 +99,36 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Removes what concerns only one hop (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = connection_tokens(headers).filter_map(|name| name.parse().ok()).collect();
+        let named: Vec<HeaderName> = connection_tokens(headers)
+            .filter_map(|name| name.parse().ok())
+            .collect();
         // A peer that lists these wants the other side to misread the message.
-        for name in named.iter().filter(|name| **name != HOST && **name != CONTENT_LENGTH) {
+        for name in named
+            .iter()
+            .filter(|name| **name != HOST && **name != CONTENT_LENGTH)
+        {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
     }
     // gRPC servers insist on `TE: trailers`, which is harmless to pass on.
     let trailers = headers.remove(TE).is_some_and(|value| {
-        value.to_str().is_ok_and(|text| text.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")))
+        value.to_str().is_ok_and(|text| {
+            text.split(',')
+                .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
+        })
     });
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
         headers.remove(name);
     }
 }
@@ -101,10 +138,16 @@ pub fn to_upstream(headers: &mut HeaderMap, route: &Route, port: u16, host: &str
     strip_hop_by_hop(headers);
     // The edge has answered the expectation itself.
     headers.remove(EXPECT);
-    let host = HeaderValue::from_str(host).ok().filter(|host| !host.is_empty());
+    let host = HeaderValue::from_str(host)
+        .ok()
+        .filter(|host| !host.is_empty());
     let host = host.unwrap_or(HeaderValue::from_static("localhost"));
-    let mask = route.mask_request_host.as_ref().filter(|_| port != ENVD_PORT);
-    let masked = mask.and_then(|mask| HeaderValue::from_str(&mask.replace("${PORT}", &port.to_string())).ok());
+    let mask = route
+        .mask_request_host
+        .as_ref()
+        .filter(|_| port != ENVD_PORT);
+    let masked = mask
+        .and_then(|mask| HeaderValue::from_str(&mask.replace("${PORT}", &port.to_string())).ok());
     if let Some(masked) = masked {
         headers.insert(HOST, masked);
         headers.insert(FORWARDED_HOST, host);
@@ -127,10 +170,26 @@ mod tests {
 
     #[test]
     fn reserved_paths_however_they_are_written() {
-        for path in ["/init", "/init/", "//init", "/x/../init", "/./init", "/%69nit", "/init%2F", "/../init"] {
-            assert_eq!(reserved_path(ENVD_PORT, path).as_deref(), Some("/init"), "{path}");
+        for path in [
+            "/init",
+            "/init/",
+            "//init",
+            "/x/../init",
+            "/./init",
+            "/%69nit",
+            "/init%2F",
+            "/../init",
+        ] {
+            assert_eq!(
+                reserved_path(ENVD_PORT, path).as_deref(),
+                Some("/init"),
+                "{path}"
+            );
         }
-        assert_eq!(reserved_path(ENVD_PORT, "/fsthaw").as_deref(), Some("/fsthaw"));
+        assert_eq!(
+            reserved_path(ENVD_PORT, "/fsthaw").as_deref(),
+            Some("/fsthaw")
+        );
         for path in ["/", "/health", "/init2", "/files/init", "/INIT", "*"] {
             assert_eq!(reserved_path(ENVD_PORT, path), None, "{path}");
         }
@@ -156,17 +215,39 @@ mod tests {
         strip_hop_by_hop(&mut map);
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["authorization", "content-length", "host", "te", "trailer", "x-public"]);
+        assert_eq!(
+            left,
+            [
+                "authorization",
+                "content-length",
+                "host",
+                "te",
+                "trailer",
+                "x-public"
+            ]
+        );
         assert_eq!(map[TE], "trailers");
     }
 
     #[test]
     fn upgrades() {
-        let wanted = |pairs: &[(&'static str, &'static str)]| wanted_upgrade(Version::HTTP_11, &headers(pairs));
-        assert_eq!(wanted(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).unwrap(), "websocket");
+        let wanted = |pairs: &[(&'static str, &'static str)]| {
+            wanted_upgrade(Version::HTTP_11, &headers(pairs))
+        };
+        assert_eq!(
+            wanted(&[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "websocket")
+            ])
+            .unwrap(),
+            "websocket"
+        );
         assert_eq!(wanted(&[("upgrade", "websocket")]), None);
         assert_eq!(wanted(&[("connection", "upgrade")]), None);
-        assert_eq!(wanted(&[("connection", "upgrade"), ("upgrade", "h2c")]), None);
+        assert_eq!(
+            wanted(&[("connection", "upgrade"), ("upgrade", "h2c")]),
+            None
+        );
         let map = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
         assert_eq!(wanted_upgrade(Version::HTTP_10, &map), None);
     }

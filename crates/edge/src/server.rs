@@ -57,7 +57,9 @@ pub(crate) async fn serve(
 ) {
     let acceptor = tls.map(TlsAcceptor::from);
     let apologies = Arc::new(Semaphore::new(APOLOGIES));
-    let room = Arc::new(Semaphore::new(inner.config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let room = Arc::new(Semaphore::new(
+        inner.config.max_connections.min(Semaphore::MAX_PERMITS),
+    ));
     let connections = TaskTracker::new();
     let mut sweep = interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,7 +117,10 @@ pub(crate) async fn serve(
 
 async fn accept_failed(error: &io::Error) {
     // A client that went away while it was queued concerns nobody else; the rest is a lack of something.
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
         tracing::warn!(%error, "cannot accept connections\nFIX: raise the limit of open files (ulimit -n)");
         sleep(Duration::from_millis(100)).await;
     }
@@ -177,7 +182,9 @@ impl Connection {
                 Box::pin(self.serve_h1(socket, first)).await
             };
         };
-        let stream = timeout(HANDSHAKE_LIMIT, acceptor.accept(socket)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream = timeout(HANDSHAKE_LIMIT, acceptor.accept(socket))
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             Box::pin(self.serve_h2(stream, Bytes::new())).await
         } else {
@@ -271,7 +278,8 @@ impl Connection {
         &self,
         mut request: Request<Incoming>,
         cut: CutSlot,
-    ) -> impl Future<Output = Result<http::Response<crate::body::ResponseBody>, crate::body::Broken>> + use<> {
+    ) -> impl Future<Output = Result<http::Response<crate::body::ResponseBody>, crate::body::Broken>>
+    + use<> {
         request.extensions_mut().insert(ClientAddress(self.address));
         Arc::clone(&self.inner).handle(request, self.client.begin(cut))
     }
@@ -312,7 +320,10 @@ struct StreamExecutor {
 impl StreamExecutor {
     fn next_stream(&self) -> CutSlot {
         let cut = CutSlot::default();
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&cut);
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&cut);
         cut
     }
 }
@@ -322,7 +333,11 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let cut = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cut = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         tokio::spawn(async move {
             let mut stream = pin!(stream);
             let ended = poll_fn(|cx: &mut Context<'_>| match stream.as_mut().poll(cx) {

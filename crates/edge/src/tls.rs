@@ -22,13 +22,19 @@ pub enum TlsError {
         source: std::io::Error,
     },
     /// No usable certificate.
-    #[error("the certificate file holds no PEM certificate\nFIX: give a file with `-----BEGIN CERTIFICATE-----`, leaf first, then intermediates")]
+    #[error(
+        "the certificate file holds no PEM certificate\nFIX: give a file with `-----BEGIN CERTIFICATE-----`, leaf first, then intermediates"
+    )]
     Certificate,
     /// No usable key.
-    #[error("the key file holds no PEM private key\nFIX: give a file with an unencrypted `-----BEGIN PRIVATE KEY-----`")]
+    #[error(
+        "the key file holds no PEM private key\nFIX: give a file with an unencrypted `-----BEGIN PRIVATE KEY-----`"
+    )]
     Key,
     /// The two do not fit, or are of an unknown kind.
-    #[error("certificate and key cannot be used together\nFIX: give the key that the certificate was issued for (RSA, ECDSA or Ed25519)")]
+    #[error(
+        "certificate and key cannot be used together\nFIX: give the key that the certificate was issued for (RSA, ECDSA or Ed25519)"
+    )]
     Mismatch(#[source] rustls::Error),
 }
 
@@ -41,8 +47,9 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// When certificate or key cannot be used; the text says what to do.
 pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(cert_pem).collect::<Result<_, _>>().map_err(|_| TlsError::Certificate)?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert_pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| TlsError::Certificate)?;
     if chain.is_empty() {
         return Err(TlsError::Certificate);
     }
@@ -63,7 +70,10 @@ pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig
 /// When a file cannot be read or used.
 pub fn server_config_from_files(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+        std::fs::read(path).map_err(|source| TlsError::Read {
+            path: path.to_owned(),
+            source,
+        })
     };
     server_config(&read(cert)?, &read(key)?)
 }
@@ -105,7 +115,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -114,7 +129,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -135,8 +155,14 @@ mod tests {
         let cases = [
             server_config(b"", key.as_bytes()),
             server_config(cert.as_bytes(), b"nonsense"),
-            server_config(cert.as_bytes(), other.signing_key.serialize_pem().as_bytes()),
-            server_config_from_files(Path::new("/nonexistent/cert"), Path::new("/nonexistent/key")),
+            server_config(
+                cert.as_bytes(),
+                other.signing_key.serialize_pem().as_bytes(),
+            ),
+            server_config_from_files(
+                Path::new("/nonexistent/cert"),
+                Path::new("/nonexistent/key"),
+            ),
         ];
         for case in cases {
             assert!(case.unwrap_err().to_string().contains("FIX:"));

@@ -27,9 +27,18 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Carries bytes; either half may end on its own. Dropping it closes both sockets.
     pub(crate) async fn run(self) {
-        let Self { client, sandbox, connection, closed, hard_stop, open, stream } = self;
+        let Self {
+            client,
+            sandbox,
+            connection,
+            closed,
+            hard_stop,
+            open,
+            stream,
+        } = self;
         let carry = async {
-            let (client, sandbox) = tokio::try_join!(client, sandbox).map_err(std::io::Error::other)?;
+            let (client, sandbox) =
+                tokio::try_join!(client, sandbox).map_err(std::io::Error::other)?;
             tokio::io::copy_bidirectional_with_sizes(
                 &mut TokioIo::new(client),
                 &mut TokioIo::new(sandbox),

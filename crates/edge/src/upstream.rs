@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::body::RequestBody;
+use crate::gate::Gate;
 use crate::rewrite::ENVD_PORT;
 use crate::tls;
 
@@ -54,13 +55,21 @@ macro_rules! each {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         each!(self, s => s.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         each!(self, s => s.poll_write(cx, buf))
     }
 
@@ -90,6 +99,8 @@ impl AsyncWrite for Socket {
 pub(crate) struct Upstream {
     pub(crate) sender: SendRequest<RequestBody>,
     pub(crate) connection: Connection<TokioIo<Socket>, RequestBody>,
+    /// Through which sender, connection and body are polled together.
+    pub(crate) gate: Gate,
     /// Since when it lies in the pool.
     pub(crate) idle_since: Instant,
 }
@@ -130,7 +141,9 @@ pub(crate) enum ConnectError {
 
 /// Connects to a port of the sandbox, with patience where a server may just be starting.
 pub(crate) async fn connect(route: &Route, port: u16) -> Result<Box<Upstream>, ConnectError> {
-    timeout(DIAL_TIMEOUT, establish(route, port)).await.unwrap_or(Err(ConnectError::Timeout))
+    timeout(DIAL_TIMEOUT, establish(route, port))
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
 }
 
 async fn establish(route: &Route, port: u16) -> Result<Box<Upstream>, ConnectError> {
@@ -138,25 +151,41 @@ async fn establish(route: &Route, port: u16) -> Result<Box<Upstream>, ConnectErr
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY refused");
     }
-    let socket = if route.https_ports.contains(&port) { wrap_tls(stream).await? } else { Socket::Plain(stream) };
+    let socket = if route.https_ports.contains(&port) {
+        wrap_tls(stream).await?
+    } else {
+        Socket::Plain(stream)
+    };
     let (sender, connection) = http1::Builder::new()
         // What the servers inside have always seen from this platform's proxies; some are picky about case.
         .title_case_headers(true)
         .max_buf_size(BUFFER_BYTES)
         .handshake(TokioIo::new(socket))
         .await?;
-    Ok(Box::new(Upstream { sender, connection, idle_since: Instant::now() }))
+    Ok(Box::new(Upstream {
+        sender,
+        connection,
+        gate: Gate::new(),
+        idle_since: Instant::now(),
+    }))
 }
 
 async fn wrap_tls(stream: TcpStream) -> Result<Socket, ConnectError> {
     let name = ServerName::try_from("localhost").expect("localhost is a host name");
     let connector = tokio_rustls::TlsConnector::from(tls::unverified_client());
-    let stream = connector.connect(name, stream).await.map_err(ConnectError::Tls)?;
+    let stream = connector
+        .connect(name, stream)
+        .await
+        .map_err(ConnectError::Tls)?;
     Ok(Socket::Tls(Box::new(stream)))
 }
 
 async fn dial_patiently(guest: &Arc<dyn Guest>, port: u16) -> Result<TcpStream, DialError> {
-    let gaps: &[u64] = if port == ENVD_PORT { &[] } else { &RETRY_GAPS_MS };
+    let gaps: &[u64] = if port == ENVD_PORT {
+        &[]
+    } else {
+        &RETRY_GAPS_MS
+    };
     for gap_ms in gaps {
         match guest.dial(port).await {
             Err(DialError::PortClosed { .. }) => sleep(Duration::from_millis(*gap_ms)).await,

@@ -13,34 +13,80 @@ async fn control_plane_and_sandbox_share_the_port() {
     let world = World::start().await;
     world.mirror(8080).await;
     let mut client = world.client().await;
-    client.send("GET /v2/sandboxes HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    client
+        .send("GET /v2/sandboxes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
     assert_eq!(client.answer().await.text(), "control GET /v2/sandboxes");
     // The same connection may serve both.
     client.send(&request("GET", "/a?b=c", 8080, "")).await;
-    assert!(client.answer().await.text().starts_with("GET /a?b=c HTTP/1.1\n"));
-    client.send(&format!("GET /x HTTP/1.1\r\nHost: 8080-{ID}.any.example:3000\r\n\r\n")).await;
+    assert!(
+        client
+            .answer()
+            .await
+            .text()
+            .starts_with("GET /a?b=c HTTP/1.1\n")
+    );
+    client
+        .send(&format!(
+            "GET /x HTTP/1.1\r\nHost: 8080-{ID}.any.example:3000\r\n\r\n"
+        ))
+        .await;
     let answer = client.answer().await;
-    assert!(answer.text().contains(&format!("host: 8080-{ID}.any.example:3000\n")), "{}", answer.text());
-    client.send(&format!("GET http://8080-{ID}.x/abs HTTP/1.1\r\nHost: 8080-{ID}.x\r\n\r\n")).await;
-    assert!(client.answer().await.text().starts_with("GET /abs HTTP/1.1\n"), "absolute form becomes origin form");
+    assert!(
+        answer
+            .text()
+            .contains(&format!("host: 8080-{ID}.any.example:3000\n")),
+        "{}",
+        answer.text()
+    );
+    client
+        .send(&format!(
+            "GET http://8080-{ID}.x/abs HTTP/1.1\r\nHost: 8080-{ID}.x\r\n\r\n"
+        ))
+        .await;
+    assert!(
+        client
+            .answer()
+            .await
+            .text()
+            .starts_with("GET /abs HTTP/1.1\n"),
+        "absolute form becomes origin form"
+    );
 }
 
 #[tokio::test]
 async fn bad_addresses_are_400_in_plain_text() {
     let world = World::start().await;
     let cases = [
-        (format!("Host: localhost\r\nE2b-Sandbox-Id: {ID}\r\n"), "missing header\n"),
-        ("Host: localhost\r\nE2b-Sandbox-Port: 80\r\n".to_owned(), "missing header\n"),
-        (format!("Host: localhost\r\nE2b-Sandbox-Id: {ID}\r\nE2b-Sandbox-Port: x\r\n"), "Invalid sandbox port\n"),
-        ("Host: localhost\r\nE2b-Sandbox-Id: I/X\r\nE2b-Sandbox-Port: 80\r\n".to_owned(), "Invalid sandbox ID\n"),
+        (
+            format!("Host: localhost\r\nE2b-Sandbox-Id: {ID}\r\n"),
+            "missing header\n",
+        ),
+        (
+            "Host: localhost\r\nE2b-Sandbox-Port: 80\r\n".to_owned(),
+            "missing header\n",
+        ),
+        (
+            format!("Host: localhost\r\nE2b-Sandbox-Id: {ID}\r\nE2b-Sandbox-Port: x\r\n"),
+            "Invalid sandbox port\n",
+        ),
+        (
+            "Host: localhost\r\nE2b-Sandbox-Id: I/X\r\nE2b-Sandbox-Port: 80\r\n".to_owned(),
+            "Invalid sandbox ID\n",
+        ),
         (format!("Host: 70000-{ID}.x\r\n"), "Invalid sandbox port\n"),
     ];
     for (headers, text) in cases {
         let mut client = world.client().await;
-        client.send(&format!("GET / HTTP/1.1\r\n{headers}\r\n")).await;
+        client
+            .send(&format!("GET / HTTP/1.1\r\n{headers}\r\n"))
+            .await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.text()), (400, text), "{headers}");
-        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/plain; charset=utf-8")
+        );
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
 }
@@ -49,25 +95,46 @@ async fn bad_addresses_are_400_in_plain_text() {
 async fn unknown_sandboxes_and_closed_ports_are_502() {
     let world = World::start().await;
     let mut client = world.client().await;
-    client.send("GET /health HTTP/1.1\r\nHost: 49983-igone.x\r\n\r\n").await;
+    client
+        .send("GET /health HTTP/1.1\r\nHost: 49983-igone.x\r\n\r\n")
+        .await;
     let answer = client.answer().await;
     assert_eq!(answer.status, 502);
-    assert_eq!(answer.text(), r#"{"sandboxId":"igone","message":"The sandbox was not found","code":502}"#);
-    assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
-    client.send("GET / HTTP/1.1\r\nHost: 80-igone.x\r\nUser-Agent: Mozilla/5.0\r\n\r\n").await;
+    assert_eq!(
+        answer.text(),
+        r#"{"sandboxId":"igone","message":"The sandbox was not found","code":502}"#
+    );
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/json; charset=utf-8")
+    );
+    client
+        .send("GET / HTTP/1.1\r\nHost: 80-igone.x\r\nUser-Agent: Mozilla/5.0\r\n\r\n")
+        .await;
     let answer = client.answer().await;
-    assert_eq!((answer.status, answer.header("content-type")), (502, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (502, Some("text/html; charset=utf-8"))
+    );
 
     let closed = |port: u16| {
-        format!(r#"{{"sandboxId":"{ID}","message":"The sandbox is running but port is not open","port":{port},"code":502}}"#)
+        format!(
+            r#"{{"sandboxId":"{ID}","message":"The sandbox is running but port is not open","port":{port},"code":502}}"#
+        )
     };
     let begun = Instant::now();
     assert_eq!(world.get(49983, "/health", "").await.text(), closed(49983));
-    assert!(begun.elapsed() < Duration::from_millis(90), "envd's port is not tried again");
+    assert!(
+        begun.elapsed() < Duration::from_millis(90),
+        "envd's port is not tried again"
+    );
     assert_eq!(world.dials(), 1);
     let begun = Instant::now();
     assert_eq!(world.get(3000, "/", "").await.text(), closed(3000));
-    assert!(begun.elapsed() >= Duration::from_millis(1000), "100 + 200 + 300 + 400 ms");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1000),
+        "100 + 200 + 300 + 400 ms"
+    );
     assert_eq!(world.dials(), 1 + 5);
 }
 
@@ -108,36 +175,75 @@ async fn envds_own_routes_are_reserved() {
 
 #[tokio::test]
 async fn private_sandboxes_ask_for_the_traffic_token() {
-    let world =
-        World::with(EdgeConfig::default(), None, |route| route.traffic_access_token = Some("s3cret".into())).await;
+    let world = World::with(EdgeConfig::default(), None, |route| {
+        route.traffic_access_token = Some("s3cret".into())
+    })
+    .await;
     world.mirror(8080).await;
     world.mirror(49983).await;
     let answer = world.get(8080, "/", "").await;
-    assert_eq!((answer.status, answer.text().contains("'e2b-traffic-access-token' is missing")), (403, true));
-    let answer = world.get(8080, "/", "E2B-Traffic-Access-Token: nope\r\n").await;
-    assert_eq!((answer.status, answer.text().contains("'e2b-traffic-access-token' is invalid")), (403, true));
-    let answer = world.get(8080, "/", "E2B-Traffic-Access-Token: s3cret\r\n").await;
-    assert!(answer.text().contains("e2b-traffic-access-token: s3cret\n"), "forwarded unchanged");
-    assert_eq!(world.get(49983, "/health", "").await.status, 200, "envd has a token of its own");
+    assert_eq!(
+        (
+            answer.status,
+            answer
+                .text()
+                .contains("'e2b-traffic-access-token' is missing")
+        ),
+        (403, true)
+    );
+    let answer = world
+        .get(8080, "/", "E2B-Traffic-Access-Token: nope\r\n")
+        .await;
+    assert_eq!(
+        (
+            answer.status,
+            answer
+                .text()
+                .contains("'e2b-traffic-access-token' is invalid")
+        ),
+        (403, true)
+    );
+    let answer = world
+        .get(8080, "/", "E2B-Traffic-Access-Token: s3cret\r\n")
+        .await;
+    assert!(
+        answer.text().contains("e2b-traffic-access-token: s3cret\n"),
+        "forwarded unchanged"
+    );
+    assert_eq!(
+        world.get(49983, "/health", "").await.status,
+        200,
+        "envd has a token of its own"
+    );
 }
 
 #[tokio::test]
 async fn the_host_can_be_masked() {
-    let world =
-        World::with(EdgeConfig::default(), None, |route| route.mask_request_host = Some("localhost:${PORT}".into()))
-            .await;
+    let world = World::with(EdgeConfig::default(), None, |route| {
+        route.mask_request_host = Some("localhost:${PORT}".into())
+    })
+    .await;
     world.mirror(8080).await;
     world.mirror(49983).await;
     let answer = world.get(8080, "/", "").await;
-    assert!(answer.text().contains("host: localhost:8080\n"), "{}", answer.text());
+    assert!(
+        answer.text().contains("host: localhost:8080\n"),
+        "{}",
+        answer.text()
+    );
     assert!(answer.text().contains("x-forwarded-host: localhost:3000\n"));
     let answer = world.get(49983, "/", "").await;
-    assert!(answer.text().contains("host: localhost:3000\n") && !answer.text().contains("x-forwarded"));
+    assert!(
+        answer.text().contains("host: localhost:3000\n") && !answer.text().contains("x-forwarded")
+    );
 }
 
 #[tokio::test]
 async fn open_requests_of_a_sandbox_can_be_limited() {
-    let config = EdgeConfig { max_requests_per_sandbox: Some(1), ..EdgeConfig::default() };
+    let config = EdgeConfig {
+        max_requests_per_sandbox: Some(1),
+        ..EdgeConfig::default()
+    };
     let world = World::with(config, None, |_| {}).await;
     let server = world.raw_server(8080).await;
     let mut first = world.client().await;
@@ -149,25 +255,38 @@ async fn open_requests_of_a_sandbox_can_be_limited() {
     assert_eq!(answer.status, 429);
     assert_eq!(
         answer.text(),
-        format!(r#"{{"sandboxId":"{ID}","message":"The sandbox has too many concurrent incoming connections (limit: 1)","connectionLimit":1,"code":429}}"#)
+        format!(
+            r#"{{"sandboxId":"{ID}","message":"The sandbox has too many concurrent incoming connections (limit: 1)","connectionLimit":1,"code":429}}"#
+        )
     );
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     assert_eq!(first.answer().await.text(), "ok");
     first.send(&request("GET", "/", 8080, "")).await;
     inside.head().await;
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     assert_eq!(first.answer().await.text(), "ok", "the place is free again");
 }
 
 #[tokio::test]
 async fn connections_are_limited_with_a_clear_answer() {
-    let config = EdgeConfig { max_connections: 1, ..EdgeConfig::default() };
+    let config = EdgeConfig {
+        max_connections: 1,
+        ..EdgeConfig::default()
+    };
     let world = World::with(config, None, |_| {}).await;
     let mut first = world.client().await;
-    first.send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    first
+        .send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
     assert_eq!(first.answer().await.status, 200);
     let mut second = world.client().await;
-    second.send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    second
+        .send("GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
     let answer = second.answer().await;
     assert_eq!((answer.status, answer.complete), (503, true));
     assert!(answer.text().contains("FIX:"));
@@ -186,10 +305,22 @@ async fn hop_by_hop_headers_stay_on_their_hop() {
     client.until("HTTP/1.1 100 Continue\r\n\r\n").await;
     client.send("ab").await;
     let head = inside.until("\r\n\r\nab").await.to_ascii_lowercase();
-    for gone in ["connection:", "x-private", "keep-alive", "upgrade", "expect", "transfer-encoding"] {
+    for gone in [
+        "connection:",
+        "x-private",
+        "keep-alive",
+        "upgrade",
+        "expect",
+        "transfer-encoding",
+    ] {
         assert!(!head.contains(gone), "{gone} in {head}");
     }
-    for kept in ["x-public: 1", "te: trailers", "content-length: 2", "host: localhost:3000"] {
+    for kept in [
+        "x-public: 1",
+        "te: trailers",
+        "content-length: 2",
+        "host: localhost:3000",
+    ] {
         assert!(head.contains(kept), "{kept} not in {head}");
     }
     inside
@@ -198,6 +329,12 @@ async fn hop_by_hop_headers_stay_on_their_hop() {
     let answer = client.answer().await;
     assert!(answer.header("x-hop").is_none() && answer.header("connection").is_none());
     assert_eq!(answer.header("x-end"), Some("1"));
-    client.send("GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert_eq!(client.answer().await.text(), "control GET /again", "the client's connection lives on");
+    client
+        .send("GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(
+        client.answer().await.text(),
+        "control GET /again",
+        "the client's connection lives on"
+    );
 }

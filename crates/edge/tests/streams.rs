@@ -6,7 +6,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    DATA, Frame, GOAWAY, HEADERS, INTERNAL_ERROR, RST_STREAM, Raw, RawH2, SETTINGS, WINDOW_UPDATE, World, request, soon,
+    DATA, Frame, GOAWAY, HEADERS, INTERNAL_ERROR, RST_STREAM, Raw, RawH2, SETTINGS, WINDOW_UPDATE,
+    World, request, soon,
 };
 use soulbox_edge::EdgeConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,7 +36,9 @@ async fn an_answer_arrives_piece_by_piece() {
     inside.send(CHUNKED).await;
     client.head().await;
     for piece in ["one", "two", "three"] {
-        inside.send(&format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        inside
+            .send(&format!("{:x}\r\n{piece}\r\n", piece.len()))
+            .await;
         assert_eq!(client.chunk().await.unwrap(), piece.as_bytes());
     }
     inside.send("0\r\n\r\n").await;
@@ -47,7 +50,14 @@ async fn both_directions_flow_at_once() {
     let world = World::start().await;
     let server = world.raw_server(49983).await;
     let mut client = world.client().await;
-    client.send(&request("POST", "/stream", 49983, "Transfer-Encoding: chunked\r\n")).await;
+    client
+        .send(&request(
+            "POST",
+            "/stream",
+            49983,
+            "Transfer-Encoding: chunked\r\n",
+        ))
+        .await;
     let mut inside = accept(&server).await;
     inside.head().await;
     // The answer begins before the request has ended, and the two then take turns.
@@ -88,9 +98,15 @@ async fn a_client_stream_without_answer_stays_open() {
     }
     client.frame(DATA, 1, 1, b"").await;
     assert_eq!(inside.chunk().await.unwrap(), b"");
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        .await;
     let data = client.wait(DATA, 1).await;
-    assert_eq!((data.payload.as_slice(), data.flags & 1), (b"{}".as_slice(), 1), "the end comes with the data");
+    assert_eq!(
+        (data.payload.as_slice(), data.flags & 1),
+        (b"{}".as_slice(), 1),
+        "the end comes with the data"
+    );
 }
 
 #[tokio::test]
@@ -98,7 +114,14 @@ async fn a_kill_aborts_http1_and_health_is_502_by_then() {
     let world = World::start().await;
     let server = world.raw_server(49983).await;
     let mut client = world.client().await;
-    client.send(&request("POST", "/process.Process/Start", 49983, "Content-Length: 0\r\n")).await;
+    client
+        .send(&request(
+            "POST",
+            "/process.Process/Start",
+            49983,
+            "Content-Length: 0\r\n",
+        ))
+        .await;
     let mut inside = accept(&server).await;
     inside.head().await;
     inside.send(&format!("{CHUNKED}5\r\nstart\r\n")).await;
@@ -137,7 +160,12 @@ async fn a_kill_resets_http2_with_internal_error_and_no_goaway() {
     }
     client.get(5, "/health", "49983").await;
     let body = client.wait(DATA, 5).await;
-    assert!(String::from_utf8(body.payload).unwrap().contains("was not found"), "the connection serves on");
+    assert!(
+        String::from_utf8(body.payload)
+            .unwrap()
+            .contains("was not found"),
+        "the connection serves on"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +194,9 @@ async fn a_break_inside_is_never_a_clean_end() {
         client.head().await;
         drop(inside);
         let mut rest = Vec::new();
-        soon("rest", client.socket.read_to_end(&mut rest)).await.unwrap_or(0);
+        soon("rest", client.socket.read_to_end(&mut rest))
+            .await
+            .unwrap_or(0);
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
 
         let mut client = RawH2::new(TcpStream::connect(world.address).await.unwrap()).await;
@@ -188,7 +218,10 @@ async fn no_answer_from_inside_is_502() {
     client.send(&request("GET", "/", 8080, "")).await;
     accept(&server).await.head().await;
     let answer = client.answer().await;
-    assert_eq!((answer.status, answer.text()), (502, "Failed to route request to sandbox\n"));
+    assert_eq!(
+        (answer.status, answer.text()),
+        (502, "Failed to route request to sandbox\n")
+    );
     client.send(&request("GET", "/", 8080, "")).await;
     let mut inside = accept(&server).await;
     inside.head().await;
@@ -200,7 +233,10 @@ async fn no_answer_from_inside_is_502() {
 async fn an_upload_that_stops_half_way_is_not_taken_for_whole() {
     let world = World::start().await;
     let server = world.raw_server(49983).await;
-    for header in ["Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n"] {
+    for header in [
+        "Content-Length: 1000000\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
         let mut client = world.client().await;
         client.send(&request("POST", "/files", 49983, header)).await;
         client.send("5\r\nhello\r\n").await;
@@ -262,10 +298,15 @@ async fn a_slow_reader_slows_the_server_inside_and_is_cut_with_the_sandbox() {
     client.send(&request("GET", "/", 8080, "")).await;
     let mut inside = accept(&server).await;
     inside.head().await;
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+        .await;
     // Socket buffers of the kernel on both hops, and ours in between.
     let sent = fill(&mut inside).await;
-    assert!(sent < 32 * 1024 * 1024, "{sent} bytes were taken for a client that does not read");
+    assert!(
+        sent < 32 * 1024 * 1024,
+        "{sent} bytes were taken for a client that does not read"
+    );
     world.kill();
     gone(&mut inside).await;
     client.head().await;
@@ -288,9 +329,14 @@ async fn an_http2_client_that_does_not_read_holds_little_and_is_given_up() {
     client.get(1, "/", "8080").await;
     let mut inside = accept(&server).await;
     inside.head().await;
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+        .await;
     let sent = fill(&mut inside).await;
-    assert!(sent < 32 * 1024 * 1024, "{sent} bytes were taken for a client whose window is full");
+    assert!(
+        sent < 32 * 1024 * 1024,
+        "{sent} bytes were taken for a client whose window is full"
+    );
     world.kill();
     // The window never opens; after the grace the stream is reset all the same.
     client.wait(RST_STREAM, 1).await;
@@ -308,15 +354,24 @@ async fn http2_prior_knowledge_in_small_pieces() {
         tokio::task::yield_now().await;
     }
     socket.write_all(b"\n").await.unwrap();
-    let mut client = RawH2 { raw: Raw::new(socket) };
+    let mut client = RawH2 {
+        raw: Raw::new(socket),
+    };
     client.frame(SETTINGS, 0, 0, &[]).await;
     let settings = client.next().await.unwrap();
     assert_eq!(settings.kind, SETTINGS);
-    let streams = settings.payload.chunks(6).find(|s| s[..2] == [0, 3]).unwrap();
+    let streams = settings
+        .payload
+        .chunks(6)
+        .find(|s| s[..2] == [0, 3])
+        .unwrap();
     assert!(u32::from_be_bytes([streams[2], streams[3], streams[4], streams[5]]) >= 100);
     client.get(1, "/p?q", "8080").await;
     let body = String::from_utf8(client.wait(DATA, 1).await.payload).unwrap();
-    assert!(body.starts_with("GET /p?q HTTP/1.1\n") && body.contains("host: localhost:3000\n"), "{body}");
+    assert!(
+        body.starts_with("GET /p?q HTTP/1.1\n") && body.contains("host: localhost:3000\n"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -324,7 +379,9 @@ async fn http2_gets_no_empty_data_frames() {
     let world = World::start().await;
     let server = world.raw_server(8080).await;
     let mut client = RawH2::new(TcpStream::connect(world.address).await.unwrap()).await;
-    client.frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes()).await;
+    client
+        .frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())
+        .await;
     client.get(1, "/", "8080").await;
     let mut inside = accept(&server).await;
     inside.head().await;
@@ -337,7 +394,10 @@ async fn http2_gets_no_empty_data_frames() {
     loop {
         let Frame { payload, flags, .. } = client.wait(DATA, 1).await;
         got += payload.len();
-        assert!(!payload.is_empty() || flags & 1 == 1, "an empty frame that ends nothing");
+        assert!(
+            !payload.is_empty() || flags & 1 == 1,
+            "an empty frame that ends nothing"
+        );
         if flags & 1 == 1 {
             break;
         }
@@ -351,15 +411,25 @@ async fn many_small_requests_share_one_connection() {
     world.mirror(8080).await;
     let mut client = world.client().await;
     for i in 0..1000 {
-        client.send(&request("GET", &format!("/{i}"), 8080, "")).await;
-        assert!(client.answer().await.text().starts_with(&format!("GET /{i} ")));
+        client
+            .send(&request("GET", &format!("/{i}"), 8080, ""))
+            .await;
+        assert!(
+            client
+                .answer()
+                .await
+                .text()
+                .starts_with(&format!("GET /{i} "))
+        );
     }
     assert_eq!(world.dials(), 1);
     let head = request("HEAD", "/", 8080, "");
     client.send(&head).await;
     let answer = client.head().await;
     assert!(common::header(&answer, "content-length").is_some());
-    client.send(&request("POST", "/", 8080, "Content-Length: 3\r\n")).await;
+    client
+        .send(&request("POST", "/", 8080, "Content-Length: 3\r\n"))
+        .await;
     client.send("abc").await;
     assert!(client.answer().await.text().ends_with("abc"));
     assert_eq!(world.dials(), 1, "HEAD and POST leave the connection whole");
@@ -372,11 +442,15 @@ async fn a_connection_that_died_in_the_pool_is_replaced() {
     let mut client = world.client().await;
     for _ in 0..3 {
         // With a body, so that a second try after sending would be forbidden.
-        client.send(&request("POST", "/", 8080, "Content-Length: 1\r\n")).await;
+        client
+            .send(&request("POST", "/", 8080, "Content-Length: 1\r\n"))
+            .await;
         client.send("x").await;
         let mut inside = accept(&server).await;
         inside.until("\r\n\r\nx").await;
-        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        inside
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
         drop(inside);
         assert_eq!(client.answer().await.text(), "ok");
         // Until the close has arrived at the edge.
@@ -392,20 +466,30 @@ async fn a_close_at_the_moment_of_sending_is_tried_again_once() {
     client.send(&request("GET", "/1", 8080, "")).await;
     let mut inside = accept(&server).await;
     inside.head().await;
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     assert_eq!(client.answer().await.text(), "ok");
     client.send(&request("GET", "/2", 8080, "")).await;
     inside.head().await;
     drop(inside);
     let mut inside = accept(&server).await;
     assert!(inside.head().await.starts_with("GET /2 "));
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     assert_eq!(client.answer().await.text(), "ok");
-    client.send(&request("POST", "/3", 8080, "Content-Length: 1\r\n")).await;
+    client
+        .send(&request("POST", "/3", 8080, "Content-Length: 1\r\n"))
+        .await;
     client.send("x").await;
     inside.until("\r\n\r\nx").await;
     drop(inside);
-    assert_eq!(client.answer().await.status, 502, "a request with effects is not sent twice");
+    assert_eq!(
+        client.answer().await.status,
+        502,
+        "a request with effects is not sent twice"
+    );
 }
 
 #[tokio::test]
@@ -416,7 +500,9 @@ async fn pooled_connections_close_with_the_route() {
     client.send(&request("GET", "/", 8080, "")).await;
     let mut inside = accept(&server).await;
     inside.head().await;
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     client.answer().await;
     world.kill();
     gone(&mut inside).await;
@@ -433,11 +519,17 @@ async fn upgrades_are_tunnels() {
     client.send(&request("GET", "/ws", 8080, UPGRADE)).await;
     let mut inside = accept(&server).await;
     let head = inside.head().await.to_ascii_lowercase();
-    assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(
+        head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
+        "{head}"
+    );
     // The first bytes of the new protocol may come with the head.
     inside.send(&format!("{SWITCH}early")).await;
     let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 101 ") && common::header(&head, "x-ws") == Some("1"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && common::header(&head, "x-ws") == Some("1"),
+        "{head}"
+    );
     assert_eq!(common::header(&head, "upgrade"), Some("websocket"));
     client.until("early").await;
     for _ in 0..10 {
@@ -483,7 +575,10 @@ async fn an_upgrade_may_be_declined() {
 
 #[tokio::test]
 async fn shutdown_lets_requests_finish_and_cuts_what_stays() {
-    let config = EdgeConfig { drain: Duration::from_millis(700), ..EdgeConfig::default() };
+    let config = EdgeConfig {
+        drain: Duration::from_millis(700),
+        ..EdgeConfig::default()
+    };
     let world = World::with(config, None, |_| {}).await;
     let server = world.raw_server(8080).await;
     let mut idle = world.client().await;
@@ -502,12 +597,21 @@ async fn shutdown_lets_requests_finish_and_cuts_what_stays() {
 
     world.shutdown.cancel();
     gone(&mut idle).await;
-    assert!(TcpStream::connect(world.address).await.is_err(), "nobody new is let in");
-    short_inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(
+        TcpStream::connect(world.address).await.is_err(),
+        "nobody new is let in"
+    );
+    short_inside
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     assert_eq!(short.answer().await.text(), "ok");
     gone(&mut short).await;
     long_inside.send("4\r\nmore\r\n").await;
-    assert_eq!(long.wait(DATA, 1).await.payload, b"more", "and no GOAWAY before it");
+    assert_eq!(
+        long.wait(DATA, 1).await.payload,
+        b"more",
+        "and no GOAWAY before it"
+    );
     soon("drain", world.server).await.unwrap();
     gone(&mut long.raw).await;
     gone(&mut long_inside).await;

@@ -1,5 +1,11 @@
 //! An edge on loopback before fake sandboxes, and small raw clients that hide nothing from a test.
-#![allow(dead_code, clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "shared by several test programs; tests may panic")]
+#![allow(
+    dead_code,
+    clippy::missing_panics_doc,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by several test programs; tests may panic"
+)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,7 +32,9 @@ pub const ID: &str = "iabc123";
 
 /// Long enough that only a hang reaches it.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("hangs: {what}"))
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .unwrap_or_else(|_| panic!("hangs: {what}"))
 }
 
 #[derive(Debug)]
@@ -46,7 +54,9 @@ impl Guest for FakeGuest {
             self.dials.fetch_add(1, Ordering::SeqCst);
             let address = self.ports.lock().unwrap().get(&port).copied();
             let address = address.ok_or(DialError::PortClosed { port })?;
-            TcpStream::connect(address).await.map_err(|source| DialError::Io { port, source })
+            TcpStream::connect(address)
+                .await
+                .map_err(|source| DialError::Io { port, source })
         })
     }
 
@@ -121,7 +131,11 @@ impl World {
         };
         change(&mut route);
         let routes = Arc::new(FakeRoutes::default());
-        routes.0.lock().unwrap().insert(route.sandbox_id.clone(), route);
+        routes
+            .0
+            .lock()
+            .unwrap()
+            .insert(route.sandbox_id.clone(), route);
         let control = tower::service_fn(|request: Request<Incoming>| async move {
             let text = format!("control {} {}", request.method(), request.uri().path());
             Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))
@@ -131,7 +145,14 @@ impl World {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let server = edge.serve(listener, tls, shutdown.clone());
-        Self { address, routes, guest, closed, shutdown, server }
+        Self {
+            address,
+            routes,
+            guest,
+            closed,
+            shutdown,
+            server,
+        }
     }
 
     /// Kills the sandbox in the order that the contract asks for.
@@ -236,7 +257,10 @@ pub struct Raw<S = TcpStream> {
 
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Raw<S> {
     pub fn new(socket: S) -> Self {
-        Self { socket, buffer: Vec::new() }
+        Self {
+            socket,
+            buffer: Vec::new(),
+        }
     }
 
     pub async fn send(&mut self, text: &str) {
@@ -246,18 +270,28 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Raw<S> {
     /// Reads more; false at the end of the connection, however it comes.
     pub async fn more(&mut self) -> bool {
         let mut chunk = vec![0; 64 * 1024];
-        let n = soon("read", self.socket.read(&mut chunk)).await.unwrap_or(0);
+        let n = soon("read", self.socket.read(&mut chunk))
+            .await
+            .unwrap_or(0);
         self.buffer.extend_from_slice(&chunk[..n]);
         n > 0
     }
 
     pub async fn until(&mut self, mark: &str) -> String {
         loop {
-            if let Some(at) = self.buffer.windows(mark.len()).position(|w| w == mark.as_bytes()) {
+            if let Some(at) = self
+                .buffer
+                .windows(mark.len())
+                .position(|w| w == mark.as_bytes())
+            {
                 let rest = self.buffer.split_off(at + mark.len());
                 return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
             }
-            assert!(self.more().await, "ended before {mark:?}: {:?}", String::from_utf8_lossy(&self.buffer));
+            assert!(
+                self.more().await,
+                "ended before {mark:?}: {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
         }
     }
 
@@ -309,7 +343,12 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Raw<S> {
             while self.more().await {}
             body = std::mem::take(&mut self.buffer);
         }
-        Answer { status, head, body, complete }
+        Answer {
+            status,
+            head,
+            body,
+            complete,
+        }
     }
 }
 
@@ -383,7 +422,9 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> RawH2<S> {
         loop {
             let buffer = &mut self.raw.buffer;
             if buffer.len() >= 9 {
-                let length = usize::from(buffer[0]) << 16 | usize::from(buffer[1]) << 8 | usize::from(buffer[2]);
+                let length = usize::from(buffer[0]) << 16
+                    | usize::from(buffer[1]) << 8
+                    | usize::from(buffer[2]);
                 if buffer.len() >= 9 + length {
                     let frame: Vec<u8> = buffer.drain(..9 + length).collect();
                     return Some(Frame {
@@ -403,8 +444,14 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> RawH2<S> {
     /// The next frame of this kind on this stream.
     pub async fn wait(&mut self, kind: u8, stream: u32) -> Frame {
         loop {
-            let frame = self.next().await.unwrap_or_else(|| panic!("ended before frame {kind} of {stream}"));
-            assert!(frame.kind == kind || frame.kind != GOAWAY, "GOAWAY: {frame:?}");
+            let frame = self
+                .next()
+                .await
+                .unwrap_or_else(|| panic!("ended before frame {kind} of {stream}"));
+            assert!(
+                frame.kind == kind || frame.kind != GOAWAY,
+                "GOAWAY: {frame:?}"
+            );
             if frame.kind == kind && frame.stream == stream {
                 return frame;
             }
