@@ -1,1 +1,270 @@
 //! A driver without a kernel, for tests of what stands above the seam.
+//!
+//! It is a fake of a process boundary, not a mock: guests have a life of their own, survive the "server" (another handle
+//! on the same [`FakeDriver`] adopts them), and what tests turn are the things a real host does: be slow, fail, exit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use soulbox_types::{SandboxId, SandboxSpec};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats};
+
+/// The fake host. A copy is another handle on the same one.
+#[derive(Debug, Clone)]
+pub struct FakeDriver {
+    host: Arc<Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    guests: Mutex<BTreeMap<SandboxId, Arc<FakeGuest>>>,
+    begun: Mutex<Vec<SandboxId>>,
+    failures: Mutex<VecDeque<DriverError>>,
+    create_delay: Mutex<Duration>,
+    open: watch::Sender<bool>,
+}
+
+impl Default for FakeDriver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeDriver {
+    /// A host without guests.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            host: Arc::new(Host {
+                guests: Mutex::default(),
+                begun: Mutex::default(),
+                failures: Mutex::default(),
+                create_delay: Mutex::default(),
+                open: watch::Sender::new(true),
+            }),
+        }
+    }
+
+    /// Every later create takes this long.
+    pub fn set_create_delay(&self, delay: Duration) {
+        *self.host.create_delay.lock() = delay;
+    }
+
+    /// Every later create waits until [`FakeDriver::release_creates`].
+    pub fn hold_creates(&self) {
+        self.host.open.send_replace(false);
+    }
+
+    /// Lets the waiting creates go on.
+    pub fn release_creates(&self) {
+        self.host.open.send_replace(true);
+    }
+
+    /// The next create fails like this, leaving nothing.
+    pub fn fail_next_create(&self, error: DriverError) {
+        self.host.failures.lock().push_back(error);
+    }
+
+    /// Ids of all creates that were begun, in order.
+    #[must_use]
+    pub fn begun(&self) -> Vec<SandboxId> {
+        self.host.begun.lock().clone()
+    }
+
+    /// The guests that run.
+    #[must_use]
+    pub fn guests(&self) -> Vec<Arc<FakeGuest>> {
+        self.host.guests.lock().values().cloned().collect()
+    }
+
+    /// The running guest of a sandbox.
+    #[must_use]
+    pub fn guest(&self, id: &SandboxId) -> Option<Arc<FakeGuest>> {
+        self.host.guests.lock().get(id).cloned()
+    }
+
+    /// Puts a guest there that no server knows of.
+    pub fn add_guest(&self, spec: SandboxSpec) -> Arc<FakeGuest> {
+        let guest = Arc::new(FakeGuest {
+            host: Arc::downgrade(&self.host),
+            stats: Mutex::default(),
+            ended: CancellationToken::new(),
+            kill_fails: AtomicBool::new(false),
+            kills: AtomicUsize::new(0),
+            kill_delay: Mutex::default(),
+            listener: OnceCell::new(),
+            spec,
+        });
+        self.host
+            .guests
+            .lock()
+            .insert(guest.spec.id.clone(), guest.clone());
+        guest
+    }
+}
+
+impl Driver for FakeDriver {
+    fn tier(&self) -> &'static str {
+        "fake"
+    }
+
+    fn create<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(async move {
+            self.host.begun.lock().push(spec.id.clone());
+            let failure = self.host.failures.lock().pop_front();
+            let delay = *self.host.create_delay.lock();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let mut open = self.host.open.subscribe();
+            open.wait_for(|open| *open)
+                .await
+                .map_err(|_| DriverError::NoSlot)?;
+            match failure {
+                Some(error) => Err(error),
+                None => Ok(self.add_guest(spec.clone()) as Arc<dyn Guest>),
+            }
+        })
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
+        Box::pin(async move {
+            if let Some(error) = self.host.failures.lock().pop_front() {
+                return Err(error);
+            }
+            Ok(self
+                .guests()
+                .into_iter()
+                .map(|guest| guest as Arc<dyn Guest>)
+                .collect())
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// A fake guest. It has no processes; every port is the same listener on the loopback.
+#[derive(Debug)]
+pub struct FakeGuest {
+    spec: SandboxSpec,
+    host: Weak<Host>,
+    stats: Mutex<GuestStats>,
+    ended: CancellationToken,
+    kill_fails: AtomicBool,
+    kills: AtomicUsize,
+    kill_delay: Mutex<Duration>,
+    listener: OnceCell<TcpListener>,
+}
+
+impl FakeGuest {
+    /// Ends it as if its first process had exited.
+    pub fn exit(&self) {
+        if let Some(host) = self.host.upgrade() {
+            host.guests.lock().remove(&self.spec.id);
+        }
+        self.ended.cancel();
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// What the next readings say.
+    pub fn set_stats(&self, stats: GuestStats) {
+        *self.stats.lock() = stats;
+    }
+
+    /// Whether kills fail from now on.
+    pub fn set_kill_fails(&self, fails: bool) {
+        self.kill_fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// Every later kill takes this long.
+    pub fn set_kill_delay(&self, delay: Duration) {
+        *self.kill_delay.lock() = delay;
+    }
+
+    /// How often somebody tried to kill it.
+    #[must_use]
+    pub fn kills(&self) -> usize {
+        self.kills.load(Ordering::SeqCst)
+    }
+
+    /// The guest's side of the next connection that is dialled.
+    ///
+    /// # Errors
+    /// When the loopback cannot be used.
+    pub async fn accept(&self) -> std::io::Result<TcpStream> {
+        Ok(self.listener().await?.accept().await?.0)
+    }
+
+    async fn listener(&self) -> std::io::Result<&TcpListener> {
+        self.listener
+            .get_or_try_init(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .await
+    }
+}
+
+impl Guest for FakeGuest {
+    fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {
+        Box::pin(async move {
+            if self.has_ended() {
+                return Err(DialError::Gone);
+            }
+            let io = |source| DialError::Io { port, source };
+            let address = self
+                .listener()
+                .await
+                .map_err(io)?
+                .local_addr()
+                .map_err(io)?;
+            TcpStream::connect(address).await.map_err(io)
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
+        Box::pin(async move { Ok(*self.stats.lock()) })
+    }
+
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.ended.cancelled())
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.kills.fetch_add(1, Ordering::SeqCst);
+            let delay = *self.kill_delay.lock();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            if self.kill_fails.load(Ordering::SeqCst) {
+                let source = std::io::Error::other("told to fail");
+                return Err(DriverError::Host {
+                    operation: "kill the guest".into(),
+                    source,
+                });
+            }
+            self.exit();
+            Ok(())
+        })
+    }
+}
