@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::METRICS_ADDRESS;
-use crate::config::raw::Key;
+use crate::config::raw::Setting;
 
 /// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -51,7 +51,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server: API, traffic to sandboxes, and the sandboxes themselves
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Create sandboxes, run commands in them, look at them
     #[command(subcommand, visible_alias = "sbx")]
     Sandbox(SandboxCommand),
@@ -128,24 +128,24 @@ pub(crate) struct ServeArgs {
 
 impl ServeArgs {
     /// The flags that were given, as the topmost layer of the configuration.
-    pub(crate) fn layer(&self, global: &Global) -> Vec<(Key, String)> {
+    pub(crate) fn layer(&self, global: &Global) -> Vec<(Setting, String)> {
         let all = [
-            (Key::DataDir, &global.data_dir),
-            (Key::Listen, &self.listen),
-            (Key::Domain, &self.domain),
-            (Key::TlsCert, &self.tls_cert),
-            (Key::TlsKey, &self.tls_key),
-            (Key::MetricsListen, &self.metrics_listen),
-            (Key::LogLevel, &self.log_level),
-            (Key::LogFormat, &self.log_format),
-            (Key::MaxSandboxesPerTeam, &self.max_sandboxes_per_team),
-            (Key::MaxTimeoutHours, &self.max_timeout_hours),
-            (Key::SlotsReady, &self.slots_ready),
-            (Key::DnsUpstreams, &self.dns_upstreams),
-            (Key::LimitsVcpu, &self.limits_vcpu),
-            (Key::LimitsMemoryMib, &self.limits_memory_mib),
-            (Key::LimitsPids, &self.limits_pids),
-            (Key::LimitsDiskMib, &self.limits_disk_mib),
+            (Setting::DataDir, &global.data_dir),
+            (Setting::Listen, &self.listen),
+            (Setting::Domain, &self.domain),
+            (Setting::TlsCert, &self.tls_cert),
+            (Setting::TlsKey, &self.tls_key),
+            (Setting::MetricsListen, &self.metrics_listen),
+            (Setting::LogLevel, &self.log_level),
+            (Setting::LogFormat, &self.log_format),
+            (Setting::MaxSandboxesPerTeam, &self.max_sandboxes_per_team),
+            (Setting::MaxTimeoutHours, &self.max_timeout_hours),
+            (Setting::SlotsReady, &self.slots_ready),
+            (Setting::DnsUpstreams, &self.dns_upstreams),
+            (Setting::LimitsVcpu, &self.limits_vcpu),
+            (Setting::LimitsMemoryMib, &self.limits_memory_mib),
+            (Setting::LimitsPids, &self.limits_pids),
+            (Setting::LimitsDiskMib, &self.limits_disk_mib),
         ];
         all.into_iter()
             .filter_map(|(key, text)| Some((key, text.clone()?)))
@@ -357,11 +357,7 @@ pub(crate) enum KeyCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
     /// Make a built-in template from the distribution's packages
-    Bootstrap {
-        /// Which
-        #[arg(value_enum)]
-        name: BootstrapName,
-    },
+    Bootstrap(BootstrapArgs),
     /// List templates
     #[command(visible_alias = "ls")]
     List,
@@ -371,6 +367,26 @@ pub(crate) enum TemplateCommand {
         #[arg(default_value = "base")]
         name: String,
     },
+}
+
+/// `soulbox template bootstrap`
+#[derive(Debug, Args)]
+pub(crate) struct BootstrapArgs {
+    /// Which
+    #[arg(value_enum)]
+    pub(crate) name: BootstrapName,
+    /// Debian mirror to take packages from [default: the host's own]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+    /// Debian release [default: the newest that can be had]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) suite: Option<String>,
+    /// Take the template over from another data directory instead of building it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// Build again even when it is here
+    #[arg(long)]
+    pub(crate) rebuild: bool,
 }
 
 /// Templates that can be made without a build service.
@@ -396,6 +412,21 @@ pub(crate) enum BenchCommand {
     Sustained(BenchArgs),
     /// All of the above
     All(BenchArgs),
+}
+
+impl BenchCommand {
+    /// The options, whichever bench it is.
+    pub(crate) fn args(&self) -> &BenchArgs {
+        match self {
+            Self::Create(args)
+            | Self::Exec(args)
+            | Self::Burst(args)
+            | Self::Idle(args)
+            | Self::Transfer(args)
+            | Self::Sustained(args)
+            | Self::All(args) => args,
+        }
+    }
 }
 
 /// Options of every bench.
@@ -484,9 +515,9 @@ mod tests {
             .get_arguments()
             .filter_map(|a| Some(format!("--{}", a.get_long()?)))
             .collect();
-        for key in Key::ALL {
+        for key in Setting::ALL {
             assert!(
-                key == Key::DataDir || known.contains(&key.flag()),
+                key == Setting::DataDir || known.contains(&key.flag()),
                 "{}",
                 key.flag()
             );
@@ -527,9 +558,9 @@ mod tests {
         };
         let layer = serve.layer(&cli.global);
         let expected = [
-            (Key::DataDir, "/x"),
-            (Key::Listen, "127.0.0.1:0"),
-            (Key::MetricsListen, METRICS_ADDRESS),
+            (Setting::DataDir, "/x"),
+            (Setting::Listen, "127.0.0.1:0"),
+            (Setting::MetricsListen, METRICS_ADDRESS),
         ];
         assert_eq!(layer, expected.map(|(key, text)| (key, text.to_owned())));
     }

@@ -16,7 +16,7 @@ use soulbox_telemetry::logs;
 use soulbox_types::Limits;
 
 use crate::failure::Failure;
-use raw::{Inputs, Key, RawConfig, Source};
+use raw::{Inputs, RawConfig, Setting, Source};
 
 /// The file that is read when `--config` is not given.
 pub(crate) const DEFAULT_FILE: &str = "/etc/soulbox/soulbox.toml";
@@ -103,7 +103,7 @@ pub(crate) fn load(inputs: &Inputs) -> Result<Effective, Failure> {
 /// Reads file and environment. `file` is the one asked for; without it the usual one is read if it exists.
 pub(crate) fn read_inputs(
     file: Option<&Path>,
-    flags: Vec<(Key, String)>,
+    flags: Vec<(Setting, String)>,
 ) -> Result<Inputs, Failure> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -142,16 +142,17 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn config(&mut self) -> Option<Config> {
         // Every value is read before the first `?`, so that all problems are found.
-        let data_dir = self.absolute_path(Key::DataDir);
-        let listen = self.parsed::<SocketAddr>(Key::Listen, "an address such as 127.0.0.1:3000");
+        let data_dir = self.absolute_path(Setting::DataDir);
+        let listen =
+            self.parsed::<SocketAddr>(Setting::Listen, "an address such as 127.0.0.1:3000");
         let domain = self.domain();
         let tls = self.tls();
         let metrics_listen = self.metrics_listen();
         let log_level = self.log_level();
         let log_format = self.log_format();
-        let max_sandboxes_per_team = self.number(Key::MaxSandboxesPerTeam, 1, 32_768);
-        let max_timeout_hours = self.number(Key::MaxTimeoutHours, 1, 720);
-        let slots_ready = self.number(Key::SlotsReady, 0, 256);
+        let max_sandboxes_per_team = self.number(Setting::MaxSandboxesPerTeam, 1, 32_768);
+        let max_timeout_hours = self.number(Setting::MaxTimeoutHours, 1, 720);
+        let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let limits = self.limits();
         self.check_together();
@@ -171,11 +172,11 @@ impl Judge<'_> {
         })
     }
 
-    fn text(&self, key: Key) -> &str {
+    fn text(&self, key: Setting) -> &str {
         self.raw.get(key).text.trim()
     }
 
-    fn problem(&mut self, key: Key, wanted: &str) {
+    fn problem(&mut self, key: Setting, wanted: &str) {
         let value = self.raw.get(key);
         let problem = format!(
             "{} = {:?} (from {}): expected {wanted}",
@@ -186,7 +187,7 @@ impl Judge<'_> {
         self.problems.push(problem);
     }
 
-    fn parsed<T: FromStr>(&mut self, key: Key, wanted: &str) -> Option<T> {
+    fn parsed<T: FromStr>(&mut self, key: Setting, wanted: &str) -> Option<T> {
         let parsed = self.text(key).parse().ok();
         if parsed.is_none() {
             self.problem(key, wanted);
@@ -194,7 +195,7 @@ impl Judge<'_> {
         parsed
     }
 
-    fn number(&mut self, key: Key, low: u32, high: u32) -> Option<u32> {
+    fn number(&mut self, key: Setting, low: u32, high: u32) -> Option<u32> {
         let number = self
             .text(key)
             .parse::<u32>()
@@ -206,7 +207,7 @@ impl Judge<'_> {
         number
     }
 
-    fn absolute_path(&mut self, key: Key) -> Option<PathBuf> {
+    fn absolute_path(&mut self, key: Setting) -> Option<PathBuf> {
         let path = PathBuf::from(self.text(key));
         // Relative paths would mean something else after a restart from another directory; only a flag or a
         // variable is typed by somebody who stands somewhere.
@@ -228,7 +229,7 @@ impl Judge<'_> {
     }
 
     fn domain(&mut self) -> Option<Option<String>> {
-        let text = self.text(Key::Domain).to_ascii_lowercase();
+        let text = self.text(Setting::Domain).to_ascii_lowercase();
         if text.is_empty() {
             return Some(None);
         }
@@ -236,7 +237,7 @@ impl Judge<'_> {
             Some(Some(text))
         } else {
             self.problem(
-                Key::Domain,
+                Setting::Domain,
                 "a domain name such as sandboxes.example.com, without port or https://",
             );
             None
@@ -245,45 +246,51 @@ impl Judge<'_> {
 
     fn tls(&mut self) -> Option<Option<TlsFiles>> {
         let given = |judge: &Self, key| !judge.text(key).is_empty();
-        match (given(self, Key::TlsCert), given(self, Key::TlsKey)) {
+        match (given(self, Setting::TlsCert), given(self, Setting::TlsKey)) {
             (false, false) => Some(None),
             (true, true) => {
-                let cert = self.absolute_path(Key::TlsCert);
-                let key = self.absolute_path(Key::TlsKey);
+                let cert = self.absolute_path(Setting::TlsCert);
+                let key = self.absolute_path(Setting::TlsKey);
                 Some(Some(TlsFiles {
                     cert: cert?,
                     key: key?,
                 }))
             }
             (true, false) => {
-                self.problem(Key::TlsKey, "the private key file that belongs to tls_cert");
+                self.problem(
+                    Setting::TlsKey,
+                    "the private key file that belongs to tls_cert",
+                );
                 None
             }
             (false, true) => {
-                self.problem(Key::TlsCert, "the certificate file that belongs to tls_key");
+                self.problem(
+                    Setting::TlsCert,
+                    "the certificate file that belongs to tls_key",
+                );
                 None
             }
         }
     }
 
     fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
-        if matches!(self.text(Key::MetricsListen), "off" | "") {
+        if matches!(self.text(Setting::MetricsListen), "off" | "") {
             return Some(None);
         }
         self.parsed(
-            Key::MetricsListen,
+            Setting::MetricsListen,
             "`off` or an address such as 127.0.0.1:3001",
         )
         .map(Some)
     }
 
     fn log_level(&mut self) -> Option<String> {
-        let level = self.text(Key::LogLevel).to_owned();
+        let level = self.text(Setting::LogLevel).to_owned();
         if logs::check_level(&level).is_ok() && !level.is_empty() {
             Some(level)
         } else {
             self.problem(
-                Key::LogLevel,
+                Setting::LogLevel,
                 "error, warn, info, debug, trace, or directives such as info,soulbox_edge=debug",
             );
             None
@@ -291,12 +298,12 @@ impl Judge<'_> {
     }
 
     fn log_format(&mut self) -> Option<logs::Format> {
-        match self.text(Key::LogFormat) {
+        match self.text(Setting::LogFormat) {
             "auto" => Some(logs::Format::Auto),
             "human" => Some(logs::Format::Human),
             "json" => Some(logs::Format::Json),
             _ => {
-                self.problem(Key::LogFormat, "auto, human or json");
+                self.problem(Setting::LogFormat, "auto, human or json");
                 None
             }
         }
@@ -304,14 +311,14 @@ impl Judge<'_> {
 
     fn dns_upstreams(&mut self) -> Option<Vec<SocketAddr>> {
         let texts = self
-            .text(Key::DnsUpstreams)
+            .text(Setting::DnsUpstreams)
             .split(',')
             .map(str::trim)
             .filter(|text| !text.is_empty());
         let parsed: Option<Vec<SocketAddr>> = texts.map(dns_server).collect();
         if parsed.is_none() {
             self.problem(
-                Key::DnsUpstreams,
+                Setting::DnsUpstreams,
                 "IP addresses, with a port where it is not 53, separated by commas",
             );
         }
@@ -319,11 +326,11 @@ impl Judge<'_> {
     }
 
     fn limits(&mut self) -> Option<Limits> {
-        let vcpu_count = self.number(Key::LimitsVcpu, 1, 256);
+        let vcpu_count = self.number(Setting::LimitsVcpu, 1, 256);
         // Less memory than this and a login shell is killed before it can say why.
-        let memory_mib = self.number(Key::LimitsMemoryMib, 64, 1_048_576);
-        let pids = self.number(Key::LimitsPids, 16, 4_194_304);
-        let disk_mib = self.number(Key::LimitsDiskMib, 64, 16_777_216);
+        let memory_mib = self.number(Setting::LimitsMemoryMib, 64, 1_048_576);
+        let pids = self.number(Setting::LimitsPids, 16, 4_194_304);
+        let disk_mib = self.number(Setting::LimitsDiskMib, 64, 16_777_216);
         Some(Limits {
             vcpu_count: vcpu_count?,
             memory_mib: memory_mib?,
@@ -334,16 +341,16 @@ impl Judge<'_> {
 
     /// What single values cannot show.
     fn check_together(&mut self) {
-        let tls = !self.text(Key::TlsCert).is_empty() || !self.text(Key::TlsKey).is_empty();
-        if tls && self.text(Key::Domain).is_empty() {
+        let tls = !self.text(Setting::TlsCert).is_empty() || !self.text(Setting::TlsKey).is_empty();
+        if tls && self.text(Setting::Domain).is_empty() {
             self.problem(
-                Key::Domain,
+                Setting::Domain,
                 "the domain that the certificate of tls_cert is for",
             );
         }
-        let listen = self.text(Key::Listen);
-        if listen == self.text(Key::MetricsListen) && !listen.ends_with(":0") {
-            self.problem(Key::MetricsListen, "another address than listen");
+        let listen = self.text(Setting::Listen);
+        if listen == self.text(Setting::MetricsListen) && !listen.ends_with(":0") {
+            self.problem(Setting::MetricsListen, "another address than listen");
         }
     }
 }

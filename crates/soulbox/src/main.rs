@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod failure;
 mod output;
+mod progress;
 mod session;
 mod text;
 
@@ -20,7 +21,7 @@ use soulbox_telemetry::logs;
 use soulbox_telemetry::metrics::Recorder;
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, ConfigCommand, SandboxCommand, TemplateCommand};
+use args::{BenchCommand, Cli, Command, ConfigCommand, Global, SandboxCommand, TemplateCommand};
 use failure::Failure;
 use output::Output;
 
@@ -71,7 +72,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             serve(config)?;
         }
         Command::Config(ConfigCommand::Check(args)) => {
-            commands::config::check(&global, &args, output)?
+            commands::config::check(&global, &args, output)?;
         }
         Command::Sandbox(command) => {
             let api = session::api(&global)?;
@@ -85,11 +86,14 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let api = session::api(&global)?;
             as_client(commands::template::list(&api, output))?;
         }
-        Command::Template(_)
-        | Command::Doctor
-        | Command::Bench(_)
-        | Command::Debug(_)
-        | Command::Purge(_) => {
+        Command::Template(TemplateCommand::Bootstrap(args)) => {
+            commands::template::bootstrap(&session::data_dir(&global)?, &args, output)?;
+        }
+        Command::Template(TemplateCommand::Verify { name }) => {
+            commands::template::verify(&session::data_dir(&global)?, &name, output)?;
+        }
+        Command::Bench(command) => return bench(&global, command, output),
+        Command::Doctor | Command::Debug(_) | Command::Purge(_) => {
             return Err(Failure::internal("this command is not built yet"));
         }
     }
@@ -111,6 +115,20 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
+fn bench(global: &Global, command: BenchCommand, output: Output) -> Result<ExitCode, Failure> {
+    let api = session::api(global)?;
+    let args = command.args();
+    let rootfs = match (&args.rootfs, args.peers) {
+        (Some(rootfs), _) => Some(rootfs.clone()),
+        (None, true) => Some(commands::template::rootfs(
+            &session::data_dir(global)?,
+            &args.template,
+        )?),
+        (None, false) => None,
+    };
+    as_client(commands::bench::run(&api, command, rootfs, output))
+}
+
 /// Runs a client's command to its end. What it leaves behind, a thread that reads standard input for example, is
 /// not waited for.
 fn as_client<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -128,11 +146,14 @@ fn serve(config: config::Config) -> Result<(), Failure> {
         if let Some(address) = config.metrics_listen {
             listen_for_metrics(address).await?;
         }
-        // Becomes `serve::run(config).await.map_err(Failure::from_any)`.
-        Err(Failure::internal(
-            "the server is not built into this program yet",
-        ))
+        run_server(config).await.map_err(Failure::from_any)
     })
+}
+
+/// To be replaced by `serve::run`.
+async fn run_server(config: config::Config) -> anyhow::Result<()> {
+    tracing::debug!(server.listen = %config.listen, "nothing to run");
+    Err(Failure::internal("the server is not built into this program yet").into())
 }
 
 async fn listen_for_metrics(address: SocketAddr) -> Result<(), Failure> {

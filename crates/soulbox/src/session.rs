@@ -8,7 +8,7 @@ use soulbox_client::{Api, ClientError, Endpoint};
 use soulbox_types::ErrorKind;
 
 use crate::args::{Global, ServeArgs};
-use crate::config::raw::{Inputs, Key, RawConfig, Source};
+use crate::config::raw::{Inputs, RawConfig, Setting, Source};
 use crate::config::read_inputs;
 use crate::failure::Failure;
 
@@ -23,7 +23,7 @@ impl DataDir {
     /// From flag, environment, file or default. Other settings are not judged: a client must not fail on them.
     pub(crate) fn of(inputs: &Inputs) -> Self {
         let (raw, _) = RawConfig::merge(inputs);
-        let value = raw.get(Key::DataDir);
+        let value = raw.get(Setting::DataDir);
         let path = PathBuf::from(&value.text);
         Self {
             path: std::path::absolute(&path).unwrap_or(path),
@@ -51,7 +51,7 @@ pub(crate) fn api(global: &Global) -> Result<Api, Failure> {
         Choice::DataDir => Endpoint::of_data_dir(&data_dir.path),
     };
     let endpoint = endpoint.map_err(|error| no_endpoint(&data_dir.path, &error))?;
-    Api::new(endpoint).map_err(|error| failure(error, None))
+    Api::new(endpoint).map_err(|error| failure(&error, None))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ fn no_endpoint(data_dir: &Path, error: &EndpointError) -> Failure {
 }
 
 /// What a failed call means here. `sandbox` is the one it was about.
-pub(crate) fn failure(error: ClientError, sandbox: Option<&str>) -> Failure {
-    match (&error, error.kind()) {
+pub(crate) fn failure(error: &ClientError, sandbox: Option<&str>) -> Failure {
+    match (error, error.kind()) {
         (ClientError::Unreachable { authority, source }, _) => {
             Failure::unavailable(format!("no server answers at {authority}"))
                 .because(anyhow::anyhow!("{}", soulbox_telemetry::chain(source.as_ref())))
@@ -109,7 +109,7 @@ pub(crate) fn failure(error: ClientError, sandbox: Option<&str>) -> Failure {
         (_, ErrorKind::Unavailable | ErrorKind::Timeout) => {
             let what = error.to_string();
             let failure = Failure::unavailable(what);
-            match std::error::Error::source(&error) {
+            match std::error::Error::source(error) {
                 Some(source) => failure.because(anyhow::anyhow!("{}", soulbox_telemetry::chain(source))),
                 None => failure,
             }
@@ -162,20 +162,20 @@ mod tests {
             message: message.to_owned(),
             error_code: None,
         };
-        let failure = failure(refused(404, "no such sandbox"), Some("i1"));
+        let failure = failure(&refused(404, "no such sandbox"), Some("i1"));
         assert_eq!(
             failure.render(),
             "error: look at sandbox i1: no such sandbox (404)\nFIX: soulbox sandbox list"
         );
         assert_eq!(failure.kind().exit_code(), 1);
         assert_eq!(
-            super::failure(refused(503, "full"), None)
+            super::failure(&refused(503, "full"), None)
                 .kind()
                 .exit_code(),
             69
         );
         assert_eq!(
-            super::failure(refused(500, "oops"), None)
+            super::failure(&refused(500, "oops"), None)
                 .kind()
                 .exit_code(),
             70

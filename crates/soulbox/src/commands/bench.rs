@@ -9,7 +9,7 @@ use soulbox_bench::run::Bench;
 use soulbox_bench::{BenchError, Options, measure, sweep};
 use soulbox_client::Api;
 
-use crate::args::{BenchArgs, BenchCommand};
+use crate::args::BenchCommand;
 use crate::failure::Failure;
 use crate::output::{Output, line, note, table};
 use crate::session::failure;
@@ -21,37 +21,38 @@ pub(crate) async fn run(
     rootfs: Option<PathBuf>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let (benches, args) = parts(command);
+    let args = command.args();
     let options = Options {
         count: args.count,
-        template: args.template,
+        template: args.template.clone(),
         workers: args.workers,
         duration: Duration::from_secs(args.seconds.into()),
         size_mib: args.size_mib,
         peers_rootfs: rootfs,
     };
+    let benches = benches(&command);
     let measured = tokio::select! {
         measured = measure_all(api, &benches, &options, output) => measured,
         _ = tokio::signal::ctrl_c() => Err(Failure::user("interrupted")),
     };
     let swept = sweep(api).await;
     let reports = measured?;
-    swept.map_err(|error| failure(error, None))?;
+    swept.map_err(|error| failure(&error, None))?;
     if output == Output::Json {
         output.json(&reports)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(command: BenchCommand) -> (Vec<Bench>, BenchArgs) {
+fn benches(command: &BenchCommand) -> Vec<Bench> {
     match command {
-        BenchCommand::Create(args) => (vec![Bench::Create], args),
-        BenchCommand::Exec(args) => (vec![Bench::Exec], args),
-        BenchCommand::Burst(args) => (vec![Bench::Burst], args),
-        BenchCommand::Idle(args) => (vec![Bench::Idle], args),
-        BenchCommand::Transfer(args) => (vec![Bench::Transfer], args),
-        BenchCommand::Sustained(args) => (vec![Bench::Sustained], args),
-        BenchCommand::All(args) => (Bench::ALL.into(), args),
+        BenchCommand::Create(_) => vec![Bench::Create],
+        BenchCommand::Exec(_) => vec![Bench::Exec],
+        BenchCommand::Burst(_) => vec![Bench::Burst],
+        BenchCommand::Idle(_) => vec![Bench::Idle],
+        BenchCommand::Transfer(_) => vec![Bench::Transfer],
+        BenchCommand::Sustained(_) => vec![Bench::Sustained],
+        BenchCommand::All(_) => Bench::ALL.into(),
     }
 }
 
@@ -86,7 +87,7 @@ async fn measure_all(
 
 fn broken(error: BenchError) -> Failure {
     match error {
-        BenchError::Client(error) => failure(error, None),
+        BenchError::Client(error) => failure(&error, None),
         error @ (BenchError::Command { .. } | BenchError::Corrupt(_)) => {
             Failure::internal(error.to_string())
         }

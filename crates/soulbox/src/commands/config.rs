@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::args::{Global, ServeArgs};
-use crate::config::raw::Key;
+use crate::config::raw::Setting;
 use crate::config::{Effective, load, read_inputs};
 use crate::failure::Failure;
 use crate::output::{Output, table};
@@ -30,7 +30,7 @@ pub(crate) fn check(global: &Global, args: &ServeArgs, output: Output) -> Result
 /// No setting is a secret: keys and tokens live in files of the data directory, and `tls_key` is only a path.
 /// Whoever adds one that is must leave its text out here.
 fn rows(effective: &Effective) -> Vec<Row> {
-    let row = |key: Key| {
+    let row = |key: Setting| {
         let raw = effective.raw.get(key);
         Row {
             key: key.name(),
@@ -38,5 +38,5 @@ fn rows(effective: &Effective) -> Vec<Row> {
             source: raw.source.to_string(),
         }
     };
-    Key::ALL.map(row).into()
+    Setting::ALL.map(row).into()
 }

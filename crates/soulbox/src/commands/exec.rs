@@ -25,18 +25,18 @@ const INPUT_BYTES: usize = 64 * 1024;
 /// Runs it; the exit code is the command's.
 pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<ExitCode, Failure> {
     let id = args.id.clone();
-    let failed = |error| failure(error, Some(&id));
-    let sandbox = api.get_sandbox(&args.id).await.map_err(failed)?;
+    let failed = |error: &ClientError| failure(error, Some(&id));
+    let sandbox = api
+        .get_sandbox(&args.id)
+        .await
+        .map_err(|error| failed(&error))?;
     let envd = api.envd_of_detail(&sandbox);
     let start = start(&args)?;
-    let mut events = envd.start(&start).await.map_err(failed)?;
-    let pid = match events.next().await.map_err(failed)? {
-        Some(Event::Started { pid }) => pid,
-        _ => {
-            return Err(Failure::internal(
-                "envd did not say that the command has started",
-            ));
-        }
+    let mut events = envd.start(&start).await.map_err(|error| failed(&error))?;
+    let Some(Event::Started { pid }) = events.next().await.map_err(|error| failed(&error))? else {
+        return Err(Failure::internal(
+            "envd did not say that the command has started",
+        ));
     };
     if args.detach {
         output.show(&json!({ "pid": pid }), |_| pid.to_string())?;
@@ -53,7 +53,7 @@ pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<Ex
     let end = follow(&envd, pid, &mut events, &mut sink)
         .await
         .map_err(|error| match error {
-            Stopped::Call(error) => failed(error),
+            Stopped::Call(error) => failed(&error),
             Stopped::Output(failure) => failure,
         })?;
     sink.finish(pid, &end)?;
@@ -94,13 +94,13 @@ async fn follow(
     loop {
         let event = tokio::select! {
             event = events.next() => event.map_err(Stopped::Call)?,
-            _ = interrupt.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue }
-            _ = terminate.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue }
+            _ = interrupt.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue; }
+            _ = terminate.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue; }
         };
         match event {
             Some(Event::Started { .. }) => {}
             Some(Event::Stdout(data) | Event::Pty(data)) => {
-                sink.stdout(&data).map_err(Stopped::Output)?
+                sink.stdout(&data).map_err(Stopped::Output)?;
             }
             Some(Event::Stderr(data)) => sink.stderr(&data).map_err(Stopped::Output)?,
             Some(Event::Ended(end)) => ended = Some(end),

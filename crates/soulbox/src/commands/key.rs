@@ -28,7 +28,7 @@ async fn create(api: &Api, name: &str, output: Output) -> Result<(), Failure> {
     let created = api
         .create_key(name)
         .await
-        .map_err(|error| failure(error, None))?;
+        .map_err(|error| failure(&error, None))?;
     output.show(&created, |created| created.key.clone())?;
     if output == Output::Text {
         note("keep it: it is not shown again");
@@ -37,7 +37,7 @@ async fn create(api: &Api, name: &str, output: Output) -> Result<(), Failure> {
 }
 
 async fn list(api: &Api, output: Output) -> Result<(), Failure> {
-    let keys = api.keys().await.map_err(|error| failure(error, None))?;
+    let keys = api.keys().await.map_err(|error| failure(&error, None))?;
     output.show(&keys, |keys| {
         let now = Timestamp::now();
         let used =
@@ -58,7 +58,7 @@ async fn list(api: &Api, output: Output) -> Result<(), Failure> {
 async fn revoke(api: &Api, id: &str, output: Output) -> Result<(), Failure> {
     api.revoke_key(id)
         .await
-        .map_err(|error| failure(error, None).fix("soulbox key list"))?;
+        .map_err(|error| failure(&error, None).fix("soulbox key list"))?;
     output.show(&json!({ "revoked": id }), |_| String::new())
 }
 

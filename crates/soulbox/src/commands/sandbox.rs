@@ -27,7 +27,7 @@ pub(crate) async fn create(api: &Api, args: CreateArgs, output: Output) -> Resul
     let sandbox = api
         .create(&new)
         .await
-        .map_err(|error| failure(error, None))?;
+        .map_err(|error| failure(&error, None))?;
     output.show(&sandbox, |sandbox| sandbox.sandbox_id.clone())
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn list(api: &Api, args: ListArgs, output: Output) -> Result<()
     let sandboxes = api
         .list_all(query, most)
         .await
-        .map_err(|error| failure(error, None))?;
+        .map_err(|error| failure(&error, None))?;
     if output == Output::Text && sandboxes.is_empty() {
         note("no sandboxes; `soulbox sandbox create` makes one");
         return Ok(());
@@ -117,7 +117,7 @@ pub(crate) async fn info(api: &Api, args: IdArgs, output: Output) -> Result<(), 
     let sandbox = api
         .get_sandbox(&args.id)
         .await
-        .map_err(|error| failure(error, Some(&args.id)))?;
+        .map_err(|error| failure(&error, Some(&args.id)))?;
     output.show(&sandbox, |sandbox| {
         let rows = details(sandbox);
         let width = rows
@@ -195,7 +195,7 @@ pub(crate) async fn kill(api: &Api, args: KillArgs, output: Output) -> Result<()
             let all = api
                 .list_all(ListQuery::default(), usize::MAX)
                 .await
-                .map_err(|error| failure(error, None))?;
+                .map_err(|error| failure(&error, None))?;
             all.into_iter().map(|sandbox| sandbox.sandbox_id).collect()
         }
         false => args.ids,
@@ -211,7 +211,7 @@ pub(crate) async fn kill(api: &Api, args: KillArgs, output: Output) -> Result<()
             kills.spawn(async move { (api.kill(&id).await, id) });
         }
         for (killed, id) in kills.join_all().await {
-            match killed.map_err(|error| failure(error, Some(&id)))? {
+            match killed.map_err(|error| failure(&error, Some(&id)))? {
                 true => outcome.killed.push(id),
                 // With --all, somebody else may have been faster: that is what was wanted.
                 false if args.all => {}

@@ -1,19 +1,26 @@
-//! `soulbox template list`, and what is done to templates on this machine's disk.
+//! `soulbox template list`, and what is done to templates on this machine's disk: bootstrap and verify.
+
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde_json::json;
+use soulbox_artifacts::{ArtifactError, Artifacts, BootstrapOptions, Suite, TemplateManifest};
 use soulbox_client::Api;
+use soulbox_types::ErrorKind;
 
+use crate::args::BootstrapArgs;
 use crate::failure::Failure;
 use crate::output::{Output, note, table};
+use crate::progress::Display;
 use crate::session::failure;
-use crate::text::ago;
+use crate::text::{ago, size};
 
 /// `template list`.
 pub(crate) async fn list(api: &Api, output: Output) -> Result<(), Failure> {
     let templates = api
         .templates()
         .await
-        .map_err(|error| failure(error, None))?;
+        .map_err(|error| failure(&error, None))?;
     if output == Output::Text && templates.is_empty() {
         note("no templates; `soulbox template bootstrap base` makes one");
         return Ok(());
@@ -36,4 +43,119 @@ pub(crate) async fn list(api: &Api, output: Output) -> Result<(), Failure> {
             rows,
         )
     })
+}
+
+/// `template bootstrap base`. Blocking: called outside the runtime.
+pub(crate) fn bootstrap(
+    data_dir: &Path,
+    args: &BootstrapArgs,
+    output: Output,
+) -> Result<(), Failure> {
+    let options = BootstrapOptions {
+        mirror: args.mirror.clone(),
+        suite: args.suite.as_deref().map(suite).transpose()?,
+        from: args.from.clone(),
+        rebuild: args.rebuild,
+    };
+    let artifacts = Artifacts::open(data_dir).map_err(|error| artifact(&error))?;
+    let mut display = Display::new();
+    let made = artifacts.bootstrap_base(&options, &mut |progress| {
+        display.step(progress.phase.name(), progress.percent, &progress.line);
+    });
+    display.finish();
+    let manifest = made.map_err(|error| artifact(&error))?;
+    output.show(&manifest, |manifest| {
+        let bytes = i64::try_from(manifest.size_bytes).unwrap_or(i64::MAX);
+        format!(
+            "{} is ready: {}, {} files, {}",
+            manifest.name,
+            manifest.distribution,
+            manifest.entries,
+            size(bytes)
+        )
+    })
+}
+
+fn suite(name: &str) -> Result<Suite, Failure> {
+    Suite::ALL
+        .into_iter()
+        .find(|suite| suite.codename() == name)
+        .ok_or_else(|| {
+            let known = Suite::ALL.map(Suite::codename).join(" or ");
+            Failure::usage(format!("there is no recipe for Debian {name}"))
+                .fix(format!("--suite {known}"))
+        })
+}
+
+/// `template verify`. Blocking: called outside the runtime.
+pub(crate) fn verify(data_dir: &Path, name: &str, output: Output) -> Result<(), Failure> {
+    let (artifacts, manifest) = find(data_dir, name)?;
+    let mut display = Display::new();
+    let verified = artifacts.verify(&manifest, &mut |progress| {
+        display.step(progress.phase.name(), progress.percent, &progress.line);
+    });
+    display.finish();
+    verified.map_err(|error| artifact(&error))?;
+    let answer = json!({ "template": name, "intact": true, "layers": manifest.layers });
+    output.show(&answer, |_| format!("{name} is intact"))
+}
+
+/// The directory of a template that has one layer, for programs that know no layers.
+pub(crate) fn rootfs(data_dir: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let (artifacts, manifest) = find(data_dir, name)?;
+    let layers = artifacts
+        .layers(&manifest)
+        .map_err(|error| artifact(&error))?;
+    match <[PathBuf; 1]>::try_from(layers) {
+        Ok([layer]) => Ok(layer),
+        Err(layers) => Err(Failure::user(format!(
+            "template {name} has {} layers; peers need a single one",
+            layers.len()
+        ))
+        .fix("name a root file system with --rootfs")),
+    }
+}
+
+fn find(data_dir: &Path, name: &str) -> Result<(Artifacts, TemplateManifest), Failure> {
+    let artifacts = Artifacts::open(data_dir).map_err(|error| artifact(&error))?;
+    let manifest = artifacts
+        .manifest(name)
+        .map_err(|error| artifact(&error))?
+        .ok_or_else(|| {
+            Failure::user(format!(
+                "there is no template {name} in {}",
+                data_dir.display()
+            ))
+            .fix(format!(
+                "soulbox template bootstrap base --data-dir {}",
+                data_dir.display()
+            ))
+        })?;
+    Ok((artifacts, manifest))
+}
+
+fn artifact(error: &ArtifactError) -> Failure {
+    let fix = error.fix();
+    let what = error.to_string();
+    let failure = match error.kind() {
+        ErrorKind::Internal => Failure::internal(what),
+        ErrorKind::InvalidArgument => Failure::usage(what),
+        ErrorKind::Unavailable => Failure::unavailable(what),
+        ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::LimitExceeded
+        | ErrorKind::StorageFull
+        | ErrorKind::Timeout
+        | ErrorKind::Unimplemented => Failure::user(what),
+    };
+    let failure = match std::error::Error::source(error) {
+        Some(source) => failure.because(anyhow::anyhow!("{}", soulbox_telemetry::chain(source))),
+        None => failure,
+    };
+    match fix {
+        Some(fix) => failure.fix(fix),
+        None => failure,
+    }
 }

@@ -36,23 +36,22 @@ pub(crate) async fn connect(api: &Api, args: ConnectArgs) -> Result<ExitCode, Fa
             .fix(format!("soulbox sandbox exec {} -- COMMAND", args.id)));
     }
     let id = args.id.clone();
-    let failed = |error| failure(error, Some(&id));
-    let envd = envd(api, &id).await.map_err(failed)?;
+    let failed = |error: &ClientError| failure(error, Some(&id));
+    let envd = envd(api, &id).await.map_err(|error| failed(&error))?;
     let mut events = match args.attach {
         Some(pid) => envd.connect(pid).await,
         None => envd.start(&shell(args.user)).await,
     }
-    .map_err(failed)?;
-    let pid = match events.next().await.map_err(failed)? {
-        Some(Event::Started { pid }) => pid,
-        _ => {
-            return Err(Failure::internal(
-                "envd did not say that the shell has started",
-            ));
-        }
+    .map_err(|error| failed(&error))?;
+    let Some(Event::Started { pid }) = events.next().await.map_err(|error| failed(&error))? else {
+        return Err(Failure::internal(
+            "envd did not say that the shell has started",
+        ));
     };
     if args.attach.is_some() {
-        envd.resize(pid, size()).await.map_err(failed)?;
+        envd.resize(pid, size())
+            .await
+            .map_err(|error| failed(&error))?;
     }
     let raw = RawMode::enter()?;
     let outcome = session(&envd, pid, &mut events).await;
@@ -65,7 +64,7 @@ pub(crate) async fn connect(api: &Api, args: ConnectArgs) -> Result<ExitCode, Fa
             ));
             Ok(ExitCode::SUCCESS)
         }
-        Err(Stopped::Call(error)) => Err(failed(error)),
+        Err(Stopped::Call(error)) => Err(failed(&error)),
         Err(Stopped::Here(failure)) => Err(failure),
     }
 }

@@ -26,7 +26,7 @@ pub(crate) async fn metrics(api: &Api, args: MetricsArgs, output: Output) -> Res
     let mut samples = api
         .metrics(id, None)
         .await
-        .map_err(|error| failure(error, Some(id)))?;
+        .map_err(|error| failure(&error, Some(id)))?;
     if samples.is_empty() && !exists(api, id).await? {
         return Err(
             Failure::user(format!("nothing is recorded about sandbox {id}"))
@@ -63,7 +63,7 @@ pub(crate) async fn metrics(api: &Api, args: MetricsArgs, output: Output) -> Res
         samples = api
             .metrics(id, since)
             .await
-            .map_err(|error| failure(error, Some(id)))?;
+            .map_err(|error| failure(&error, Some(id)))?;
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn logs(api: &Api, args: LogsArgs, output: Output) -> Result<()
     let mut entries = api
         .logs(id, &query)
         .await
-        .map_err(|error| failure(error, Some(id)))?;
+        .map_err(|error| failure(&error, Some(id)))?;
     if !args.follow {
         if entries.is_empty() && !exists(api, id).await? {
             return Err(
@@ -119,7 +119,7 @@ pub(crate) async fn logs(api: &Api, args: LogsArgs, output: Output) -> Result<()
         entries = api
             .logs(id, &query)
             .await
-            .map_err(|error| failure(error, Some(id)))?;
+            .map_err(|error| failure(&error, Some(id)))?;
         if !alive && entries.iter().all(|entry| !shown.would_be_new(entry)) {
             note(&format!("sandbox {id} has ended"));
             return Ok(());
@@ -186,7 +186,7 @@ async fn exists(api: &Api, id: &str) -> Result<bool, Failure> {
     match api.get_sandbox(id).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failure(error, Some(id))),
+        Err(error) => Err(failure(&error, Some(id))),
     }
 }
 

@@ -11,7 +11,7 @@ use super::suggest::nearest;
 
 /// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Key {
+pub(crate) enum Setting {
     DataDir,
     Listen,
     Domain,
@@ -30,7 +30,7 @@ pub(crate) enum Key {
     LimitsDiskMib,
 }
 
-impl Key {
+impl Setting {
     /// Every setting, in the order people see them.
     pub(crate) const ALL: [Self; 16] = [
         Self::DataDir,
@@ -144,13 +144,13 @@ pub(crate) struct Inputs {
     /// The process's environment.
     pub(crate) environment: BTreeMap<String, String>,
     /// Flags that were given.
-    pub(crate) flags: Vec<(Key, String)>,
+    pub(crate) flags: Vec<(Setting, String)>,
 }
 
 /// All settings as written, the winning layer of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawConfig {
-    values: BTreeMap<Key, RawValue>,
+    values: BTreeMap<Setting, RawValue>,
 }
 
 impl RawConfig {
@@ -158,7 +158,7 @@ impl RawConfig {
     /// come back beside it.
     pub(crate) fn merge(inputs: &Inputs) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
-        let mut values: BTreeMap<Key, RawValue> = Key::ALL
+        let mut values: BTreeMap<Setting, RawValue> = Setting::ALL
             .into_iter()
             .map(|key| {
                 (
@@ -203,14 +203,14 @@ impl RawConfig {
     }
 
     /// One setting.
-    pub(crate) fn get(&self, key: Key) -> &RawValue {
+    pub(crate) fn get(&self, key: Setting) -> &RawValue {
         self.values
             .get(&key)
             .expect("merge has filled in every key")
     }
 }
 
-fn file_values(path: &Path, text: &str, problems: &mut Vec<String>) -> Vec<(Key, String)> {
+fn file_values(path: &Path, text: &str, problems: &mut Vec<String>) -> Vec<(Setting, String)> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
@@ -228,7 +228,7 @@ fn file_values(path: &Path, text: &str, problems: &mut Vec<String>) -> Vec<(Key,
     let mut known = Vec::new();
     for (name, value) in flat {
         match (
-            Key::ALL.into_iter().find(|key| key.name() == name),
+            Setting::ALL.into_iter().find(|key| key.name() == name),
             scalar(value),
         ) {
             (Some(key), Some(text)) => known.push((key, text)),
@@ -253,7 +253,7 @@ fn line_of(text: &str, error: &toml::de::Error) -> Option<usize> {
 }
 
 fn unknown(what: &str, name: &str) -> String {
-    match nearest(name, Key::ALL.map(Key::name)) {
+    match nearest(name, Setting::ALL.map(Setting::name)) {
         Some(near) => format!("{what}; did you mean {near}?"),
         None => format!("{what}; `soulbox config check` lists the known keys"),
     }
@@ -290,8 +290,8 @@ fn scalar(value: &toml::Value) -> Option<String> {
 fn environment_values(
     environment: &BTreeMap<String, String>,
     problems: &mut Vec<String>,
-) -> Vec<(Key, String, String)> {
-    let known: BTreeMap<String, Key> = Key::ALL
+) -> Vec<(Setting, String, String)> {
+    let known: BTreeMap<String, Setting> = Setting::ALL
         .into_iter()
         .map(|key| (key.variable(), key))
         .collect();

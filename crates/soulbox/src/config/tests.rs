@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn inputs(file: &str, environment: &[(&str, &str)], flags: &[(Key, &str)]) -> Inputs {
+fn inputs(file: &str, environment: &[(&str, &str)], flags: &[(Setting, &str)]) -> Inputs {
     Inputs {
         file: (!file.is_empty()).then(|| (PathBuf::from("/etc/x.toml"), file.to_owned())),
         environment: environment
@@ -32,7 +32,7 @@ fn later_layers_win() {
         ("SOULBOX_DOMAIN", "env.example"),
         ("SOULBOX_LOG_LEVEL", ""),
     ];
-    let given = inputs(file, &environment, &[(Key::Listen, "127.0.0.1:3")]);
+    let given = inputs(file, &environment, &[(Setting::Listen, "127.0.0.1:3")]);
     let effective = judge(&given).unwrap();
     assert_eq!(effective.config.listen.port(), 3);
     assert_eq!(effective.config.domain.as_deref(), Some("env.example"));
@@ -42,16 +42,16 @@ fn later_layers_win() {
         "an empty variable counts as not set"
     );
     let source = |key| effective.raw.get(key).source.clone();
-    assert_eq!(source(Key::Listen), Source::Flag("--listen".to_owned()));
+    assert_eq!(source(Setting::Listen), Source::Flag("--listen".to_owned()));
     assert_eq!(
-        source(Key::Domain),
+        source(Setting::Domain),
         Source::Environment("SOULBOX_DOMAIN".to_owned())
     );
     assert_eq!(
-        source(Key::SlotsReady),
+        source(Setting::SlotsReady),
         Source::File(PathBuf::from("/etc/x.toml"))
     );
-    assert_eq!(source(Key::DataDir), Source::Default);
+    assert_eq!(source(Setting::DataDir), Source::Default);
 }
 
 #[test]
@@ -83,8 +83,8 @@ fn every_problem_is_found() {
         ("SOULBOX_LISTEN", "3000"),
     ];
     let flags = [
-        (Key::DnsUpstreams, "9.9.9.9,dns.example"),
-        (Key::LogFormat, "xml"),
+        (Setting::DnsUpstreams, "9.9.9.9,dns.example"),
+        (Setting::LogFormat, "xml"),
     ];
     let problems = judge(&inputs(file, &environment, &flags)).unwrap_err();
     insta::assert_snapshot!(problems.join("\n"), @r#"
@@ -114,7 +114,7 @@ fn a_file_that_is_no_toml() {
 #[test]
 fn relative_paths_only_from_where_somebody_stands() {
     assert!(judge(&inputs("data_dir = \"state\"", &[], &[])).is_err());
-    let config = judge(&inputs("", &[], &[(Key::DataDir, "state")]))
+    let config = judge(&inputs("", &[], &[(Setting::DataDir, "state")]))
         .unwrap()
         .config;
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("state"));
@@ -122,21 +122,24 @@ fn relative_paths_only_from_where_somebody_stands() {
 
 #[test]
 fn names_have_one_spelling_each() {
-    let flags: Vec<String> = Key::ALL.map(Key::flag).to_vec();
+    let flags: Vec<String> = Setting::ALL.map(Setting::flag).to_vec();
     assert_eq!(
         flags
             .iter()
             .collect::<std::collections::BTreeSet<_>>()
             .len(),
-        Key::ALL.len()
+        Setting::ALL.len()
     );
-    assert_eq!(Key::LimitsMemoryMib.variable(), "SOULBOX_LIMITS_MEMORY_MIB");
-    assert_eq!(Key::LimitsMemoryMib.flag(), "--limits-memory-mib");
-    let unused: BTreeMap<String, Key> = Key::ALL
+    assert_eq!(
+        Setting::LimitsMemoryMib.variable(),
+        "SOULBOX_LIMITS_MEMORY_MIB"
+    );
+    assert_eq!(Setting::LimitsMemoryMib.flag(), "--limits-memory-mib");
+    let unused: BTreeMap<String, Setting> = Setting::ALL
         .into_iter()
         .map(|key| (key.variable(), key))
         .collect();
-    assert_eq!(unused.len(), Key::ALL.len());
+    assert_eq!(unused.len(), Setting::ALL.len());
 }
 
 #[test]
