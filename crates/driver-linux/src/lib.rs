@@ -1,1 +1,22 @@
-//! Not written yet.
+//! The namespace tier: sandboxes made of Linux namespaces, cgroups, an id-mapped overlay and a system call filter.
+//!
+//! A [`NamespaceDriver`] keeps a few *slots* half-made: a waiting jail process that already stands in its cgroups and
+//! namespaces. Creating a sandbox leases one, sends it a launch plan and waits until envd listens.
+//!
+//! Suggested reading order: [`plan`] (every decision, pure), [`seccomp`], [`cgroup`], `slot`, `driver`, `guest`.
+
+pub mod cgroup;
+mod dial;
+mod disk;
+mod driver;
+mod guest;
+mod host;
+mod jail;
+pub mod plan;
+pub mod seccomp;
+pub mod shadow;
+mod slot;
+mod state;
+
+pub use driver::{NamespaceDriver, Settings};
+pub use host::Programs;

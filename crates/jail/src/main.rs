@@ -1,2 +1,106 @@
-//! Not written yet.
-fn main() {}
+//! Carries out a launch plan, then becomes envd.
+//!
+//! The server starts this program once per slot with one socket as standard input. It reads a slot plan, carries it
+//! out, answers, and waits. When a sandbox is created it reads the launch plan with three descriptors (envd's program,
+//! the boot document, the status pipe), carries that out and is replaced by envd.
+//! When the server goes away before that, so does this process.
+//!
+//! It is a program of its own because what it does (new namespaces, fork) is forbidden in a process with threads.
+//! It decides nothing: every choice is in the plan.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use soulbox_launch_plan::{LaunchPlan, Reply, SlotPlan, validate};
+use soulbox_linux::{exec, socket};
+
+mod dev;
+mod launch;
+mod network;
+mod slot;
+
+/// Larger than any plan; a longer message is refused.
+const MESSAGE_LIMIT: usize = 128 * 1024;
+
+/// A step that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    step: &'static str,
+    detail: String,
+    source: io::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(step: &'static str, detail: impl Into<String>, source: io::Error) -> Self {
+        Self {
+            step,
+            detail: detail.into(),
+            source,
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        Reply::Failed {
+            step: self.step.to_owned(),
+            errno: self.source.raw_os_error().unwrap_or(0),
+            detail: format!("{}: {}", self.detail, self.source),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Ok(control) = exec::lift(io::stdin()) else {
+        return ExitCode::from(126);
+    };
+    match serve(&control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The server may be gone; then nobody is left to tell.
+            drop(answer(&control, &failure.reply(), &[]));
+            ExitCode::from(126)
+        }
+    }
+}
+
+/// Returns `Ok` in the parent when its work is done, or when the server is gone; never in the process that became envd.
+fn serve(control: &OwnedFd) -> Result<(), Failure> {
+    let Some((bytes, _)) = receive(control)? else {
+        return Ok(());
+    };
+    let plan = SlotPlan::decode(&bytes).map_err(|e| malformed(&e))?;
+    let slot = slot::prepare(&plan)?;
+    answer(control, &Reply::SlotReady, &[slot.network.as_fd()])?;
+
+    let Some((bytes, fds)) = receive(control)? else {
+        return Ok(());
+    };
+    let plan = LaunchPlan::decode(&bytes).map_err(|e| malformed(&e))?;
+    validate(&plan).map_err(|e| malformed(&e))?;
+    let handed = launch::Handed::from_fds(fds)?;
+    launch::carry_out(&plan, &slot, handed, |reply, fd| {
+        answer(control, &reply, &[fd.as_fd()])
+    })
+}
+
+fn receive(control: &OwnedFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Failure> {
+    socket::receive(control, MESSAGE_LIMIT)
+        .map_err(|e| Failure::new("receive-plan", "control socket", e))
+}
+
+fn answer(
+    control: &OwnedFd,
+    reply: &Reply,
+    fds: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<(), Failure> {
+    let bytes = reply.encode().map_err(|e| malformed(&e))?;
+    socket::send(control, &bytes, fds).map_err(|e| Failure::new("answer", "control socket", e))
+}
+
+fn malformed(error: &dyn std::error::Error) -> Failure {
+    Failure::new(
+        "read-plan",
+        error.to_string(),
+        io::Error::from(io::ErrorKind::InvalidData),
+    )
+}

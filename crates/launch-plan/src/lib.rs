@@ -1,1 +1,338 @@
-//! Not written yet.
+//! The ordered list of steps that turns a process into a sandbox, as data.
+//!
+//! This is the security-critical text of the product: an auditor reads it beside `docs/sandbox-launch.md`,
+//! tests print it, `soulbox debug plan` shows it. Steps carry only resolved values: whoever carries them out
+//! (`soulbox-jail`) has nothing left to decide.
+//!
+//! A plan has two halves. The *slot* half is carried out ahead of time, when nobody waits: cgroups, network,
+//! namespaces. The *launch* half is carried out when a sandbox is created: root file system, process, filter.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod text;
+mod validate;
+
+pub use validate::{PlanViolation, validate};
+
+/// What is done ahead of time, in the host's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotPlan {
+    /// The steps, in order.
+    pub steps: Vec<SlotStep>,
+}
+
+/// One step of preparing a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotStep {
+    /// Starts a session of its own, so that no signal meant for the server's terminal arrives.
+    NewSession,
+    /// Moves this process into cgroups by writing to each `cgroup.procs`.
+    /// Slow (several milliseconds), which is why it happens here and the sandbox inherits it.
+    JoinCgroups {
+        /// Absolute paths of `cgroup.procs` files.
+        procs_files: Vec<PathBuf>,
+    },
+    /// Makes the user namespace of the sandbox, maps its ids and keeps it by a file descriptor. It is joined last
+    /// and owns nothing: every other namespace belongs to the host.
+    CreateUserNamespace {
+        /// First host id; inner id 0.
+        uid_base: u32,
+        /// How many ids.
+        count: u32,
+    },
+    /// Enters a new network namespace and sets it up.
+    UnshareNetwork(Network),
+    /// Enters new mount, IPC, UTS and cgroup namespaces.
+    UnshareMountIpcUtsCgroup,
+    /// Makes every mount private, so that nothing done here shows on the host.
+    MakeMountsPrivate,
+}
+
+/// What the network namespace holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// Loopback only.
+    Loopback,
+    /// Loopback and one cable to the host.
+    Cable {
+        /// Name of the host's end.
+        host_link: String,
+        /// Address inside, a /32.
+        address: Ipv4Addr,
+        /// Gateway and DNS server, an address of the host.
+        gateway: Ipv4Addr,
+    },
+}
+
+/// What is done when a sandbox is created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// The steps, in order.
+    pub steps: Vec<LaunchStep>,
+}
+
+/// One step of launching a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaunchStep {
+    /// Puts a directory over itself as an id-mapped mount: ids on disk 0..65535 appear as the sandbox's host ids.
+    IdmapInPlace {
+        /// Directory on the host.
+        path: PathBuf,
+        /// For layers; the sandbox's own directory is writable.
+        read_only: bool,
+    },
+    /// Mounts the overlay that is the sandbox's root.
+    MountOverlay {
+        /// Layers, topmost first.
+        lower: Vec<PathBuf>,
+        /// The sandbox's own files.
+        upper: PathBuf,
+        /// Scratch directory of the overlay, on the same file system as `upper`.
+        work: PathBuf,
+        /// Where the new root is mounted until it becomes `/`.
+        target: PathBuf,
+        /// Host id of root inside, as whom the overlay works on `upper`.
+        owner: u32,
+    },
+    /// Mounts an empty `tmpfs` below the new root.
+    MountTmpfs {
+        /// Directory below the new root, for example `dev`.
+        target: PathBuf,
+        /// Size limit.
+        size_bytes: u64,
+        /// Mode of its root.
+        mode: u32,
+        /// Host id that owns its root.
+        owner: u32,
+    },
+    /// Creates the ordinary device nodes and links in a directory below the new root.
+    PopulateDev {
+        /// Directory below the new root.
+        target: PathBuf,
+        /// Host id that owns the nodes.
+        owner: u32,
+    },
+    /// Mounts a `devpts` of its own below the new root.
+    MountDevpts {
+        /// Directory below the new root.
+        target: PathBuf,
+        /// Host id of the group `tty` inside.
+        tty_gid: u32,
+    },
+    /// Shows a host file or directory read-only below the new root.
+    BindReadOnly {
+        /// File or directory on the host.
+        source: PathBuf,
+        /// Where it appears, below the new root.
+        target: PathBuf,
+    },
+    /// Keeps a read-only copy of a host file or directory for use after the pivot, under a name.
+    HoldReadOnly {
+        /// Name by which later steps ask for it.
+        name: String,
+        /// File or directory on the host.
+        source: PathBuf,
+    },
+    /// Enters a time namespace in which the machine has just been started.
+    NewTimeNamespace,
+    /// Makes the new root `/` and lets go of the host's.
+    PivotRoot {
+        /// The mounted root.
+        new_root: PathBuf,
+    },
+    /// Sets the host name of the UTS namespace.
+    SetHostname {
+        /// The name.
+        name: String,
+    },
+    /// Continues as the first process of a new PID namespace, in the new time namespace.
+    /// Everything after this step runs in that process.
+    ClonePid1,
+    /// Mounts a fresh `procfs` on `/proc` and checks that it is one.
+    MountProc,
+    /// Covers entries of `/proc` with what is held as `empty-file` and `empty-directory`. Missing entries are an
+    /// error: the plan names only those that this kernel has.
+    MaskProc {
+        /// Names below `/proc`.
+        files: Vec<String>,
+        /// Names below `/proc`.
+        directories: Vec<String>,
+    },
+    /// Makes a directory below `/proc` read-only.
+    ReadOnlyProc {
+        /// Name below `/proc`.
+        name: String,
+    },
+    /// Covers an entry of `/proc` with the file held under the same name, which tells the sandbox's limits.
+    ShadowProc {
+        /// Name below `/proc`, and of what is held.
+        name: String,
+    },
+    /// Restricts the process to some CPUs, so that `nproc` tells the limit.
+    SetCpus {
+        /// CPU numbers.
+        cpus: Vec<u32>,
+    },
+    /// Protects envd from the memory killer; what it starts raises the value again.
+    SetOomScore {
+        /// Value of `oom_score_adj`.
+        value: i32,
+    },
+    /// Sets a resource limit, soft and hard.
+    SetRlimit {
+        /// Which.
+        resource: Rlimit,
+        /// Value; `u64::MAX` is unlimited.
+        value: u64,
+    },
+    /// Joins the sandbox's user namespace and becomes its root. From here the process holds no power over the host.
+    BecomeGuestRoot,
+    /// Drops every capability but these, from every set.
+    KeepCapabilities {
+        /// Capability numbers (`linux/capability.h`).
+        keep: Vec<u8>,
+    },
+    /// Installs the system call filter. Needs CAP_SYS_ADMIN in the user namespace, which the next exec of an
+    /// unprivileged program does not carry on: hence before the capabilities are dropped.
+    InstallSeccomp {
+        /// Classic BPF instructions: code, jt, jf, k.
+        program: Vec<(u16, u8, u8, u32)>,
+    },
+    /// Hands over the boot document and the status pipe, closes everything else and becomes envd.
+    ExecEnvd {
+        /// Arguments, the program's name first.
+        argv: Vec<String>,
+    },
+}
+
+/// Resource limits that a plan sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rlimit {
+    /// Size of core dumps.
+    Core,
+    /// Open files.
+    OpenFiles,
+    /// Bytes in POSIX message queues.
+    MessageQueue,
+    /// Bytes that may be locked into memory.
+    LockedMemory,
+}
+
+/// What the jail answers on its socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The slot half is done; the network namespace comes along as a file descriptor.
+    SlotReady,
+    /// The process that is becoming envd exists; its pidfd comes along.
+    Cloned {
+        /// Its pid on the host.
+        pid: i32,
+    },
+    /// A step failed; nothing after it was done.
+    Failed {
+        /// Name of the step.
+        step: String,
+        /// Error number.
+        errno: i32,
+        /// On which thing.
+        detail: String,
+    },
+}
+
+/// The bytes are not a plan or reply of this version.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed {what}")]
+pub struct CodecError {
+    what: &'static str,
+    #[source]
+    source: postcard::Error,
+}
+
+macro_rules! codec {
+    ($($name:ident => $what:literal),*) => {$(
+        impl $name {
+            /// Writes it for the socket between server and jail.
+            ///
+            /// # Errors
+            /// Never for values that fit in memory; the codec's type says otherwise.
+            pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+                postcard::to_stdvec(self).map_err(|source| CodecError { what: $what, source })
+            }
+
+            /// Reads what [`Self::encode`] wrote.
+            ///
+            /// # Errors
+            /// When the bytes are anything else.
+            pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+                postcard::from_bytes(bytes).map_err(|source| CodecError { what: $what, source })
+            }
+        }
+    )*};
+}
+codec!(SlotPlan => "slot plan", LaunchPlan => "launch plan", Reply => "jail reply");
+
+impl SlotStep {
+    /// The step's name, as in logs and errors.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NewSession => "new-session",
+            Self::JoinCgroups { .. } => "join-cgroups",
+            Self::CreateUserNamespace { .. } => "create-user-namespace",
+            Self::UnshareNetwork(_) => "unshare-network",
+            Self::UnshareMountIpcUtsCgroup => "unshare-mount-ipc-uts-cgroup",
+            Self::MakeMountsPrivate => "make-mounts-private",
+        }
+    }
+}
+
+impl LaunchStep {
+    /// The step's name, as in logs and errors.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::IdmapInPlace { .. } => "idmap-in-place",
+            Self::MountOverlay { .. } => "mount-overlay",
+            Self::MountTmpfs { .. } => "mount-tmpfs",
+            Self::PopulateDev { .. } => "populate-dev",
+            Self::MountDevpts { .. } => "mount-devpts",
+            Self::BindReadOnly { .. } => "bind-read-only",
+            Self::HoldReadOnly { .. } => "hold-read-only",
+            Self::NewTimeNamespace => "new-time-namespace",
+            Self::PivotRoot { .. } => "pivot-root",
+            Self::SetHostname { .. } => "set-hostname",
+            Self::ClonePid1 => "clone-pid-1",
+            Self::MountProc => "mount-proc",
+            Self::MaskProc { .. } => "mask-proc",
+            Self::ReadOnlyProc { .. } => "read-only-proc",
+            Self::ShadowProc { .. } => "shadow-proc",
+            Self::SetCpus { .. } => "set-cpus",
+            Self::SetOomScore { .. } => "set-oom-score",
+            Self::SetRlimit { .. } => "set-rlimit",
+            Self::BecomeGuestRoot => "become-guest-root",
+            Self::KeepCapabilities { .. } => "keep-capabilities",
+            Self::InstallSeccomp { .. } => "install-seccomp",
+            Self::ExecEnvd { .. } => "exec-envd",
+        }
+    }
+}
+
+impl fmt::Display for SlotPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps
+            .iter()
+            .try_for_each(|step| text::slot_step(f, step))
+    }
+}
+
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps
+            .iter()
+            .try_for_each(|step| text::launch_step(f, step))
+    }
+}

@@ -1,1 +1,3 @@
-//! Not written yet.
+//! The host side of the sandboxes' network: address block, gateway, firewall, DNS.
+
+pub mod gateway;

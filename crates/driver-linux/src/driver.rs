@@ -1,0 +1,461 @@
+//! Creating sandboxes and finding again those that an earlier server left running.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use soulbox_driver::{BoxFuture, Driver, DriverError, Guest};
+use soulbox_envd_proto::{Boot, InitBody};
+use soulbox_linux::{exec, namespace, process};
+use soulbox_types::slot::Block;
+use soulbox_types::{SandboxSpec, SlotIndex, Timestamp};
+use tokio::sync::Semaphore;
+
+use crate::cgroup::SlotCgroup;
+use crate::dial::Dialer;
+use crate::disk;
+use crate::guest::NamespaceGuest;
+use crate::host::{Host, Programs};
+use crate::jail::{JailError, Launched};
+use crate::plan::{SandboxFiles, launch_plan};
+use crate::slot::{Pool, Slot, SlotError};
+use crate::state::{SandboxState, VERSION};
+
+/// envd starts in milliseconds; on a machine that is overloaded a hundredfold it still starts within this.
+const ENVD_START: Duration = Duration::from_secs(30);
+/// Launches at the same time, per CPU. More only makes all of them slower.
+const LAUNCHES_PER_CPU: usize = 2;
+
+/// What a namespace driver is made with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where sandboxes keep their files.
+    pub data_dir: PathBuf,
+    /// The block of slots of this server.
+    pub block: Block,
+    /// Slots to keep ready.
+    pub slots_ready: usize,
+}
+
+/// The namespace tier.
+#[derive(Debug)]
+pub struct NamespaceDriver {
+    host: Arc<Host>,
+    dialer: Dialer,
+    launches: Semaphore,
+    slots_ready: usize,
+    pool: OnceLock<Arc<Pool>>,
+}
+
+impl NamespaceDriver {
+    /// Prepares the host: directories, cgroups, the sealed programs. Call [`Driver::adopt`] before the first create.
+    ///
+    /// # Errors
+    /// When the host lacks something; the text says what to do.
+    pub fn new(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
+        let host = Host::prepare(&settings.data_dir, settings.block, programs)?;
+        let launches = Semaphore::new(host.facts.cpus.len().max(1) * LAUNCHES_PER_CPU);
+        Ok(Self {
+            host: Arc::new(host),
+            dialer: Dialer::start()?,
+            launches,
+            slots_ready: settings.slots_ready,
+            pool: OnceLock::new(),
+        })
+    }
+
+    fn pool(&self) -> &Arc<Pool> {
+        self.pool
+            .get_or_init(|| Pool::start(Arc::clone(&self.host), self.slots_ready, &HashSet::new()))
+    }
+
+    async fn create_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
+        let closed = || DriverError::Envd {
+            reason: "the server is stopping".to_owned(),
+        };
+        let _permit = self.launches.acquire().await.map_err(|_| closed())?;
+        let (host, pool, spec) = (
+            Arc::clone(&self.host),
+            Arc::clone(self.pool()),
+            spec.clone(),
+        );
+        let launched = tokio::task::spawn_blocking(move || Launch { host, pool, spec }.run());
+        let finished = launched.await.map_err(|_| closed())??;
+        let pid = finished.pid;
+        let guest = self.start_guest(finished);
+        separate_envd(guest.cgroup.clone(), pid);
+        Ok(guest)
+    }
+
+    fn start_guest(&self, finished: Finished) -> Arc<NamespaceGuest> {
+        let Finished {
+            spec,
+            place,
+            pidfd,
+            network,
+            ..
+        } = finished;
+        let guest = Arc::new(NamespaceGuest::new(
+            spec,
+            place,
+            pidfd,
+            network,
+            self.dialer.clone(),
+        ));
+        tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool())));
+        guest
+    }
+
+    async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
+        let host = Arc::clone(&self.host);
+        let found = tokio::task::spawn_blocking(move || find_running(&host))
+            .await
+            .map_err(|e| DriverError::Host {
+                operation: "adopt sandboxes".to_owned(),
+                source: io::Error::other(e),
+            })?
+            .map_err(|source| DriverError::Host {
+                operation: "adopt sandboxes".to_owned(),
+                source,
+            })?;
+        let in_use = found.iter().map(|f| f.place.0.index()).collect();
+        // The pool starts only now, when it is known which slots are taken.
+        self.pool
+            .get_or_init(|| Pool::start(Arc::clone(&self.host), self.slots_ready, &in_use));
+        Ok(found
+            .into_iter()
+            .map(|finished| self.start_guest(finished) as Arc<dyn Guest>)
+            .collect())
+    }
+}
+
+impl Driver for NamespaceDriver {
+    fn tier(&self) -> &'static str {
+        "namespace"
+    }
+
+    fn create<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(self.create_guest(spec))
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
+        Box::pin(self.adopt_guests())
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.launches.close();
+            let pool = Arc::clone(self.pool());
+            if tokio::task::spawn_blocking(move || pool.stop())
+                .await
+                .is_err()
+            {
+                tracing::error!("stopping the slot pool panicked");
+            }
+        })
+    }
+}
+
+/// Off the path of the create: the kernel makes the mover wait for milliseconds.
+fn separate_envd(cgroup: SlotCgroup, pid: i32) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = cgroup.separate_envd(pid) {
+            // Killed already, most likely. If not, envd shares the user's memory limit: weaker, not unsafe.
+            tracing::debug!(%error, pid, "envd stays in the user's cgroup");
+        }
+    });
+}
+
+/// A sandbox whose envd listens.
+struct Finished {
+    spec: SandboxSpec,
+    place: (SlotIndex, SlotCgroup, SandboxFiles),
+    pid: i32,
+    pidfd: OwnedFd,
+    network: OwnedFd,
+}
+
+/// One create, on a blocking thread.
+struct Launch {
+    host: Arc<Host>,
+    pool: Arc<Pool>,
+    spec: SandboxSpec,
+}
+
+impl Launch {
+    fn run(self) -> Result<Finished, DriverError> {
+        let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
+        let files = self.host.files(self.spec.id.as_str());
+        match self.fill(&mut slot, &files) {
+            Ok(launched) => {
+                let Slot {
+                    index,
+                    cgroup,
+                    network,
+                    jail,
+                } = slot;
+                drop(jail);
+                let (pid, pidfd) = (launched.pid, launched.pidfd);
+                Ok(Finished {
+                    spec: self.spec,
+                    place: (index, cgroup, files),
+                    pid,
+                    pidfd,
+                    network,
+                })
+            }
+            Err(error) => {
+                self.undo(slot, &files);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self, slot: &mut Slot, files: &SandboxFiles) -> Result<Launched, DriverError> {
+        let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
+        for layer in &self.spec.image.layers {
+            fs::metadata(layer).map_err(|source| DriverError::Layer {
+                layer: layer.display().to_string(),
+                source,
+            })?;
+        }
+        let places = self
+            .host
+            .places(self.spec.limits.vcpu_count)
+            .map_err(host("make /sys of a sandbox"))?;
+        disk::create(&self.host, files, &self.spec, slot.index)
+            .map_err(host("make the files of a sandbox"))?;
+        slot.cgroup
+            .set_limits(&self.spec.limits)
+            .map_err(host("set the limits of a sandbox"))?;
+        let boot = self
+            .boot_document()
+            .map_err(host("write the boot document of a sandbox"))?;
+        let (status_read, status_write) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
+        let (facts, filter) = (&self.host.facts, &self.host.seccomp);
+        let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
+        let launched = slot
+            .jail
+            .launch(&plan, [&self.host.envd, &boot, &status_write])
+            .map_err(jail_error)?;
+        drop(status_write);
+        match self.finish(slot, files, &launched, status_read) {
+            Ok(()) => Ok(launched),
+            Err(error) => {
+                end(&launched);
+                Err(error)
+            }
+        }
+    }
+
+    /// The record is written before envd listens: from then on the next server finds the sandbox.
+    fn finish(
+        &self,
+        slot: &mut Slot,
+        files: &SandboxFiles,
+        launched: &Launched,
+        status: OwnedFd,
+    ) -> Result<(), DriverError> {
+        self.record(slot, files, launched.pid)
+            .map_err(|source| host_error("record a sandbox", source))?;
+        let word = wait_for_envd(status).map_err(|source| host_error("wait for envd", source))?;
+        match word.as_str() {
+            "ready\n" => Ok(()),
+            "" => Err(jail_error(slot.jail.failure())),
+            reason => Err(DriverError::Envd {
+                reason: reason.trim().to_owned(),
+            }),
+        }
+    }
+
+    fn record(&self, slot: &Slot, files: &SandboxFiles, pid: i32) -> io::Result<()> {
+        let state = SandboxState {
+            version: VERSION,
+            boot_id: self.host.boot_id.clone(),
+            spec: self.spec.clone(),
+            slot: slot.index,
+            pid,
+            start_time: process::start_time(pid)?,
+        };
+        state.write(&files.directory)
+    }
+
+    fn boot_document(&self) -> io::Result<OwnedFd> {
+        let spec = &self.spec;
+        let boot = Boot {
+            sandbox_id: spec.id.to_string(),
+            template_id: spec.image.template_id.to_string(),
+            init: InitBody {
+                env_vars: Some(spec.env_vars.clone()),
+                access_token: Some(spec.envd_access_token.clone()),
+                default_user: Some(spec.image.default_user.clone()),
+                default_workdir: spec.image.default_workdir.clone(),
+                timestamp: Some(Timestamp::now().to_string()),
+            },
+        };
+        let memory = exec::sealed_memfd("boot", &serde_json::to_vec(&boot)?, false)?;
+        rustix::fs::seek(&memory, rustix::fs::SeekFrom::Start(0))?;
+        Ok(memory)
+    }
+
+    fn undo(&self, slot: Slot, files: &SandboxFiles) {
+        let Slot {
+            index,
+            cgroup,
+            network,
+            jail,
+        } = slot;
+        drop((jail, network));
+        let left = disk::remove(&files.directory).and_then(|()| empty(&cgroup));
+        match left {
+            Ok(()) => self.pool.release(index),
+            Err(error) => {
+                tracing::warn!(%error, sandbox.id = %self.spec.id, "remains of a failed launch stay")
+            }
+        }
+    }
+}
+
+/// Kills what a failed launch has started and waits until it is dead.
+fn end(launched: &Launched) {
+    if let Err(error) = process::kill(&launched.pidfd) {
+        tracing::warn!(%error, pid = launched.pid, "cannot kill a sandbox that failed to start");
+        return;
+    }
+    let mut fds = [PollFd::new(&launched.pidfd, PollFlags::IN)];
+    let _dead = poll(&mut fds, Some(&timespec(ENVD_START)));
+    process::reap(&launched.pidfd);
+}
+
+/// Reads what envd says when it listens. Nothing at all means that it, or the jail before it, has ended.
+fn wait_for_envd(status: OwnedFd) -> io::Result<String> {
+    let mut fds = [PollFd::new(&status, PollFlags::IN)];
+    if poll(&mut fds, Some(&timespec(ENVD_START)))? == 0 {
+        return Ok(format!("no answer within {} s", ENVD_START.as_secs()));
+    }
+    let mut word = String::new();
+    File::from(status).take(1024).read_to_string(&mut word)?;
+    Ok(word)
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec::try_from(duration).unwrap_or(Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    })
+}
+
+/// Finds every sandbox that still runs and removes the remains of those that do not, slots that were only prepared
+/// included.
+fn find_running(host: &Host) -> io::Result<Vec<Finished>> {
+    let mut running = Vec::new();
+    for entry in fs::read_dir(host.sandboxes_dir())? {
+        let directory = entry?.path();
+        match reopen(host, &directory)? {
+            Some(finished) => running.push(finished),
+            None => disk::remove(&directory)?,
+        }
+    }
+    let alive: HashSet<u16> = running.iter().map(|f| f.place.0.index()).collect();
+    for number in host.hierarchies.slots_of(&host.block.prefix())? {
+        if let Some(slot) = SlotIndex::new(host.block, number)
+            && !alive.contains(&number)
+        {
+            empty(&SlotCgroup::new(host.hierarchies.clone(), slot))?;
+        }
+    }
+    Ok(running)
+}
+
+fn reopen(host: &Host, directory: &Path) -> io::Result<Option<Finished>> {
+    let Some(state) = SandboxState::read(directory)? else {
+        return Ok(None);
+    };
+    if state.boot_id != host.boot_id || state.slot.block() != host.block {
+        return Ok(None);
+    }
+    let Some(pidfd) = process::reopen(state.pid, state.start_time)? else {
+        return Ok(None);
+    };
+    let network = match namespace::open(Path::new(&format!("/proc/{}/ns/net", state.pid))) {
+        Ok(network) => network,
+        // Ended between the two calls.
+        Err(_) => return Ok(None),
+    };
+    let cgroup = SlotCgroup::new(host.hierarchies.clone(), state.slot);
+    let files = host.files(state.spec.id.as_str());
+    let place = (state.slot, cgroup, files);
+    Ok(Some(Finished {
+        spec: state.spec,
+        place,
+        pid: state.pid,
+        pidfd,
+        network,
+    }))
+}
+
+/// Ends every process in a slot's cgroups and removes them.
+fn empty(cgroup: &SlotCgroup) -> io::Result<()> {
+    const TRIES: u32 = 200;
+    for _ in 0..TRIES {
+        for pid in cgroup.processes()? {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid)
+                && let Ok(pidfd) =
+                    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            {
+                process::kill(&pidfd)?;
+                let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+                poll(&mut fds, Some(&timespec(Duration::from_secs(1))))?;
+                process::reap(pidfd.as_fd());
+            }
+        }
+        match cgroup.remove() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    Err(io::Error::other("processes in a cgroup do not end"))
+}
+
+fn slot_error(error: SlotError) -> DriverError {
+    match error {
+        SlotError::Exhausted => DriverError::NoSlot,
+        SlotError::Cgroup(source) => host_error("make the cgroups of a sandbox", source),
+        SlotError::Jail(error) => jail_error(error),
+    }
+}
+
+fn jail_error(error: JailError) -> DriverError {
+    match error {
+        JailError::Step { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            DriverError::StorageFull
+        }
+        JailError::Step { step, source } => DriverError::Launch { step, source },
+        JailError::Talk { operation, source } => {
+            host_error(&format!("{operation} the jail"), source)
+        }
+    }
+}
+
+fn host_error(operation: &str, source: io::Error) -> DriverError {
+    if source.kind() == io::ErrorKind::StorageFull || source.kind() == io::ErrorKind::QuotaExceeded
+    {
+        return DriverError::StorageFull;
+    }
+    DriverError::Host {
+        operation: operation.to_owned(),
+        source,
+    }
+}

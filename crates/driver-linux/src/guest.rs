@@ -1,0 +1,173 @@
+//! One running sandbox of the namespace tier.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats};
+use soulbox_linux::process;
+use soulbox_types::{SandboxSpec, SlotIndex};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::cgroup::SlotCgroup;
+use crate::dial::Dialer;
+use crate::plan::SandboxFiles;
+use crate::slot::Pool;
+use crate::{disk, shadow};
+
+/// How often the kernel is asked again whether a cgroup is empty, and how many times. Processes are dead by then; what
+/// is waited for is their last accounting.
+const CGROUP_RETRY: Duration = Duration::from_millis(5);
+const CGROUP_TRIES: u32 = 400;
+
+/// A sandbox whose envd is (or was) process `pid`.
+#[derive(Debug)]
+pub(crate) struct NamespaceGuest {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) slot: SlotIndex,
+    pub(crate) cgroup: SlotCgroup,
+    pub(crate) files: SandboxFiles,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) network: Arc<OwnedFd>,
+    pub(crate) dialer: Dialer,
+    ended: watch::Sender<bool>,
+}
+
+impl NamespaceGuest {
+    pub(crate) fn new(
+        spec: SandboxSpec,
+        place: (SlotIndex, SlotCgroup, SandboxFiles),
+        pidfd: OwnedFd,
+        network: OwnedFd,
+        dialer: Dialer,
+    ) -> Self {
+        let (slot, cgroup, files) = place;
+        Self {
+            spec,
+            slot,
+            cgroup,
+            files,
+            pidfd,
+            network: Arc::new(network),
+            dialer,
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Waits for the end and then removes everything that is left. One task per guest, started when the guest is made;
+    /// it is the only one that cleans up.
+    pub(crate) async fn watch(self: Arc<Self>, pool: Arc<Pool>) {
+        self.wait_for_end().await;
+        process::reap(&self.pidfd);
+        self.ended.send_replace(true);
+        self.clean_up(&pool).await;
+    }
+
+    async fn wait_for_end(&self) {
+        // A pidfd becomes readable when the process ends; envd being the first of its PID namespace, all others have
+        // ended before it.
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe; a borrowed descriptor cannot close under it"
+        )]
+        let watched = AsyncFd::with_interest(self.pidfd.as_fd(), Interest::READABLE);
+        match watched {
+            Ok(fd) => {
+                if let Err(error) = fd.readable().await {
+                    tracing::error!(%error, sandbox.id = %self.spec.id, "cannot wait for a sandbox");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, sandbox.id = %self.spec.id, "cannot watch a sandbox")
+            }
+        }
+    }
+
+    async fn clean_up(self: &Arc<Self>, pool: &Arc<Pool>) {
+        let guest = Arc::clone(self);
+        let removed =
+            tokio::task::spawn_blocking(move || disk::remove(&guest.files.directory)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, sandbox.id = %self.spec.id, "files of a sandbox stay until the next start");
+        }
+        for _ in 0..CGROUP_TRIES {
+            match self.cgroup.remove() {
+                Ok(()) => return pool.release(self.slot),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    tokio::time::sleep(CGROUP_RETRY).await
+                }
+                Err(error) => {
+                    tracing::warn!(%error, sandbox.id = %self.spec.id, "cgroups of a sandbox stay until the next start");
+                    return;
+                }
+            }
+        }
+        tracing::warn!(sandbox.id = %self.spec.id, "cgroups of a sandbox stay busy; its slot is given up");
+    }
+
+    fn read_stats(&self) -> Result<GuestStats, DriverError> {
+        let host = |operation: &'static str| {
+            move |source| DriverError::Host {
+                operation: operation.to_owned(),
+                source,
+            }
+        };
+        let mut stats = self
+            .cgroup
+            .stats()
+            .map_err(host("read the cgroup of a sandbox"))?;
+        stats.disk_used_bytes =
+            disk::usage(&self.files.upper()).map_err(host("measure the files of a sandbox"))?;
+        // Written in place: the file is mounted inside, a new one would not be seen.
+        fs::write(
+            self.files.proc_file("meminfo"),
+            shadow::meminfo(&self.spec.limits, &stats),
+        )
+        .map_err(host("refresh /proc/meminfo of a sandbox"))?;
+        Ok(stats)
+    }
+}
+
+impl Guest for NamespaceGuest {
+    fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {
+        Box::pin(async move {
+            if *self.ended.borrow() {
+                return Err(DialError::Gone);
+            }
+            self.dialer.dial(&self.network, port).await
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
+        // A few small reads of kernel files: shorter than handing them to another thread.
+        Box::pin(async move { self.read_stats() })
+    }
+
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        let mut ended = self.ended.subscribe();
+        Box::pin(async move {
+            // The sender lives in this guest, which the caller holds.
+            let _closed = ended.wait_for(|ended| *ended).await;
+        })
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            process::kill(&self.pidfd).map_err(|source| DriverError::Host {
+                operation: format!("kill sandbox {}", self.spec.id),
+                source,
+            })?;
+            self.ended().await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! What this server needs from its host, gathered and prepared once at start.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use soulbox_linux::exec;
+use soulbox_linux::seccomp::Instruction;
+use soulbox_types::slot::Block;
+
+use crate::cgroup::Hierarchies;
+use crate::plan::{HostFacts, Places, SandboxFiles};
+use crate::seccomp;
+
+/// The two programs that the driver runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Programs<'a> {
+    /// `soulbox-jail`.
+    pub jail: &'a [u8],
+    /// `soulbox-envd`.
+    pub envd: &'a [u8],
+}
+
+/// Everything that launches share. Read-only after start.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) block: Block,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) facts: HostFacts,
+    pub(crate) cpuinfo: String,
+    pub(crate) seccomp: Vec<Instruction>,
+    pub(crate) jail: OwnedFd,
+    pub(crate) envd: OwnedFd,
+    pub(crate) boot_id: String,
+    run: PathBuf,
+    sandboxes: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn prepare(
+        data_dir: &Path,
+        block: Block,
+        programs: Programs<'_>,
+    ) -> io::Result<Self> {
+        let hierarchies = Hierarchies::detect()?;
+        hierarchies.prepare_block(&block.prefix())?;
+        let run = data_dir.join("run");
+        let sandboxes = data_dir.join("sandboxes");
+        // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.
+        for directory in [
+            data_dir,
+            &run,
+            &sandboxes,
+            &run.join("root"),
+            &run.join("empty"),
+        ] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
+        }
+        fs::write(run.join("empty-file"), "")?;
+        Ok(Self {
+            block,
+            hierarchies,
+            facts: facts()?,
+            cpuinfo: fs::read_to_string("/proc/cpuinfo")?,
+            seccomp: seccomp::program(),
+            jail: exec::sealed_memfd("soulbox-jail", programs.jail, true)?,
+            envd: exec::sealed_memfd("soulbox-envd", programs.envd, true)?,
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+                .trim()
+                .to_owned(),
+            run,
+            sandboxes,
+        })
+    }
+
+    pub(crate) fn sandboxes_dir(&self) -> &Path {
+        &self.sandboxes
+    }
+
+    pub(crate) fn files(&self, id: &str) -> SandboxFiles {
+        SandboxFiles {
+            directory: self.sandboxes.join(id),
+        }
+    }
+
+    /// The places for a sandbox with this many CPUs; makes its `/sys` when it is the first of its size.
+    pub(crate) fn places(&self, vcpu_count: u32) -> io::Result<Places> {
+        let visible = usize::try_from(vcpu_count)
+            .unwrap_or(usize::MAX)
+            .min(self.facts.cpus.len());
+        let sys = self.run.join(format!("sys-{visible}"));
+        if !sys.exists() {
+            make_sys(&self.run, &sys, visible)?;
+        }
+        Ok(Places {
+            root: self.run.join("root"),
+            empty_file: self.run.join("empty-file"),
+            empty_directory: self.run.join("empty"),
+            sys,
+        })
+    }
+}
+
+fn facts() -> io::Result<HostFacts> {
+    let cpus = rustix::thread::sched_getaffinity(None)?;
+    let cpus = (0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(1024))
+        .filter(|cpu| usize::try_from(*cpu).is_ok_and(|cpu| cpus.is_set(cpu)))
+        .collect();
+    let mut proc_entries = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        proc_entries.extend(
+            name.to_str()
+                .filter(|n| !n.starts_with(|c: char| c.is_ascii_digit()))
+                .map(str::to_owned),
+        );
+    }
+    let effective = rustix::thread::capabilities(None)?.effective;
+    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    Ok(HostFacts {
+        cpus,
+        proc_entries,
+        may_protect_envd: effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE),
+        open_files_limit: open_files.unwrap_or(u64::MAX),
+    })
+}
+
+/// A directory that answers what programs ask of `/sys`: how many CPUs there are. Everything else of the host's stays
+/// outside. Made beside its place and renamed, so that two launches cannot see it half made.
+fn make_sys(run: &Path, target: &Path, cpus: usize) -> io::Result<()> {
+    let draft = run.join(format!("sys-draft-{}", soulbox_types::id::random_label(8)));
+    let cpu = draft.join("devices/system/cpu");
+    fs::create_dir_all(&cpu)?;
+    for directory in ["fs/cgroup", "class/net", "kernel", "block", "bus"] {
+        fs::create_dir_all(draft.join(directory))?;
+    }
+    let list = if cpus <= 1 {
+        "0\n".to_owned()
+    } else {
+        format!("0-{}\n", cpus - 1)
+    };
+    for name in ["online", "possible", "present"] {
+        fs::write(cpu.join(name), &list)?;
+    }
+    for number in 0..cpus {
+        fs::create_dir_all(cpu.join(format!("cpu{number}")))?;
+    }
+    match fs::rename(&draft, target) {
+        Ok(()) => Ok(()),
+        // Another launch was first.
+        Err(_) if target.exists() => fs::remove_dir_all(&draft),
+        Err(error) => Err(error),
+    }
+}

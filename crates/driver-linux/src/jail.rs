@@ -1,0 +1,156 @@
+//! Starting `soulbox-jail` and talking to it. Blocking.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use soulbox_launch_plan::{LaunchPlan, Reply, SlotPlan};
+use soulbox_linux::socket;
+
+/// Replies are short.
+const REPLY_LIMIT: usize = 4096;
+
+/// What went wrong between server and jail.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JailError {
+    /// A step of the plan failed.
+    #[error("launch step {step} failed")]
+    Step {
+        /// The step.
+        step: String,
+        /// What the kernel said, on what.
+        #[source]
+        source: io::Error,
+    },
+    /// The jail could not be started or spoken to.
+    #[error("cannot {operation} the jail")]
+    Talk {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn talk(operation: &'static str) -> impl FnOnce(io::Error) -> JailError {
+    move |source| JailError::Talk { operation, source }
+}
+
+/// A jail process that waits in a prepared slot. Dropping it ends the process.
+#[derive(Debug)]
+pub(crate) struct Jail {
+    control: Option<OwnedFd>,
+    child: Child,
+}
+
+/// The process that a jail has left behind.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Jail {
+    /// Starts a jail and has it carry out the slot plan. Returns the slot's network namespace, too.
+    pub(crate) fn start(program: &OwnedFd, plan: &SlotPlan) -> Result<(Self, OwnedFd), JailError> {
+        let (ours, theirs) = socket::seqpacket_pair().map_err(talk("connect to"))?;
+        // The program is a sealed memfd: the path is resolved in the new process, where the number means the same file.
+        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(talk("start"))?;
+        let jail = Self {
+            control: Some(ours),
+            child,
+        };
+        jail.send(
+            &plan
+                .encode()
+                .map_err(|e| talk("address")(io::Error::other(e)))?,
+            &[],
+        )?;
+        match jail.receive()? {
+            (Reply::SlotReady, mut fds) if fds.len() == 1 => Ok((jail, fds.remove(0))),
+            (reply, _) => Err(failure(reply)),
+        }
+    }
+
+    /// Has the jail carry out the launch plan. The process that becomes envd goes on by itself; a step that fails in it
+    /// closes the status pipe, and [`Self::failure`] tells why.
+    pub(crate) fn launch(
+        &mut self,
+        plan: &LaunchPlan,
+        fds: [&OwnedFd; 3],
+    ) -> Result<Launched, JailError> {
+        let bytes = plan
+            .encode()
+            .map_err(|e| talk("address")(io::Error::other(e)))?;
+        self.send(&bytes, &fds.map(AsFd::as_fd))?;
+        match self.receive()? {
+            (Reply::Cloned { pid }, mut fds) if fds.len() == 1 => Ok(Launched {
+                pid,
+                pidfd: fds.remove(0),
+            }),
+            (reply, _) => Err(failure(reply)),
+        }
+    }
+
+    /// After the status pipe has closed without a word: what the new process said on the socket before it ended.
+    pub(crate) fn failure(&mut self) -> JailError {
+        match self.receive() {
+            Ok((reply, _)) => failure(reply),
+            Err(error) => error,
+        }
+    }
+
+    fn send(&self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), JailError> {
+        let control = self
+            .control
+            .as_ref()
+            .ok_or_else(|| talk("address")(io::ErrorKind::NotConnected.into()))?;
+        socket::send(control, bytes, fds).map_err(talk("address"))
+    }
+
+    fn receive(&self) -> Result<(Reply, Vec<OwnedFd>), JailError> {
+        let control = self
+            .control
+            .as_ref()
+            .ok_or_else(|| talk("hear")(io::ErrorKind::NotConnected.into()))?;
+        let (bytes, fds) = socket::receive(control, REPLY_LIMIT)
+            .map_err(talk("hear"))?
+            .ok_or_else(|| talk("hear")(io::ErrorKind::UnexpectedEof.into()))?;
+        let reply = Reply::decode(&bytes).map_err(|e| talk("understand")(io::Error::other(e)))?;
+        Ok((reply, fds))
+    }
+}
+
+fn failure(reply: Reply) -> JailError {
+    match reply {
+        Reply::Failed {
+            step,
+            errno,
+            detail,
+        } => {
+            let kind = io::Error::from_raw_os_error(errno).kind();
+            JailError::Step {
+                step,
+                source: io::Error::new(kind, detail),
+            }
+        }
+        other => talk("understand")(io::Error::other(format!("unexpected reply {other:?}"))),
+    }
+}
+
+impl Drop for Jail {
+    /// A waiting jail ends when its socket closes; one that has launched has ended already. Either way it is collected.
+    fn drop(&mut self) {
+        self.control = None;
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "cannot collect a jail process");
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Every decision about a launch, as pure functions: what is to be run and what the host is like, in; a plan, out.
+//!
+//! `docs/sandbox-launch.md` explains the steps one by one. Tests print whole plans.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, Rlimit, SlotPlan, SlotStep};
+use soulbox_linux::seccomp::Instruction;
+use soulbox_types::slot::UIDS_PER_SLOT;
+use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
+
+/// What the plan depends on besides the sandbox itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// CPUs that may be used.
+    pub cpus: Vec<u32>,
+    /// Names below `/proc` that this kernel has, other than processes.
+    pub proc_entries: BTreeSet<String>,
+    /// Whether this server may lower `oom_score_adj` (CAP_SYS_RESOURCE).
+    pub may_protect_envd: bool,
+    /// Highest limit of open files that this server may hand on.
+    pub open_files_limit: u64,
+}
+
+/// Directories and files on the host that launches use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// An empty directory, on which each jail mounts its root (in a mount namespace of its own).
+    pub root: PathBuf,
+    /// An empty file, to cover others with.
+    pub empty_file: PathBuf,
+    /// An empty directory, to cover others with.
+    pub empty_directory: PathBuf,
+    /// What appears as `/sys`.
+    pub sys: PathBuf,
+}
+
+/// Files of one sandbox on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxFiles {
+    /// `<data>/sandboxes/<id>`.
+    pub directory: PathBuf,
+}
+
+impl SandboxFiles {
+    /// What is shown inside under the sandbox's ids.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.directory.join("disk")
+    }
+
+    /// The sandbox's own files.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.directory.join("disk/upper")
+    }
+
+    /// The overlay's scratch directory.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.directory.join("disk/work")
+    }
+
+    /// A file that covers an entry of `/proc`.
+    #[must_use]
+    pub fn proc_file(&self, name: &str) -> PathBuf {
+        self.directory.join("proc").join(name)
+    }
+}
+
+/// Files of `/proc` that tell about the host or its kernel and that no sandbox needs.
+const MASKED_FILES: [&str; 12] = [
+    "config.gz",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "latency_stats",
+    "sched_debug",
+    "slabinfo",
+    "sysrq-trigger",
+    "timer_list",
+    "vmallocinfo",
+];
+
+/// Directories of `/proc` that tell about the host's hardware.
+const MASKED_DIRECTORIES: [&str; 8] = [
+    "acpi",
+    "asound",
+    "bus",
+    "driver",
+    "dynamic_debug",
+    "fs",
+    "irq",
+    "scsi",
+];
+
+/// Capabilities of root inside, `linux/capability.h`. Every namespace but the user namespace belongs to the host, so
+/// these reach the sandbox's own files and processes and nothing else: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+/// SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE, SETFCAP.
+const CAPABILITIES: [u8; 12] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31];
+
+/// Group `tty` on Debian, which owns terminals.
+const TTY_GID: u32 = 5;
+const DEV_BYTES: u64 = 1024 * 1024;
+const OPEN_FILES: u64 = 65_536;
+/// Below any user process, above what must never be killed.
+const ENVD_OOM_SCORE: i32 = -900;
+
+/// What is prepared ahead.
+#[must_use]
+pub fn slot_plan(slot: SlotIndex, procs_files: Vec<PathBuf>, network: NetworkMode) -> SlotPlan {
+    let network = match network {
+        NetworkMode::Offline => Network::Loopback,
+        NetworkMode::Internet => Network::Cable {
+            host_link: slot.link_name(),
+            address: slot.address(),
+            gateway: slot.block().gateway(),
+        },
+    };
+    SlotPlan {
+        steps: vec![
+            SlotStep::NewSession,
+            SlotStep::JoinCgroups { procs_files },
+            SlotStep::CreateUserNamespace {
+                uid_base: slot.uid_base(),
+                count: UIDS_PER_SLOT,
+            },
+            SlotStep::UnshareNetwork(network),
+            SlotStep::UnshareMountIpcUtsCgroup,
+            SlotStep::MakeMountsPrivate,
+        ],
+    }
+}
+
+/// What turns a prepared slot into the sandbox `spec`.
+#[must_use]
+pub fn launch_plan(
+    spec: &SandboxSpec,
+    slot: SlotIndex,
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+    seccomp: &[Instruction],
+) -> LaunchPlan {
+    let mut steps = Vec::with_capacity(32);
+    steps.extend(root_steps(spec, files, places, slot.uid_base()));
+    steps.extend(device_steps(
+        slot.uid_base(),
+        spec.limits.memory_bytes() / 2,
+    ));
+    steps.push(LaunchStep::BindReadOnly {
+        source: places.sys.clone(),
+        target: PathBuf::from("sys"),
+    });
+    let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
+    steps.extend(hold_steps(files, places, cut_cpus));
+    steps.extend([
+        LaunchStep::NewTimeNamespace,
+        LaunchStep::PivotRoot {
+            new_root: places.root.clone(),
+        },
+        LaunchStep::SetHostname {
+            name: spec.id.to_string(),
+        },
+        LaunchStep::ClonePid1,
+    ]);
+    steps.extend(proc_steps(host, cut_cpus));
+    if cut_cpus {
+        steps.push(LaunchStep::SetCpus {
+            cpus: choose_cpus(&host.cpus, spec.limits.vcpu_count, slot),
+        });
+    }
+    if host.may_protect_envd {
+        steps.push(LaunchStep::SetOomScore {
+            value: ENVD_OOM_SCORE,
+        });
+    }
+    steps.extend([
+        LaunchStep::SetRlimit {
+            resource: Rlimit::Core,
+            value: 0,
+        },
+        LaunchStep::SetRlimit {
+            resource: Rlimit::OpenFiles,
+            value: OPEN_FILES.min(host.open_files_limit),
+        },
+        LaunchStep::BecomeGuestRoot,
+        LaunchStep::InstallSeccomp {
+            program: seccomp.to_vec(),
+        },
+        LaunchStep::KeepCapabilities {
+            keep: CAPABILITIES.to_vec(),
+        },
+        LaunchStep::ExecEnvd {
+            argv: ["envd", "--boot-fd", "3", "--status-fd", "4"]
+                .map(str::to_owned)
+                .to_vec(),
+        },
+    ]);
+    LaunchPlan { steps }
+}
+
+fn root_steps(
+    spec: &SandboxSpec,
+    files: &SandboxFiles,
+    places: &Places,
+    owner: u32,
+) -> Vec<LaunchStep> {
+    let layers = spec.image.layers.iter();
+    let mut steps: Vec<LaunchStep> = layers
+        .map(|path| LaunchStep::IdmapInPlace {
+            path: path.clone(),
+            read_only: true,
+        })
+        .collect();
+    steps.push(LaunchStep::IdmapInPlace {
+        path: files.disk(),
+        read_only: false,
+    });
+    steps.push(LaunchStep::MountOverlay {
+        lower: spec.image.layers.clone(),
+        upper: files.upper(),
+        work: files.work(),
+        target: places.root.clone(),
+        owner,
+    });
+    steps
+}
+
+fn device_steps(uid_base: u32, shm_bytes: u64) -> [LaunchStep; 4] {
+    let at = |path: &str| PathBuf::from(path);
+    [
+        LaunchStep::MountTmpfs {
+            target: at("dev"),
+            size_bytes: DEV_BYTES,
+            mode: 0o755,
+            owner: uid_base,
+        },
+        LaunchStep::PopulateDev {
+            target: at("dev"),
+            owner: uid_base,
+        },
+        LaunchStep::MountDevpts {
+            target: at("dev/pts"),
+            tty_gid: uid_base + TTY_GID,
+        },
+        LaunchStep::MountTmpfs {
+            target: at("dev/shm"),
+            size_bytes: shm_bytes,
+            mode: 0o1777,
+            owner: uid_base,
+        },
+    ]
+}
+
+fn hold_steps(files: &SandboxFiles, places: &Places, cut_cpus: bool) -> Vec<LaunchStep> {
+    let hold = |name: &str, source: &Path| LaunchStep::HoldReadOnly {
+        name: name.to_owned(),
+        source: source.to_owned(),
+    };
+    let mut steps = vec![
+        hold("empty-file", &places.empty_file),
+        hold("empty-directory", &places.empty_directory),
+        hold("meminfo", &files.proc_file("meminfo")),
+    ];
+    if cut_cpus {
+        steps.push(hold("cpuinfo", &files.proc_file("cpuinfo")));
+    }
+    steps
+}
+
+fn proc_steps(host: &HostFacts, cut_cpus: bool) -> Vec<LaunchStep> {
+    let present = |names: &[&str]| -> Vec<String> {
+        names
+            .iter()
+            .filter(|name| host.proc_entries.contains(**name))
+            .map(|name| (*name).to_owned())
+            .collect()
+    };
+    let mut steps = vec![
+        LaunchStep::MountProc,
+        LaunchStep::MaskProc {
+            files: present(&MASKED_FILES),
+            directories: present(&MASKED_DIRECTORIES),
+        },
+        LaunchStep::ReadOnlyProc {
+            name: "sys".to_owned(),
+        },
+        LaunchStep::ShadowProc {
+            name: "meminfo".to_owned(),
+        },
+    ];
+    if cut_cpus {
+        steps.push(LaunchStep::ShadowProc {
+            name: "cpuinfo".to_owned(),
+        });
+    }
+    steps
+}
+
+/// Spreads sandboxes over the CPUs: slot after slot takes the next ones.
+fn choose_cpus(cpus: &[u32], count: u32, slot: SlotIndex) -> Vec<u32> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(cpus.len());
+    let first = usize::from(slot.index()).wrapping_mul(count);
+    (0..count).map(|i| cpus[(first + i) % cpus.len()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use soulbox_launch_plan::validate;
+    use soulbox_types::slot::Block;
+    use soulbox_types::{Limits, TemplateImage};
+
+    use super::*;
+
+    fn spec(limits: Limits) -> SandboxSpec {
+        SandboxSpec {
+            id: "iabcdefghij0123456789".parse().unwrap(),
+            image: TemplateImage {
+                template_id: "basebasebasebasebase".parse().unwrap(),
+                layers: vec![
+                    PathBuf::from("/d/layers/top"),
+                    PathBuf::from("/d/layers/base"),
+                ],
+                default_user: "user".to_owned(),
+                default_workdir: None,
+            },
+            limits,
+            network: NetworkMode::Internet,
+            env_vars: BTreeMap::new(),
+            envd_access_token: "secret".to_owned(),
+        }
+    }
+
+    fn plan(limits: Limits, cpus: u32) -> LaunchPlan {
+        let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
+        let files = SandboxFiles {
+            directory: PathBuf::from("/d/sandboxes/x"),
+        };
+        let places = Places {
+            root: PathBuf::from("/d/run/root"),
+            empty_file: PathBuf::from("/d/run/empty-file"),
+            empty_directory: PathBuf::from("/d/run/empty"),
+            sys: PathBuf::from("/d/run/sys-2"),
+        };
+        let proc_entries = ["keys", "bus", "meminfo", "sys", "cpuinfo"]
+            .map(str::to_owned)
+            .into();
+        let host = HostFacts {
+            cpus: (0..cpus).collect(),
+            proc_entries,
+            may_protect_envd: true,
+            open_files_limit: 1 << 20,
+        };
+        launch_plan(&spec(limits), slot, &files, &places, &host, &[(6, 0, 0, 0)])
+    }
+
+    #[test]
+    fn whole_plan_with_fewer_cpus_than_the_host() {
+        insta::assert_snapshot!(plan(Limits::STANDARD, 4));
+    }
+
+    #[test]
+    fn every_plan_is_valid() {
+        for vcpu_count in 1..8 {
+            let plan = plan(
+                Limits {
+                    vcpu_count,
+                    ..Limits::STANDARD
+                },
+                4,
+            );
+            validate(&plan).unwrap();
+            assert_eq!(LaunchPlan::decode(&plan.encode().unwrap()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn a_plan_names_no_secret() {
+        assert!(!format!("{:?}", plan(Limits::STANDARD, 4)).contains("secret"));
+    }
+
+    #[test]
+    fn slot_plans() {
+        let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
+        let files = vec![PathBuf::from("/cg/soulbox/sb0/3/user/cgroup.procs")];
+        insta::assert_snapshot!(slot_plan(slot, files, NetworkMode::Internet));
+    }
+
+    #[test]
+    fn cpus_are_spread() {
+        let slot = |i| SlotIndex::new(Block::new(0).unwrap(), i).unwrap();
+        assert_eq!(choose_cpus(&[0, 1, 2, 3], 2, slot(0)), [0, 1]);
+        assert_eq!(choose_cpus(&[0, 1, 2, 3], 2, slot(1)), [2, 3]);
+        assert_eq!(choose_cpus(&[0, 1, 2], 2, slot(1)), [2, 0]);
+    }
+}

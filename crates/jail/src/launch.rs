@@ -1,0 +1,414 @@
+//! The launch half of a plan: from a prepared slot to envd.
+//!
+//! Up to `clone-pid-1` this is a process of the host that has a mount namespace of its own; all mounts are made with
+//! the host's root, so that the mount namespace belongs to the host and nobody inside may change it.
+//! After `become-guest-root` no power over the host is left.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, setrlimit, umask};
+use rustix::thread::{
+    CpuSet, Gid, Uid, sched_setaffinity, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use soulbox_launch_plan::{LaunchPlan, LaunchStep, Reply, Rlimit};
+use soulbox_linux::mount::{self, Attributes};
+use soulbox_linux::namespace::{self, Cloned};
+use soulbox_linux::{capability, exec, process, seccomp};
+
+use crate::slot::Slot;
+use crate::{Failure, dev};
+
+const ENVD_ENVIRONMENT: [&str; 1] =
+    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+const NO_POWERS: Attributes = Attributes {
+    read_only: false,
+    no_suid: true,
+    no_dev: true,
+    no_exec: true,
+};
+const READ_ONLY: Attributes = Attributes {
+    read_only: true,
+    no_suid: true,
+    no_dev: true,
+    no_exec: true,
+};
+
+/// The descriptors that come with a launch plan.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    envd: OwnedFd,
+    boot: OwnedFd,
+    status: OwnedFd,
+}
+
+impl Handed {
+    pub(crate) fn from_fds(fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let wrong = |source| Failure::new("receive-plan", "descriptors of the launch plan", source);
+        let mut lifted = fds.into_iter().map(exec::lift);
+        let mut next = || {
+            lifted
+                .next()
+                .unwrap_or_else(|| Err(io::ErrorKind::InvalidData.into()))
+                .map_err(wrong)
+        };
+        Ok(Self {
+            envd: next()?,
+            boot: next()?,
+            status: next()?,
+        })
+    }
+}
+
+/// Carries out the steps. Returns in the parent once the clone is reported; in the child only on failure.
+pub(crate) fn carry_out(
+    plan: &LaunchPlan,
+    slot: &Slot,
+    handed: Handed,
+    report: impl Fn(Reply, &OwnedFd) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut launch = Launch {
+        slot,
+        handed,
+        held: HashMap::new(),
+        root: PathBuf::new(),
+    };
+    for step in &plan.steps {
+        if matches!(step, LaunchStep::ClonePid1) {
+            let cloned =
+                namespace::clone_pid1().map_err(|e| Failure::new(step.name(), "clone3", e))?;
+            if let Cloned::Parent { pid, pidfd } = cloned {
+                return report(Reply::Cloned { pid }, &pidfd);
+            }
+            continue;
+        }
+        launch
+            .step(step)
+            .map_err(|(detail, e)| Failure::new(step.name(), detail, e))?;
+    }
+    Ok(())
+}
+
+struct Launch<'a> {
+    slot: &'a Slot,
+    handed: Handed,
+    held: HashMap<String, OwnedFd>,
+    root: PathBuf,
+}
+
+type Failed = (String, io::Error);
+
+fn on(what: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failed {
+    let what = what.as_ref().display().to_string();
+    move |error| (what, error)
+}
+
+impl Launch<'_> {
+    fn step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
+        match step {
+            LaunchStep::IdmapInPlace { path, read_only } => {
+                self.idmap(path, *read_only).map_err(on(path))
+            }
+            LaunchStep::MountOverlay {
+                lower,
+                upper,
+                work,
+                target,
+                owner,
+            } => {
+                self.root.clone_from(target);
+                capability::set_fs_ids(*owner, *owner).map_err(on("file system ids"))?;
+                let mounted = overlay(lower, upper, work, target).map_err(on(target));
+                capability::set_fs_ids(0, 0).map_err(on("file system ids"))?;
+                mounted
+            }
+            LaunchStep::MountTmpfs {
+                target,
+                size_bytes,
+                mode,
+                owner,
+            } => {
+                let (size, mode, owner) = (
+                    size_bytes.to_string(),
+                    format!("{mode:o}"),
+                    owner.to_string(),
+                );
+                let options = [
+                    ("size", size.as_str()),
+                    ("mode", &mode),
+                    ("uid", &owner),
+                    ("gid", &owner),
+                ];
+                let attributes = Attributes {
+                    no_dev: false,
+                    no_exec: false,
+                    ..NO_POWERS
+                };
+                self.mount_below("tmpfs", &options, attributes, target)
+                    .map_err(on(target))
+            }
+            LaunchStep::PopulateDev { target, owner } => {
+                let directory = mount::open_below(&self.root, target).map_err(on(target))?;
+                dev::populate(directory, *owner).map_err(on(target))
+            }
+            LaunchStep::MountDevpts { target, tty_gid } => {
+                let gid = tty_gid.to_string();
+                let options = [
+                    ("newinstance", ""),
+                    ("gid", gid.as_str()),
+                    ("mode", "620"),
+                    ("ptmxmode", "666"),
+                ];
+                let attributes = Attributes {
+                    no_dev: false,
+                    ..NO_POWERS
+                };
+                self.mount_below("devpts", &options, attributes, target)
+                    .map_err(on(target))
+            }
+            LaunchStep::BindReadOnly { source, target } => {
+                let copy = read_only_copy(source).map_err(on(source))?;
+                self.attach_below(&copy, target).map_err(on(target))
+            }
+            LaunchStep::HoldReadOnly { name, source } => {
+                let copy = read_only_copy(source).map_err(on(source))?;
+                self.held.insert(name.clone(), copy);
+                Ok(())
+            }
+            LaunchStep::NewTimeNamespace => {
+                namespace::unshare_time_from_zero().map_err(on("time namespace"))
+            }
+            LaunchStep::PivotRoot { new_root } => mount::pivot_root(new_root).map_err(on(new_root)),
+            LaunchStep::SetHostname { name } => {
+                rustix::system::sethostname(name.as_bytes()).map_err(|e| (name.clone(), e.into()))
+            }
+            LaunchStep::ClonePid1 => Ok(()),
+            LaunchStep::MountProc
+            | LaunchStep::MaskProc { .. }
+            | LaunchStep::ReadOnlyProc { .. }
+            | LaunchStep::ShadowProc { .. } => self.proc_step(step),
+            LaunchStep::SetCpus { .. }
+            | LaunchStep::SetOomScore { .. }
+            | LaunchStep::SetRlimit { .. }
+            | LaunchStep::BecomeGuestRoot
+            | LaunchStep::KeepCapabilities { .. }
+            | LaunchStep::InstallSeccomp { .. }
+            | LaunchStep::ExecEnvd { .. } => self.process_step(step),
+        }
+    }
+
+    fn proc_step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
+        match step {
+            LaunchStep::MountProc => mount_proc().map_err(on("/proc")),
+            LaunchStep::MaskProc { files, directories } => {
+                self.mask("empty-file", files)?;
+                self.mask("empty-directory", directories)
+            }
+            LaunchStep::ReadOnlyProc { name } => {
+                let path = Path::new("/proc").join(name);
+                read_only_copy(&path)
+                    .and_then(|copy| mount::attach(copy, &path))
+                    .map_err(on(path))
+            }
+            LaunchStep::ShadowProc { name } => {
+                let held = self.take(name)?;
+                attach_on_proc(&held, name).map_err(on(name))
+            }
+            _ => Err((step.name().to_owned(), io::ErrorKind::InvalidInput.into())),
+        }
+    }
+
+    fn process_step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
+        match step {
+            LaunchStep::SetCpus { cpus } => set_cpus(cpus).map_err(on("affinity")),
+            LaunchStep::SetOomScore { value } => {
+                process::set_oom_score(*value).map_err(on("oom_score_adj"))
+            }
+            LaunchStep::SetRlimit { resource, value } => {
+                set_rlimit(*resource, *value).map_err(on("rlimit"))
+            }
+            LaunchStep::BecomeGuestRoot => {
+                become_guest_root(&self.slot.user).map_err(on("user namespace"))
+            }
+            LaunchStep::KeepCapabilities { keep } => {
+                capability::keep_only(keep).map_err(on("capabilities"))
+            }
+            LaunchStep::InstallSeccomp { program } => {
+                seccomp::install(program).map_err(on("filter"))
+            }
+            LaunchStep::ExecEnvd { argv } => Err((String::from("envd"), self.exec_envd(argv))),
+            _ => Err((step.name().to_owned(), io::ErrorKind::InvalidInput.into())),
+        }
+    }
+
+    fn idmap(&self, path: &Path, read_only: bool) -> io::Result<()> {
+        let copy = mount::detached_copy(path)?;
+        let attributes = Attributes {
+            read_only,
+            ..Attributes::default()
+        };
+        mount::set_attributes(&copy, attributes, Some(&self.slot.user))?;
+        mount::attach(copy, path)
+    }
+
+    fn mount_below(
+        &self,
+        kind: &str,
+        options: &[(&str, &str)],
+        attributes: Attributes,
+        target: &Path,
+    ) -> io::Result<()> {
+        let made = mount::new_filesystem(kind, options, attributes)?;
+        self.attach_below(&made, target)
+    }
+
+    fn attach_below(&self, made: &OwnedFd, target: &Path) -> io::Result<()> {
+        mount::attach_to(made, mount::open_below(&self.root, target)?)
+    }
+
+    fn take(&mut self, name: &str) -> Result<OwnedFd, Failed> {
+        self.held.remove(name).ok_or_else(|| {
+            (
+                format!("nothing held as {name}"),
+                io::ErrorKind::InvalidInput.into(),
+            )
+        })
+    }
+
+    /// The first entry is covered by the held mount itself, the others by copies of that one: kernels before 6.15 copy
+    /// only what is attached.
+    fn mask(&mut self, held: &str, names: &[String]) -> Result<(), Failed> {
+        let Some((first, rest)) = names.split_first() else {
+            return Ok(());
+        };
+        let cover = self.take(held)?;
+        attach_on_proc(&cover, first).map_err(on(first))?;
+        let first = Path::new("/proc").join(first);
+        for name in rest {
+            let copy = mount::detached_copy(&first).map_err(on(&first))?;
+            attach_on_proc(&copy, name).map_err(on(name))?;
+        }
+        Ok(())
+    }
+
+    fn exec_envd(&self, argv: &[String]) -> io::Error {
+        let ready = || -> io::Result<(Vec<CString>, Vec<CString>)> {
+            umask(Mode::from_raw_mode(0o022));
+            let null =
+                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+            let null = exec::lift(null)?;
+            exec::keep_only_fds(&[
+                null.as_fd(),
+                null.as_fd(),
+                null.as_fd(),
+                self.handed.boot.as_fd(),
+                self.handed.status.as_fd(),
+            ])?;
+            let strings = |list: &mut dyn Iterator<Item = &str>| -> io::Result<Vec<CString>> {
+                list.map(|s| CString::new(s).map_err(io::Error::from))
+                    .collect()
+            };
+            Ok((
+                strings(&mut argv.iter().map(String::as_str))?,
+                strings(&mut ENVD_ENVIRONMENT.into_iter())?,
+            ))
+        };
+        match ready() {
+            Ok((argv, env)) => exec::exec_fd(self.handed.envd.as_fd(), &argv, &env),
+            Err(error) => error,
+        }
+    }
+}
+
+fn read_only_copy(path: &Path) -> io::Result<OwnedFd> {
+    let copy = mount::detached_copy(path)?;
+    mount::set_attributes(&copy, READ_ONLY, None)?;
+    Ok(copy)
+}
+
+/// `volatile`: nothing is synced when the sandbox writes or ends. Its files are worthless after a crash of the host,
+/// because its processes are gone then, and a sync at every end would stall the whole disk.
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let lower: Vec<String> = lower.iter().map(|p| p.display().to_string()).collect();
+    let (lower, upper, work) = (
+        lower.join(":"),
+        upper.display().to_string(),
+        work.display().to_string(),
+    );
+    let options = [
+        ("source", "soulbox"),
+        ("lowerdir", lower.as_str()),
+        ("upperdir", &upper),
+        ("workdir", &work),
+        ("redirect_dir", "on"),
+        ("index", "off"),
+        ("metacopy", "off"),
+        ("volatile", ""),
+    ];
+    let attributes = Attributes {
+        no_dev: true,
+        ..Attributes::default()
+    };
+    mount::attach(
+        mount::new_filesystem("overlay", &options, attributes)?,
+        target,
+    )
+}
+
+fn mount_proc() -> io::Result<()> {
+    let made = mount::new_filesystem("proc", &[], NO_POWERS)?;
+    mount::attach_to(made, mount::open_below(Path::new("/"), Path::new("proc"))?)?;
+    // A template could hold anything at /proc; what follows must really go to procfs (CVE-2025-52881).
+    let opened = mount::open_below(Path::new("/"), Path::new("proc"))?;
+    if mount::is_procfs(opened)? {
+        Ok(())
+    } else {
+        Err(io::Error::other("/proc is not a procfs"))
+    }
+}
+
+fn attach_on_proc(cover: &OwnedFd, name: &str) -> io::Result<()> {
+    let target = mount::open_below(Path::new("/proc"), Path::new(name))?;
+    if !mount::is_procfs(&target)? {
+        return Err(io::Error::other("the entry is covered already"));
+    }
+    mount::attach_to(cover, target)
+}
+
+fn become_guest_root(user_namespace: &OwnedFd) -> io::Result<()> {
+    namespace::enter_user(user_namespace)?;
+    set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+fn set_cpus(cpus: &[u32]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(usize::try_from(*cpu).map_err(io::Error::other)?);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+fn set_rlimit(resource: Rlimit, value: u64) -> io::Result<()> {
+    let resource = match resource {
+        Rlimit::Core => Resource::Core,
+        Rlimit::OpenFiles => Resource::Nofile,
+        Rlimit::MessageQueue => Resource::Msgqueue,
+        Rlimit::LockedMemory => Resource::Memlock,
+    };
+    let value = (value != u64::MAX).then_some(value);
+    Ok(setrlimit(
+        resource,
+        rustix::process::Rlimit {
+            current: value,
+            maximum: value,
+        },
+    )?)
+}

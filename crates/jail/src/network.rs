@@ -1,0 +1,112 @@
+//! Setting up the network namespace of a slot.
+//!
+//! The namespace belongs to the host's user namespace: root inside the sandbox has no power over it, cannot open raw
+//! sockets in it and cannot change an address or a rule.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use rustix::thread::UnshareFlags;
+use soulbox_launch_plan::Network;
+use soulbox_linux::link::Netlink;
+use soulbox_linux::namespace;
+
+/// Name of the cable's end inside.
+const INNER_LINK: &str = "eth0";
+
+type Failed = (&'static str, io::Error);
+
+/// Enters a new network namespace with the given contents.
+pub(crate) fn enter(plan: &Network) -> Result<(), Failed> {
+    let host = Netlink::open().map_err(|e| ("host netlink", e))?;
+    let host_namespace =
+        namespace::open(Path::new("/proc/self/ns/net")).map_err(|e| ("host namespace", e))?;
+    namespace::unshare(UnshareFlags::NEWNET).map_err(|e| ("unshare", e))?;
+    let mut inner = Netlink::open().map_err(|e| ("netlink", e))?;
+    let loopback = inner.link_index("lo").map_err(|e| ("find lo", e))?;
+    inner.set_up(loopback).map_err(|e| ("lo up", e))?;
+    sysctls().map_err(|e| ("sysctl", e))?;
+    match plan {
+        Network::Loopback => Ok(()),
+        Network::Cable {
+            host_link,
+            address,
+            gateway,
+        } => {
+            let cable = Cable {
+                host_link,
+                address: *address,
+                gateway: *gateway,
+            };
+            cable.lay(inner, host, &host_namespace)
+        }
+    }
+}
+
+/// Ordinary users may bind any port and send pings, as on a machine of their own. IPv6 stays off outside loopback:
+/// nothing routes it, and what is not there needs no rules.
+fn sysctls() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
+    // Kernels differ in the highest group id they accept here; ping then needs the lower half of the slots.
+    if fs::write("/proc/sys/net/ipv4/ping_group_range", "0 4294967294").is_err() {
+        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
+    }
+    match fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+struct Cable<'a> {
+    host_link: &'a str,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+}
+
+impl Cable<'_> {
+    fn lay(
+        &self,
+        mut inner: Netlink,
+        mut host: Netlink,
+        host_namespace: &impl std::os::fd::AsFd,
+    ) -> Result<(), Failed> {
+        self.plug(&mut inner, &mut host, host_namespace)
+            .map_err(|e| ("add cable", e))?;
+        let outer = host
+            .link_index(self.host_link)
+            .map_err(|e| ("find host end", e))?;
+        host.set_up(outer).map_err(|e| ("host end up", e))?;
+        host.add_host_route(self.address, outer)
+            .map_err(|e| ("host route", e))?;
+
+        let eth0 = inner.link_index(INNER_LINK).map_err(|e| ("find eth0", e))?;
+        inner
+            .add_address(eth0, self.address)
+            .map_err(|e| ("address", e))?;
+        inner.set_up(eth0).map_err(|e| ("eth0 up", e))?;
+        inner
+            .add_host_route(self.gateway, eth0)
+            .map_err(|e| ("gateway route", e))?;
+        inner
+            .add_default_route(self.gateway, eth0)
+            .map_err(|e| ("default route", e))
+    }
+
+    /// A cable of the same name can be left from a sandbox whose namespace the kernel has not cleaned up yet.
+    fn plug(
+        &self,
+        inner: &mut Netlink,
+        host: &mut Netlink,
+        host_namespace: &impl std::os::fd::AsFd,
+    ) -> io::Result<()> {
+        match inner.add_veth(INNER_LINK, self.host_link, host_namespace) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                host.delete_link(self.host_link)?;
+                inner.add_veth(INNER_LINK, self.host_link, host_namespace)
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Plans as text, one step a line, for `soulbox debug plan` and for snapshot tests.
+
+use std::fmt::{self, Formatter};
+
+use crate::{LaunchStep, Network, SlotStep};
+
+pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
+    write!(f, "{}", step.name())?;
+    match step {
+        SlotStep::NewSession | SlotStep::UnshareMountIpcUtsCgroup | SlotStep::MakeMountsPrivate => {
+        }
+        SlotStep::JoinCgroups { procs_files } => {
+            for file in procs_files {
+                write!(f, " {}", file.display())?;
+            }
+        }
+        SlotStep::CreateUserNamespace { uid_base, count } => {
+            write!(f, " 0..{count} -> {uid_base}")?
+        }
+        SlotStep::UnshareNetwork(Network::Loopback) => write!(f, " loopback only")?,
+        SlotStep::UnshareNetwork(Network::Cable {
+            host_link,
+            address,
+            gateway,
+        }) => {
+            write!(f, " {address} via {gateway}, host end {host_link}")?;
+        }
+    }
+    writeln!(f)
+}
+
+pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Result {
+    write!(f, "{}", step.name())?;
+    match step {
+        LaunchStep::NewTimeNamespace
+        | LaunchStep::ClonePid1
+        | LaunchStep::MountProc
+        | LaunchStep::BecomeGuestRoot => {}
+        LaunchStep::IdmapInPlace { path, read_only } => {
+            write!(
+                f,
+                " {}{}",
+                path.display(),
+                if *read_only { " ro" } else { " rw" }
+            )?;
+        }
+        LaunchStep::MountOverlay {
+            lower,
+            upper,
+            work,
+            target,
+            owner,
+        } => {
+            let lower: Vec<_> = lower.iter().map(|p| p.display().to_string()).collect();
+            let (upper, work, target) = (upper.display(), work.display(), target.display());
+            write!(
+                f,
+                " {target} lower={} upper={upper} work={work} owner={owner}",
+                lower.join(",")
+            )?;
+        }
+        LaunchStep::MountTmpfs {
+            target,
+            size_bytes,
+            mode,
+            owner,
+        } => {
+            write!(
+                f,
+                " {} size={size_bytes} mode={mode:o} owner={owner}",
+                target.display()
+            )?;
+        }
+        LaunchStep::PopulateDev { target, owner } => {
+            write!(f, " {} owner={owner}", target.display())?
+        }
+        LaunchStep::MountDevpts { target, tty_gid } => {
+            write!(f, " {} gid={tty_gid}", target.display())?
+        }
+        LaunchStep::BindReadOnly { source, target } => {
+            write!(f, " {} at {}", source.display(), target.display())?;
+        }
+        LaunchStep::PivotRoot { new_root } => write!(f, " {}", new_root.display())?,
+        LaunchStep::SetHostname { name } => write!(f, " {name}")?,
+        LaunchStep::MaskProc { files, directories } => {
+            write!(
+                f,
+                " files={} directories={}",
+                files.join(","),
+                directories.join(",")
+            )?;
+        }
+        LaunchStep::ReadOnlyProc { name } => write!(f, " {name}")?,
+        LaunchStep::HoldReadOnly { name, source } => write!(f, " {name} = {}", source.display())?,
+        LaunchStep::ShadowProc { name } => write!(f, " {name}")?,
+        LaunchStep::SetCpus { cpus } => write!(f, " {cpus:?}")?,
+        LaunchStep::SetOomScore { value } => write!(f, " {value}")?,
+        LaunchStep::SetRlimit { resource, value } => write!(f, " {resource:?}={value}")?,
+        LaunchStep::KeepCapabilities { keep } => write!(f, " {keep:?}")?,
+        LaunchStep::InstallSeccomp { program } => write!(f, " {} instructions", program.len())?,
+        LaunchStep::ExecEnvd { argv } => write!(f, " {}", argv.join(" "))?,
+    }
+    writeln!(f)
+}

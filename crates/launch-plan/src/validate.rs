@@ -1,0 +1,85 @@
+//! What must hold for every launch plan, whoever made it. The jail refuses a plan that breaks a rule.
+
+use crate::{LaunchPlan, LaunchStep};
+
+/// A rule that a plan breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanViolation {
+    /// A step that must be there once is missing or repeated.
+    #[error("{step} must occur exactly once, found {count}")]
+    Count {
+        /// The step.
+        step: &'static str,
+        /// How often it occurs.
+        count: usize,
+    },
+    /// Two steps are in the wrong order.
+    #[error("{first} must come before {second}")]
+    Order {
+        /// Must come first.
+        first: &'static str,
+        /// Must come later.
+        second: &'static str,
+    },
+    /// Something follows the last step.
+    #[error("exec-envd must be the last step")]
+    NotLast,
+}
+
+const ONCE: [&str; 9] = [
+    "mount-overlay",
+    "pivot-root",
+    "clone-pid-1",
+    "mount-proc",
+    "become-guest-root",
+    "install-seccomp",
+    "keep-capabilities",
+    "new-time-namespace",
+    "exec-envd",
+];
+
+/// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
+/// guest's user namespace; capabilities are dropped when nothing needs them any more.
+const BEFORE: [(&str, &str); 13] = [
+    ("hold-read-only", "pivot-root"),
+    ("idmap-in-place", "mount-overlay"),
+    ("mount-overlay", "pivot-root"),
+    ("mount-tmpfs", "pivot-root"),
+    ("populate-dev", "pivot-root"),
+    ("bind-read-only", "pivot-root"),
+    ("new-time-namespace", "pivot-root"),
+    ("pivot-root", "clone-pid-1"),
+    ("clone-pid-1", "mount-proc"),
+    ("mount-proc", "mask-proc"),
+    ("mask-proc", "become-guest-root"),
+    ("become-guest-root", "install-seccomp"),
+    ("install-seccomp", "keep-capabilities"),
+];
+
+/// Checks a plan against the rules above.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn validate(plan: &LaunchPlan) -> Result<(), PlanViolation> {
+    let names: Vec<&'static str> = plan.steps.iter().map(LaunchStep::name).collect();
+    for step in ONCE {
+        let count = names.iter().filter(|name| **name == step).count();
+        if count != 1 {
+            return Err(PlanViolation::Count { step, count });
+        }
+    }
+    for (first, second) in BEFORE {
+        let last_first = names.iter().rposition(|name| *name == first);
+        let first_second = names.iter().position(|name| *name == second);
+        if let (Some(a), Some(b)) = (last_first, first_second)
+            && a > b
+        {
+            return Err(PlanViolation::Order { first, second });
+        }
+    }
+    if names.last() == Some(&"exec-envd") {
+        Ok(())
+    } else {
+        Err(PlanViolation::NotLast)
+    }
+}

@@ -1,0 +1,197 @@
+//! Mounts, through the file-descriptor based interface (fsopen, fsmount, open_tree, move_mount, mount_setattr).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, mount_change, move_mount, open_tree, unmount,
+};
+
+/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
+const PROC_MAGIC: i64 = 0x9fa0;
+
+/// Attributes of a mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attributes {
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Set-id bits and file capabilities mean nothing.
+    pub no_suid: bool,
+    /// Device nodes mean nothing.
+    pub no_dev: bool,
+    /// Programs cannot be run from it.
+    pub no_exec: bool,
+}
+
+impl Attributes {
+    fn flags(self) -> MountAttrFlags {
+        let mut flags = MountAttrFlags::empty();
+        flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
+        flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, self.no_suid);
+        flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.no_dev);
+        flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, self.no_exec);
+        flags
+    }
+}
+
+/// Makes every mount of this mount namespace private.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn make_all_private() -> io::Result<()> {
+    Ok(mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?)
+}
+
+/// Makes a file system that is mounted nowhere yet.
+///
+/// # Errors
+/// When the kernel does not know the file system or refuses an option; the error names the option.
+pub fn new_filesystem(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: Attributes,
+) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        let set = if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *key)
+        } else {
+            fsconfig_set_string(context.as_fd(), *key, *value)
+        };
+        set.map_err(|e| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("{kind} option {key}: {e}"),
+            )
+        })?;
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes.flags(),
+    )?)
+}
+
+/// Attaches a detached mount at a path.
+///
+/// # Errors
+/// When the path does not exist or is of the wrong kind.
+pub fn attach(mount: impl AsFd, target: &Path) -> io::Result<()> {
+    Ok(move_mount(
+        mount.as_fd(),
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+/// Attaches a detached mount on an open file or directory.
+///
+/// # Errors
+/// When the target is of the wrong kind.
+pub fn attach_to(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount.as_fd(), "", target.as_fd(), "", flags)?)
+}
+
+/// Makes a detached copy of the mount at a path (one mount, not those below it).
+///
+/// # Errors
+/// When the path does not exist.
+pub fn detached_copy(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?)
+}
+
+/// Sets attributes of a detached mount and, if given, maps its ids through a user namespace.
+///
+/// # Errors
+/// When the file system cannot be id-mapped, or the kernel refuses.
+pub fn set_attributes(
+    mount: impl AsFd,
+    attributes: Attributes,
+    idmap: Option<&OwnedFd>,
+) -> io::Result<()> {
+    let mut attr_set = u64::from(attributes.flags().bits());
+    let mut userns_fd = 0;
+    if let Some(namespace) = idmap {
+        attr_set |= libc::MOUNT_ATTR_IDMAP;
+        userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
+    }
+    let attr = libc::mount_attr {
+        attr_set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd,
+    };
+    // SAFETY: mount_setattr(2) reads `attr`, whose size is passed along, and the empty path; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(&attr),
+            std::mem::size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Opens a path below a directory without following any link and without leaving it. For mount points.
+///
+/// # Errors
+/// When it does not exist, or a component is a link.
+pub fn open_below(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
+    let root = rustix::fs::open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(
+        root,
+        relative,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )?)
+}
+
+/// Makes `new_root` the root directory and detaches the old one.
+///
+/// # Errors
+/// When `new_root` is not a mount point.
+pub fn pivot_root(new_root: &Path) -> io::Result<()> {
+    rustix::process::chdir(new_root)?;
+    // Old and new root at the same place: the old one ends up on top and is then detached (pivot_root(2), NOTES).
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// Whether an open file belongs to a `procfs`.
+///
+/// # Errors
+/// When it cannot be examined.
+pub fn is_procfs(fd: impl AsFd) -> io::Result<bool> {
+    let stat = rustix::fs::fstatfs(fd.as_fd())?;
+    Ok(stat.f_type as i64 == PROC_MAGIC)
+}

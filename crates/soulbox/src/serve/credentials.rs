@@ -1,0 +1,141 @@
+//! Secrets of a server, made at its first start, and the file that tells clients how to reach it.
+//!
+//! All in the data directory with mode 0600: `token.seed`, `admin.token`, `node.id`, `client.env`.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use soulbox_store::Store;
+use soulbox_types::ExecutionId;
+
+use crate::config::Config;
+
+/// Name of the key in `client.env`, as `soulbox key list` shows it.
+const LOCAL_KEY: &str = "client.env";
+
+/// What the server keeps from start to start.
+pub(crate) struct Credentials {
+    pub(crate) token_seed: [u8; 32],
+    pub(crate) admin_token: String,
+    pub(crate) node_id: String,
+}
+
+impl Credentials {
+    /// Reads what is there, makes what is missing, and writes `client.env` for this address.
+    pub(crate) async fn ensure(
+        data_dir: &Path,
+        store: &Store,
+        url: &str,
+        config: &Config,
+    ) -> anyhow::Result<Self> {
+        let seed = ensure_file(&data_dir.join("token.seed"), || random_hex(32))?;
+        let admin_token = ensure_file(&data_dir.join("admin.token"), || random_hex(32))?;
+        let node_id = ensure_file(&data_dir.join("node.id"), || ExecutionId::random().to_string())?;
+        let token_seed = decode_seed(&seed).with_context(|| {
+            format!("{} is damaged\nFIX: restore it; without it running sandboxes cannot be entered", data_dir.join("token.seed").display())
+        })?;
+        let path = data_dir.join("client.env");
+        let key = match known_key(&path, store).await? {
+            Some(key) => key,
+            None => store.create_api_key(&store.default_team().await?.id, LOCAL_KEY).await?.1,
+        };
+        write_private(&path, &client_env(url, &key, config)).context("cannot write client.env")?;
+        Ok(Self { token_seed, admin_token, node_id })
+    }
+}
+
+/// The key of an existing `client.env`, unless it has been revoked.
+async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let Some(key) = text.lines().find_map(|line| line.strip_prefix("E2B_API_KEY=")) else { return Ok(None) };
+    let known = store.authenticate(key).await?.is_some();
+    Ok(known.then(|| key.to_owned()))
+}
+
+/// The file's text. With a domain, clients find everything by name; without, both URLs point at the one port.
+fn client_env(url: &str, key: &str, config: &Config) -> String {
+    let mut lines = match (&config.domain, &config.tls) {
+        (Some(domain), Some(tls)) => {
+            let port = url.rsplit_once(':').map(|(_, port)| port).filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
+            let domain = port.map_or_else(|| domain.clone(), |port| format!("{domain}:{port}"));
+            let cert = tls.cert.display();
+            vec![
+                format!("E2B_DOMAIN={domain}"),
+                format!("SSL_CERT_FILE={cert}"),
+                format!("NODE_EXTRA_CA_CERTS={cert}"),
+            ]
+        }
+        _ => vec![format!("E2B_API_URL={url}"), format!("E2B_SANDBOX_URL={url}")],
+    };
+    lines.push(format!("E2B_API_KEY={key}"));
+    lines.join("\n") + "\n"
+}
+
+fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = make();
+            write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(text)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Writes whole or not at all, readable by the owner only, and lasting.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+fn random_hex(bytes: usize) -> String {
+    let mut buffer = vec![0; bytes];
+    getrandom::fill(&mut buffer).expect("the operating system provides randomness");
+    buffer.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn decode_seed(text: &str) -> Option<[u8; 32]> {
+    let mut seed = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, pair) in seed.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_round_trip() {
+        let text = random_hex(32);
+        let seed = decode_seed(&text).unwrap();
+        assert_eq!(seed.iter().map(|b| format!("{b:02x}")).collect::<String>(), text);
+        assert!(decode_seed("xx").is_none());
+        assert!(decode_seed(&"zz".repeat(32)).is_none());
+    }
+
+    #[test]
+    fn private_files() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        assert_eq!(ensure_file(&path, || "one".to_owned()).unwrap(), "one");
+        assert_eq!(ensure_file(&path, || "two".to_owned()).unwrap(), "one");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

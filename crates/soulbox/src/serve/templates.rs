@@ -1,0 +1,52 @@
+//! Keeps the database's list of templates equal to what is on the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use soulbox_artifacts::Artifacts;
+use soulbox_store::{BootstrapTemplate, Store};
+use tokio_util::sync::CancellationToken;
+
+/// A template that is bootstrapped while the server runs can be used after this long.
+const RESCAN: Duration = Duration::from_secs(5);
+
+/// Registers every template that has a manifest.
+pub(crate) async fn register(store: &Store, artifacts: &Arc<Artifacts>) -> anyhow::Result<()> {
+    let reader = Arc::clone(artifacts);
+    let manifests = tokio::task::spawn_blocking(move || reader.manifests())
+        .await?
+        .context("cannot read the templates' manifests")?;
+    if manifests.is_empty() {
+        tracing::warn!("no template yet. FIX: soulbox template bootstrap base");
+    }
+    for manifest in manifests {
+        let wanted = BootstrapTemplate {
+            alias: manifest.name,
+            description: Some(manifest.distribution),
+            limits: manifest.limits,
+            layers: manifest.layers.iter().map(ToString::to_string).collect(),
+            envd_version: soulbox_envd_proto::ENVD_VERSION.to_owned(),
+            default_user: manifest.default_user,
+            default_workdir: manifest.default_workdir,
+        };
+        store.upsert_bootstrap_template(&wanted).await.context("cannot register a template")?;
+    }
+    Ok(())
+}
+
+/// Looks again from time to time, until the server stops.
+pub(crate) async fn keep_registered(store: Store, artifacts: Arc<Artifacts>, stop: CancellationToken) {
+    let mut seen = artifacts.manifests().unwrap_or_default();
+    while stop.run_until_cancelled(tokio::time::sleep(RESCAN)).await.is_some() {
+        let reader = Arc::clone(&artifacts);
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || reader.manifests()).await else { continue };
+        if found == seen {
+            continue;
+        }
+        match register(&store, &artifacts).await {
+            Ok(()) => seen = found,
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot register templates"),
+        }
+    }
+}
