@@ -7,10 +7,22 @@
 //!
 //! Suggested reading order: [`sandboxes`] (what callers use), `actor`, `live`, `expiry`, `reconcile`, `sampler`.
 
+mod actor;
 pub mod clock;
+mod end_time;
 pub mod error;
+mod expiry;
+mod housekeeping;
+mod instruments;
+mod journal;
+mod live;
+mod node;
+mod reconcile;
+mod sampler;
 pub mod sandboxes;
 pub mod settings;
+mod tokens;
+mod transitions;
 pub mod view;
 
 pub use clock::{Clock, SystemClock};

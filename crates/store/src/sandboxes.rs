@@ -218,6 +218,20 @@ impl Store {
         rows.iter().map(record_of).collect()
     }
 
+    /// Ids and owners of every sandbox that should have a guest on this node.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn running_ids(&self) -> Result<Vec<(SandboxId, TeamId)>, StoreError> {
+        let rows = sqlx::query("SELECT id, team_id FROM sandboxes WHERE state = 'running'")
+            .fetch_all(self.reader())
+            .await
+            .during("read the running sandboxes")?;
+        rows.iter()
+            .map(|row| Ok((parsed(row, TABLE, "id")?, parsed(row, TABLE, "team_id")?)))
+            .collect()
+    }
+
     /// Some of a team's sandboxes.
     ///
     /// # Errors

@@ -1,0 +1,84 @@
+//! What a sandbox's own log says about its life.
+
+use std::collections::BTreeMap;
+
+use soulbox_store::{LogEntry, LogLevel, SandboxRecord};
+use soulbox_types::{SandboxId, TeamId, Timestamp};
+
+use crate::instruments::KillReason;
+
+/// Which sandbox an entry is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct About<'a> {
+    pub(crate) id: &'a SandboxId,
+    pub(crate) team: &'a TeamId,
+}
+
+impl About<'_> {
+    pub(crate) fn entry(
+        self,
+        at: Timestamp,
+        level: LogLevel,
+        message: impl Into<String>,
+    ) -> LogEntry {
+        LogEntry {
+            sandbox: self.id.clone(),
+            team: self.team.clone(),
+            at,
+            level,
+            message: message.into(),
+            fields: BTreeMap::from([("logger".to_owned(), "orchestrator".to_owned())]),
+        }
+    }
+}
+
+/// The sandbox is usable.
+pub(crate) fn created(record: &SandboxRecord) -> LogEntry {
+    let about = About {
+        id: &record.id,
+        team: &record.team,
+    };
+    let mut entry = about.entry(record.started_at, LogLevel::Info, "Sandbox created");
+    entry
+        .fields
+        .insert("templateID".into(), record.template_id.to_string());
+    entry
+        .fields
+        .insert("buildID".into(), record.build_id.to_string());
+    entry
+}
+
+/// The sandbox is gone.
+pub(crate) fn ended(about: About<'_>, at: Timestamp, reason: KillReason) -> LogEntry {
+    let (level, message) = match reason {
+        KillReason::Request => (LogLevel::Info, "Sandbox killed"),
+        KillReason::Expired => (
+            LogLevel::Info,
+            "Sandbox reached its end time and was killed",
+        ),
+        KillReason::GuestEnded => (LogLevel::Warn, "Sandbox ended by itself"),
+        KillReason::Reconciled => (LogLevel::Warn, "Sandbox had no record and was killed"),
+        KillReason::CreateFailed => (LogLevel::Error, "Sandbox could not be created"),
+    };
+    about.entry(at, level, message)
+}
+
+/// The record is there and the guest is not: it died with the machine or while no server ran.
+pub(crate) fn lost(about: About<'_>, at: Timestamp) -> LogEntry {
+    about.entry(
+        at,
+        LogLevel::Warn,
+        "Sandbox was no longer running and was removed",
+    )
+}
+
+/// The kernel has killed processes of the sandbox for lack of memory.
+pub(crate) fn out_of_memory(about: About<'_>, at: Timestamp, kills: u64) -> LogEntry {
+    let mut entry = about.entry(
+        at,
+        LogLevel::Warn,
+        "Out of memory: the kernel killed a process of the sandbox",
+    );
+    entry.fields.insert("kills".into(), kills.to_string());
+    entry
+}

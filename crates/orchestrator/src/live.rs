@@ -1,0 +1,210 @@
+//! The sandboxes that have a guest on this node, or are getting one: who they are, what they have published, how to reach
+//! their actors, and the way of the edge to them.
+//!
+//! Locks are held for a few lines. The edge's table has a lock of its own, because every request of every sandbox reads it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use soulbox_driver::{Guest, Route};
+use soulbox_store::SandboxRecord;
+use soulbox_types::lifecycle::State;
+use soulbox_types::{SandboxId, TeamId};
+use tokio::sync::mpsc;
+
+use crate::actor::Message;
+use crate::{SandboxError, instruments};
+
+/// Requests that may wait for one sandbox's actor; more callers wait outside.
+const MAILBOX: usize = 16;
+
+/// The table of sandboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    entries: RwLock<Entries>,
+    routes: RwLock<HashMap<SandboxId, Route>>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_id: HashMap<SandboxId, Arc<Handle>>,
+    concurrent: HashMap<TeamId, usize>,
+    running: usize,
+    closed: bool,
+}
+
+/// What others hold of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) id: SandboxId,
+    pub(crate) team: TeamId,
+    pub(crate) mailbox: mpsc::Sender<Message>,
+    published: Mutex<Published>,
+}
+
+/// What a sandbox's actor lets others see. Only the actor writes it, through [`Live`].
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) state: State,
+    /// Present from the moment it is usable.
+    pub(crate) run: Option<RunningSandbox>,
+}
+
+/// A sandbox that has been usable.
+#[derive(Debug, Clone)]
+pub(crate) struct RunningSandbox {
+    pub(crate) record: Arc<SandboxRecord>,
+    pub(crate) guest: Arc<dyn Guest>,
+}
+
+impl Handle {
+    pub(crate) fn published(&self) -> Published {
+        self.published.lock().clone()
+    }
+
+    /// The sandbox as it runs now, unless it does not.
+    pub(crate) fn running(&self) -> Option<RunningSandbox> {
+        let published = self.published.lock();
+        (published.state == State::Running)
+            .then(|| published.run.clone())
+            .flatten()
+    }
+}
+
+impl Live {
+    /// Takes a place for a new sandbox of the team.
+    pub(crate) fn reserve(
+        &self,
+        id: SandboxId,
+        team: TeamId,
+        max: usize,
+    ) -> Result<(Arc<Handle>, mpsc::Receiver<Message>), SandboxError> {
+        let mut entries = self.entries.write();
+        if entries.closed {
+            return Err(SandboxError::ShuttingDown);
+        }
+        if entries
+            .concurrent
+            .get(&team)
+            .is_some_and(|count| *count >= max)
+            || max == 0
+        {
+            return Err(SandboxError::TooMany { max });
+        }
+        Ok(entries.add(
+            id,
+            team,
+            Published {
+                state: State::Creating,
+                run: None,
+            },
+        ))
+    }
+
+    /// Puts a sandbox there that runs already.
+    pub(crate) fn adopt(&self, run: RunningSandbox) -> (Arc<Handle>, mpsc::Receiver<Message>) {
+        let (id, team) = (run.record.id.clone(), run.record.team.clone());
+        self.entries.write().add(
+            id,
+            team,
+            Published {
+                state: State::Running,
+                run: Some(run),
+            },
+        )
+    }
+
+    /// Shows a new state of a sandbox to everybody; the last one, `Gone`, takes it out of the table.
+    pub(crate) fn publish(&self, handle: &Arc<Handle>, published: Published) {
+        let mut entries = self.entries.write();
+        let old = std::mem::replace(&mut *handle.published.lock(), published.clone());
+        entries.count(&handle.team, old.state, published.state);
+        let ours = entries
+            .by_id
+            .get(&handle.id)
+            .is_some_and(|entry| Arc::ptr_eq(entry, handle));
+        if published.state == State::Gone && ours {
+            entries.by_id.remove(&handle.id);
+        }
+    }
+
+    pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<Handle>> {
+        self.entries.read().by_id.get(id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+        self.entries.read().by_id.values().cloned().collect()
+    }
+
+    pub(crate) fn running_count(&self) -> usize {
+        self.entries.read().running
+    }
+
+    /// Lets no more sandboxes in.
+    pub(crate) fn close(&self) {
+        self.entries.write().closed = true;
+    }
+
+    pub(crate) fn route(&self, id: &SandboxId) -> Option<Route> {
+        self.routes.read().get(id).cloned()
+    }
+
+    pub(crate) fn open_route(&self, route: Route) {
+        self.routes.write().insert(route.sandbox_id.clone(), route);
+    }
+
+    /// Closes the way to a sandbox: first to new requests, then to those under way.
+    pub(crate) fn close_route(&self, id: &SandboxId) {
+        let route = self.routes.write().remove(id);
+        if let Some(route) = route {
+            route.closed.cancel();
+        }
+    }
+}
+
+impl Entries {
+    fn add(
+        &mut self,
+        id: SandboxId,
+        team: TeamId,
+        published: Published,
+    ) -> (Arc<Handle>, mpsc::Receiver<Message>) {
+        let (mailbox, receiver) = mpsc::channel(MAILBOX);
+        self.count(&team, State::Gone, published.state);
+        let handle = Arc::new(Handle {
+            id: id.clone(),
+            team,
+            mailbox,
+            published: Mutex::new(published),
+        });
+        self.by_id.insert(id, handle.clone());
+        (handle, receiver)
+    }
+
+    fn count(&mut self, team: &TeamId, old: State, new: State) {
+        match (old.counts_as_concurrent(), new.counts_as_concurrent()) {
+            (false, true) => *self.concurrent.entry(team.clone()).or_default() += 1,
+            (true, false) => {
+                let left = self
+                    .concurrent
+                    .get(team)
+                    .copied()
+                    .unwrap_or_default()
+                    .saturating_sub(1);
+                if left == 0 {
+                    self.concurrent.remove(team);
+                } else {
+                    self.concurrent.insert(team.clone(), left);
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+        match (old == State::Running, new == State::Running) {
+            (false, true) => self.running += 1,
+            (true, false) => self.running = self.running.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
+        instruments::running(self.running);
+    }
+}

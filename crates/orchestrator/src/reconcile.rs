@@ -1,0 +1,287 @@
+//! Brings records and guests into agreement: at the start, every half minute, and when somebody asks for it.
+//!
+//! A comparison takes no input and may run at any time; what it does twice does no harm. So a crash, a lost message and a
+//! record deleted by hand are all the same case.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use soulbox_driver::Guest;
+use soulbox_store::SandboxRecord;
+use soulbox_types::lifecycle::State;
+use soulbox_types::{SandboxId, TeamId};
+
+use crate::actor::{Actor, Message};
+use crate::instruments::KillReason;
+use crate::journal::{self, About};
+use crate::live::{Handle, RunningSandbox};
+use crate::node::{Node, store_error};
+use crate::transitions::kill_guest;
+use crate::{SandboxError, instruments};
+
+/// Time between two comparisons that nobody has asked for.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// Orphans killed at the same time, so that a restart does not take every CPU.
+const ORPHANS_AT_ONCE: usize = 16;
+/// How often an orphan is tried again; a process in uninterruptible sleep may come back after a while.
+const ORPHAN_RETRIES: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+];
+
+/// What a comparison found.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    /// Records of running sandboxes without a guest.
+    records: Vec<(SandboxId, TeamId)>,
+    /// Sandboxes that must end: without a record, or left over from a kill that failed.
+    sandboxes: Vec<SandboxId>,
+}
+
+/// Compares. `before` are the sandboxes of the table before the records were read, `after` those of it after.
+fn compare(
+    before: &HashMap<SandboxId, State>,
+    records: &[(SandboxId, TeamId)],
+    after: &HashMap<SandboxId, State>,
+) -> Difference {
+    let recorded: HashSet<&SandboxId> = records.iter().map(|(id, _)| id).collect();
+    let must_end = |(id, state): (&SandboxId, &State)| match state {
+        // What ran before the records were read has been recorded before.
+        State::Running => !recorded.contains(id),
+        State::Failed => true,
+        State::Creating
+        | State::Pausing
+        | State::Paused
+        | State::Resuming
+        | State::Snapshotting
+        | State::Killing
+        | State::Gone => false,
+    };
+    let mut sandboxes: Vec<SandboxId> = before
+        .iter()
+        .filter(|entry| must_end(*entry))
+        .map(|(id, _)| id.clone())
+        .collect();
+    sandboxes.sort();
+    // What is being created is in the table before it is recorded.
+    let records = records
+        .iter()
+        .filter(|(id, _)| !after.contains_key(id))
+        .cloned()
+        .collect();
+    Difference { records, sandboxes }
+}
+
+fn states(handles: &[Arc<Handle>]) -> HashMap<SandboxId, State> {
+    handles
+        .iter()
+        .map(|handle| (handle.id.clone(), handle.published().state))
+        .collect()
+}
+
+/// Takes over what an earlier server left: adopts guests with a record, kills those without, forgets records without.
+pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
+    let guests = node
+        .driver
+        .adopt()
+        .await
+        .map_err(|error| SandboxError::Adopt(Arc::new(error)))?;
+    let records = node
+        .store
+        .all_running()
+        .await
+        .map_err(store_error("read the running sandboxes"))?;
+    let mut records: HashMap<SandboxId, SandboxRecord> = records
+        .into_iter()
+        .map(|record| (record.id.clone(), record))
+        .collect();
+    let (mut orphans, mut adopted) = (Vec::new(), 0);
+    for guest in guests {
+        match records.remove(&guest.spec().id) {
+            Some(record) => {
+                adopt(
+                    node,
+                    RunningSandbox {
+                        record: Arc::new(record),
+                        guest,
+                    },
+                );
+                adopted += 1;
+            }
+            None => orphans.push(guest),
+        }
+    }
+    instruments::adopted(adopted);
+    tracing::info!(
+        adopted,
+        orphans = orphans.len(),
+        lost = records.len(),
+        "took over what an earlier server left"
+    );
+    for record in records.values() {
+        remove_record(node, &record.id, &record.team).await?;
+    }
+    if !orphans.is_empty() {
+        node.tasks
+            .spawn("orphans", kill_orphans(node.clone(), orphans));
+    }
+    Ok(())
+}
+
+fn adopt(node: &Arc<Node>, run: RunningSandbox) {
+    let place = node.live.adopt(run.clone());
+    node.tasks
+        .spawn("sandbox", Actor::adopt(node.clone(), place, run).live());
+}
+
+async fn kill_orphans(node: Arc<Node>, orphans: Vec<Arc<dyn Guest>>) {
+    futures_util::stream::iter(orphans)
+        .for_each_concurrent(ORPHANS_AT_ONCE, |guest| kill_orphan(&node, guest))
+        .await;
+}
+
+async fn kill_orphan(node: &Node, guest: Arc<dyn Guest>) {
+    let id = guest.spec().id.clone();
+    for pause in ORPHAN_RETRIES.into_iter().map(Some).chain([None]) {
+        match kill_guest(guest.as_ref()).await {
+            Ok(()) => {
+                instruments::killed(KillReason::Reconciled);
+                tracing::warn!(sandbox.id = %id, "guest without record killed");
+                return;
+            }
+            Err(error) => {
+                let error = soulbox_telemetry::chain(&error);
+                tracing::error!(sandbox.id = %id, error, "guest without record not killed");
+            }
+        }
+        let Some(pause) = pause else { return };
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn remove_record(node: &Node, id: &SandboxId, team: &TeamId) -> Result<(), SandboxError> {
+    if node
+        .store
+        .delete_sandbox(id)
+        .await
+        .map_err(store_error("remove a record without guest"))?
+    {
+        tracing::warn!(sandbox.id = %id, "record without guest removed");
+        node.store
+            .log(journal::lost(About { id, team }, node.now()));
+    }
+    Ok(())
+}
+
+/// Compares from time to time and when asked, until the node stops.
+pub(crate) async fn run(node: Arc<Node>) {
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = node.reconcile_wanted.notified() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        match pass(&node).await {
+            Ok(()) => instruments::reconciled("ok"),
+            Err(error) => {
+                instruments::reconciled("error");
+                tracing::error!(error = %soulbox_telemetry::chain(&error), "records and guests not compared");
+            }
+        }
+    }
+}
+
+async fn pass(node: &Node) -> Result<(), SandboxError> {
+    let before = states(&node.live.all());
+    let records = node
+        .store
+        .running_ids()
+        .await
+        .map_err(store_error("read the running sandboxes"))?;
+    let after = states(&node.live.all());
+    let difference = compare(&before, &records, &after);
+    for (id, team) in &difference.records {
+        remove_record(node, id, team).await?;
+    }
+    for id in &difference.sandboxes {
+        let Some(handle) = node.live.get(id) else {
+            continue;
+        };
+        let kill = Message::Kill {
+            reason: KillReason::Reconciled,
+            reply: None,
+        };
+        // An actor that is gone has ended its sandbox; a busy one is asked again next time.
+        if handle.mailbox.try_send(kill).is_err() {
+            tracing::debug!(sandbox.id = %id, "sandbox is busy; compared again later");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> SandboxId {
+        text.parse().unwrap()
+    }
+
+    fn table(entries: &[(&str, State)]) -> HashMap<SandboxId, State> {
+        entries
+            .iter()
+            .map(|(text, state)| (id(text), *state))
+            .collect()
+    }
+
+    #[test]
+    fn differences() {
+        let team = TeamId::random();
+        let check = |before: &[(&str, State)],
+                     records: &[&str],
+                     after: &[(&str, State)],
+                     want: (&[&str], &[&str])| {
+            let records: Vec<_> = records
+                .iter()
+                .map(|text| (id(text), team.clone()))
+                .collect();
+            let got = compare(&table(before), &records, &table(after));
+            let got_records: Vec<_> = got.records.iter().map(|(id, _)| id.as_str()).collect();
+            let got_sandboxes: Vec<_> = got.sandboxes.iter().map(SandboxId::as_str).collect();
+            assert_eq!((got_records.as_slice(), got_sandboxes.as_slice()), want);
+        };
+        let running = [("ia", State::Running), ("ib", State::Running)];
+        check(&running, &["ia", "ib"], &running, (&[], &[]));
+        check(&running, &["ia"], &running, (&[], &["ib"]));
+        check(&running, &["ia", "ib", "ic"], &running, (&["ic"], &[]));
+        // Created meanwhile: in the table, perhaps recorded.
+        check(&[], &["ia"], &[("ia", State::Creating)], (&[], &[]));
+        check(
+            &[("ia", State::Creating)],
+            &[],
+            &[("ia", State::Running)],
+            (&[], &[]),
+        );
+        // Killed meanwhile: perhaps still recorded; removing the record once more does no harm.
+        check(&[("ia", State::Running)], &["ia"], &[], (&["ia"], &[]));
+        check(&[("ia", State::Killing)], &[], &[], (&[], &[]));
+        check(
+            &[("ia", State::Failed)],
+            &[],
+            &[("ia", State::Failed)],
+            (&[], &["ia"]),
+        );
+        check(
+            &[("ia", State::Failed)],
+            &["ia"],
+            &[("ia", State::Failed)],
+            (&[], &["ia"]),
+        );
+    }
+}

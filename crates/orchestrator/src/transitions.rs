@@ -1,0 +1,121 @@
+//! The work of a transition, without a thought about who else wants something: the actor decides, this is carried out.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use soulbox_driver::{DriverError, Guest};
+use soulbox_store::{RecordState, SandboxRecord, StoreError};
+use soulbox_types::{ExecutionId, SandboxId, SandboxSpec};
+use tokio::time::Instant;
+
+use crate::live::RunningSandbox;
+use crate::node::{Node, store_error};
+use crate::{NewSandbox, SandboxError, instruments};
+
+/// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
+/// cannot end (uninterruptible sleep).
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a sandbox's guest is to be made from.
+pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec {
+    SandboxSpec {
+        envd_access_token: node.tokens.envd(&id),
+        id,
+        image: new.image.clone(),
+        limits: new.limits,
+        network: new.network,
+        env_vars: new.env_vars.clone(),
+    }
+}
+
+/// Makes the guest and writes its record. On error nothing is left.
+pub(crate) async fn create(
+    node: Arc<Node>,
+    id: SandboxId,
+    new: NewSandbox,
+) -> Result<RunningSandbox, SandboxError> {
+    let begun = Instant::now();
+    let spec = spec(&node, id.clone(), &new);
+    let guest = node
+        .driver
+        .create(&spec)
+        .await
+        .map_err(|source| SandboxError::Create {
+            id: id.clone(),
+            source: Arc::new(source),
+        })?;
+    let usable = Instant::now();
+    instruments::create_phase("driver", usable - begun);
+    let record = record(&node, id, new);
+    if let Err(error) = node.store.insert_sandbox(&record).await {
+        if let Err(kill_error) = kill_guest(guest.as_ref()).await {
+            // Without a record it is an orphan, which the next server kills.
+            tracing::error!(sandbox.id = %record.id, error = %kill_error, "guest without record could not be killed");
+        }
+        return Err(store_error("record a sandbox")(error));
+    }
+    instruments::create_phase("record", usable.elapsed());
+    instruments::create_phase("total", begun.elapsed());
+    Ok(RunningSandbox {
+        record: Arc::new(record),
+        guest,
+    })
+}
+
+/// The record of a sandbox that has become usable at this moment: from now its time runs.
+fn record(node: &Node, id: SandboxId, new: NewSandbox) -> SandboxRecord {
+    let started_at = node.now();
+    SandboxRecord {
+        id,
+        team: new.team,
+        template_id: new.image.template_id,
+        build_id: new.build_id,
+        execution_id: ExecutionId::random(),
+        alias: new.alias,
+        metadata: new.metadata,
+        started_at,
+        end_at: started_at.plus(new.timeout.min(node.settings.max_timeout)),
+        on_timeout: new.on_timeout,
+        auto_pause_memory: new.auto_pause_memory,
+        auto_resume: new.auto_resume,
+        auto_resume_timeout_seconds: new.auto_resume_timeout_seconds,
+        limits: new.limits,
+        envd_version: new.envd_version,
+        allow_internet_access: new.allow_internet_access,
+        network: new.network_json,
+        allow_public_traffic: new.allow_public_traffic,
+        mask_request_host: new.mask_request_host,
+        https_ports: new.https_ports,
+        volume_mounts: new.volume_mounts,
+        state: RecordState::Running,
+    }
+}
+
+/// How the two halves of a kill went.
+#[derive(Debug)]
+pub(crate) struct Killed {
+    pub(crate) record: Result<bool, StoreError>,
+    pub(crate) guest: Result<(), DriverError>,
+}
+
+/// Deletes the record and ends the guest, at the same time: each is complete without the other, because whichever is
+/// left over after a crash is found and removed by the reconciler.
+pub(crate) async fn kill(node: Arc<Node>, run: RunningSandbox) -> Killed {
+    let (record, guest) = tokio::join!(
+        node.store.delete_sandbox(&run.record.id),
+        kill_guest(run.guest.as_ref())
+    );
+    Killed { record, guest }
+}
+
+/// Ends a guest, within a deadline.
+pub(crate) async fn kill_guest(guest: &dyn Guest) -> Result<(), DriverError> {
+    match tokio::time::timeout(KILL_DEADLINE, guest.kill()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(DriverError::Host {
+            operation: format!("end all processes of sandbox {}", guest.spec().id),
+            source: io::Error::from(io::ErrorKind::TimedOut),
+        }),
+    }
+}
