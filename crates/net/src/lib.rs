@@ -1,3 +1,7 @@
-//! The host side of the sandboxes' network: address block, gateway, firewall, DNS.
+//! The host's side of the sandboxes' network: address block, gateway, firewall, DNS forwarder.
+//!
+//! It knows blocks of slots and nothing of who stands in one.
 
+pub mod block;
+pub mod firewall;
 pub mod gateway;
