@@ -14,7 +14,7 @@ mod server;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -207,6 +207,22 @@ impl AsFd for ForkServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Takes a descriptor that the launcher handed over by number.
+///
+/// # Errors
+/// When no such descriptor is open.
+pub fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: fcntl(2) takes integers; a number that is not open is refused with EBADF.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and named on the command line, so nothing in this program owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The server's answer: process number, errno, step.

@@ -1,0 +1,63 @@
+//! The listener and its connections: HTTP/1.1 and h2c on one port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::route::Endpoints;
+
+const BACKLOG: u32 = 1024;
+/// Longer than every hop in front keeps an idle connection, so that none of them reuses one that is closing.
+const IDLE: Duration = Duration::from_secs(640);
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(15);
+const STREAMS_MAX: u32 = 1000;
+const HEADERS_MAX: u32 = 64 * 1024;
+
+/// Opens the port.
+///
+/// # Errors
+/// When it is taken.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves for ever.
+pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_PATIENCE)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADERS_MAX);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(http.clone(), stream, endpoints.clone()));
+            }
+            // Out of descriptors or memory: the connections that are there must end first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn connection(http: Builder<TokioExecutor>, stream: TcpStream, endpoints: Endpoints) {
+    // Small frames must leave at once; a socket that refuses this still works.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let endpoints = endpoints.clone();
+        async move { endpoints.answer(request).await }
+    });
+    // A connection that breaks is its client's to notice; nothing here depends on how it ended.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
