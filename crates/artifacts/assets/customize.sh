@@ -9,7 +9,9 @@ set -eu
 root=$1
 suite=${SOULBOX_SUITE:?}
 
-inside() { LC_ALL=C HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"; }
+inside() {
+  chroot "$root" /usr/bin/env LC_ALL=C HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
 
 # --- the account of the sandbox's code: E2B's `user`, passwordless sudo ---
 if ! inside id user >/dev/null 2>&1; then
@@ -117,7 +119,7 @@ chmod 0755 "$root/usr/sbin/policy-rc.d"
 # --- a last proof that what was installed runs ---
 inside node -e 'process.exit(0)'
 inside python3 -c 'import ssl, sqlite3, venv, pip'
-LC_ALL=C HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin chroot "$root" npm --version >/dev/null
+inside npm --version >/dev/null
 inside git --version >/dev/null
 
 # --- nothing of the host, nothing of the build ---
@@ -138,7 +140,6 @@ mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial
 find "$root/run" -mindepth 1 -xdev -delete
 
 # --- mount points; as in E2B, /usr/local and /code belong to everybody ---
-
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/code"
 chmod 1777 "$root/tmp" "$root/var/tmp"
 chmod 0777 "$root/code"

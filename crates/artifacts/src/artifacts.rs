@@ -270,7 +270,8 @@ pub(crate) fn hash_with_progress(
     expected: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<LayerFacts, ArtifactError> {
-    let mut last = None;
+    // No percentage is 255: the first report always goes out.
+    let mut last = Some(255);
     tree::hash(tree, &mut |bytes| {
         let percent = (expected > 0)
             .then(|| u8::try_from((bytes.saturating_mul(100) / expected).min(100)).unwrap_or(100));
@@ -342,7 +343,7 @@ mod tests {
     fn what_is_published_is_found() {
         let (_dir, artifacts, manifest) = published();
         assert_eq!(artifacts.manifest("t").unwrap().as_ref(), Some(&manifest));
-        assert_eq!(artifacts.manifests().unwrap(), [manifest.clone()]);
+        assert_eq!(artifacts.manifests().unwrap(), std::slice::from_ref(&manifest));
         assert_eq!(
             artifacts.layers(&manifest).unwrap(),
             [artifacts.layer_path(&manifest.layers[0])]

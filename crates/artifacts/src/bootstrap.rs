@@ -100,7 +100,7 @@ impl<'a> Bootstrap<'a> {
             self.say(
                 Phase::Waiting,
                 "another process is making the base template",
-            )
+            );
         })?;
         self.step(Step::Locked)?;
         if let Some(manifest) = self.present() {

@@ -158,7 +158,7 @@ impl ArtifactError {
     #[must_use]
     pub fn fix(&self) -> Option<String> {
         let text = match self {
-            Self::NotRoot => "sudo soulbox bootstrap base".into(),
+            Self::NotRoot => "sudo soulbox template bootstrap base".into(),
             Self::NoTool => "apt-get install mmdebstrap (or debootstrap)".into(),
             Self::NoProgram { program } => format!("apt-get install {}", package_of(program)),
             Self::NoKeyring { .. } => "apt-get install --only-upgrade debian-archive-keyring".into(),
@@ -168,9 +168,9 @@ impl ArtifactError {
             }
             Self::Tool { .. } => "check that the package mirror can be reached, or name another with --mirror; then run the same command again, it continues".into(),
             Self::Damaged { .. } | Self::LayerMissing { .. } | Self::LayerAltered { .. } | Self::Incomplete { .. } => {
-                "soulbox bootstrap base --rebuild".into()
+                "soulbox template bootstrap base --rebuild".into()
             }
-            Self::NothingToImport { path, .. } => format!("soulbox bootstrap base --data-dir {}", path.display()),
+            Self::NothingToImport { path, .. } => format!("soulbox template bootstrap base --data-dir {}", path.display()),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "free space on the file system of the data directory".into(),
             Self::Io { .. } | Self::Tree { .. } | Self::InvalidName { .. } | Self::Architecture { .. } => return None,
         };

@@ -63,10 +63,10 @@ impl Copier<'_> {
                 }
             }
             FileType::Symlink => {
-                rustix::fs::symlinkat(&source.link_target(name)?, target, name).map_err(fail)?
+                rustix::fs::symlinkat(&source.link_target(name)?, target, name).map_err(fail)?;
             }
             kind => {
-                rustix::fs::mknodat(target, name, kind, Mode::RUSR, stat.st_rdev).map_err(fail)?
+                rustix::fs::mknodat(target, name, kind, Mode::RUSR, stat.st_rdev).map_err(fail)?;
             }
         }
         copy_look(source, target, name, &stat)
@@ -91,7 +91,7 @@ impl Copier<'_> {
             match rustix::fs::linkat(source, name, target, name, AtFlags::empty()) {
                 Ok(()) => return Ok(Made::HardLink),
                 Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => {
-                    self.hard_link = false
+                    self.hard_link = false;
                 }
                 Err(e) => return Err(fail(e)),
             }

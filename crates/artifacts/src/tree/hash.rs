@@ -197,22 +197,23 @@ mod tests {
 
     #[test]
     fn every_change_shows() {
-        let changes: [(&str, fn(&Path)); 9] = [
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 9] = [
             ("content", |r| {
-                fs::write(r.join("a/b/file"), b"CONTENT").unwrap()
+                fs::write(r.join("a/b/file"), b"CONTENT").unwrap();
             }),
             ("new file", |r| fs::write(r.join("a/new"), b"").unwrap()),
             ("removed file", |r| {
-                fs::remove_file(r.join("a/empty")).unwrap()
+                fs::remove_file(r.join("a/empty")).unwrap();
             }),
             ("renamed file", |r| {
-                fs::rename(r.join("a/empty"), r.join("a/emptier")).unwrap()
+                fs::rename(r.join("a/empty"), r.join("a/emptier")).unwrap();
             }),
             ("mode", |r| {
-                fs::set_permissions(r.join("a/empty"), PermissionsExt::from_mode(0o4644)).unwrap()
+                fs::set_permissions(r.join("a/empty"), PermissionsExt::from_mode(0o4644)).unwrap();
             }),
             ("mode of the root", |r| {
-                fs::set_permissions(r, PermissionsExt::from_mode(0o777)).unwrap()
+                fs::set_permissions(r, PermissionsExt::from_mode(0o777)).unwrap();
             }),
             ("type", |r| {
                 fs::remove_file(r.join("a/empty")).unwrap();
