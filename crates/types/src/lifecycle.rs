@@ -340,3 +340,264 @@ pub fn complete(transition: Transition, outcome: Outcome) -> State {
         (Transition::Kill, Outcome::Undone) | (_, Outcome::Broken) => State::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One row of the table: a request, and its answer in each state of [`State::ALL`].
+    type Row = (Request, [Decision; 9]);
+
+    /// The table of the wire contract, completed for the states that callers never see.
+    #[rustfmt::skip]
+    fn table() -> Vec<Row> {
+        use Decision::{After, Join, Reject, Satisfied, Start};
+        use Rejection::{AlreadyPaused, AlreadyRunning, InTransition, NotFound, PausedCannotFork, SnapshotInProgress};
+        use Transition::{Create, Kill, Pause, Resume, Snapshot};
+        let no = Reject(NotFound);
+        let busy = |transition| Reject(InTransition(transition));
+        let snap = |state| Reject(Rejection::CannotSnapshot(state));
+        let fork = |state| Reject(Rejection::CannotFork(state));
+        let (pausing, resuming) = (State::Pausing, State::Resuming);
+        let (snapshotting, killing) = (State::Snapshotting, State::Killing);
+        vec![
+            //                        creating       running                 pausing        paused                    resuming        snapshotting                 killing        gone       failed
+            (Request::Kill,          [After(Create), Start(Kill),            After(Pause),  Start(Kill),              After(Resume),  After(Snapshot),             Join(Kill),    no,        Start(Kill)]),
+            (Request::ExpireByKill,  [Satisfied,     Start(Kill),            Satisfied,     Satisfied,                Satisfied,      After(Snapshot),             Satisfied,     Satisfied, Satisfied]),
+            (Request::ExpireByPause, [Satisfied,     Start(Pause),           Satisfied,     Satisfied,                Satisfied,      After(Snapshot),             Satisfied,     Satisfied, Satisfied]),
+            (Request::Pause,         [no,            Start(Pause),           Join(Pause),   Reject(AlreadyPaused),    After(Resume),  After(Snapshot),             no,            no,        no]),
+            (Request::Resume,        [no,            Reject(AlreadyRunning), After(Pause),  Start(Resume),            Join(Resume),   Reject(SnapshotInProgress),  no,            no,        no]),
+            (Request::Connect,       [no,            Satisfied,              After(Pause),  Start(Resume),            Join(Resume),   After(Snapshot),             busy(Kill),    no,        no]),
+            (Request::Update,        [no,            Satisfied,              busy(Pause),   no,                       busy(Resume),   busy(Snapshot),              busy(Kill),    no,        no]),
+            (Request::Snapshot,      [no,            Start(Snapshot),        snap(pausing), no,                       snap(resuming), snap(snapshotting),          snap(killing), no,        no]),
+            (Request::Fork,          [no,            Start(Snapshot),        fork(pausing), Reject(PausedCannotFork), fork(resuming), fork(snapshotting),          fork(killing), no,        no]),
+        ]
+    }
+
+    #[test]
+    fn every_request_in_every_state() {
+        let rows = table();
+        assert_eq!(
+            rows.iter().map(|row| row.0).collect::<Vec<_>>(),
+            Request::ALL
+        );
+        for (request, answers) in rows {
+            for (state, want) in State::ALL.into_iter().zip(answers) {
+                assert_eq!(
+                    decide(state, None, request),
+                    want,
+                    "{request:?} while {}",
+                    state.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_queued_kill_is_as_good_as_begun() {
+        for state in State::ALL
+            .into_iter()
+            .filter(|state| state.in_flight().is_some())
+        {
+            for request in Request::ALL
+                .into_iter()
+                .filter(|request| *request != Request::Kill)
+            {
+                let as_if = decide(State::Killing, None, request);
+                assert_eq!(
+                    decide(state, Some(Transition::Kill), request),
+                    as_if,
+                    "{request:?} while {}",
+                    state.name()
+                );
+            }
+        }
+        let kill = |state| decide(state, Some(Transition::Kill), Request::Kill);
+        assert_eq!(kill(State::Pausing), Decision::After(Transition::Pause));
+        assert_eq!(kill(State::Killing), Decision::Join(Transition::Kill));
+        assert_eq!(kill(State::Running), Decision::Start(Transition::Kill));
+    }
+
+    #[test]
+    fn where_transitions_lead() {
+        let check = |transition, ends: [State; 3]| {
+            let outcomes = [Outcome::Done, Outcome::Undone, Outcome::Broken];
+            assert_eq!(
+                outcomes.map(|outcome| complete(transition, outcome)),
+                ends,
+                "{transition:?}"
+            );
+            assert_eq!(transition.state().in_flight(), Some(transition));
+        };
+        check(
+            Transition::Create,
+            [State::Running, State::Gone, State::Failed],
+        );
+        check(
+            Transition::Pause,
+            [State::Paused, State::Running, State::Failed],
+        );
+        check(
+            Transition::Resume,
+            [State::Running, State::Paused, State::Failed],
+        );
+        check(
+            Transition::Snapshot,
+            [State::Running, State::Running, State::Failed],
+        );
+        check(
+            Transition::Kill,
+            [State::Gone, State::Failed, State::Failed],
+        );
+    }
+
+    /// What happens to a sandbox in a test: somebody asks for something, or the transition in flight ends.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Ask(Request),
+        End(Outcome),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let ask = proptest::sample::select(Request::ALL.to_vec()).prop_map(Step::Ask);
+        let outcomes = vec![
+            Outcome::Done,
+            Outcome::Done,
+            Outcome::Undone,
+            Outcome::Broken,
+        ];
+        let end = proptest::sample::select(outcomes).prop_map(Step::End);
+        proptest::collection::vec(prop_oneof![ask, end], 0..40)
+    }
+
+    /// An owner of a sandbox that does nothing of its own: it obeys `decide` and `complete`.
+    struct Owner {
+        state: State,
+        waiting: Vec<Request>,
+        begun: Vec<Transition>,
+    }
+
+    impl Owner {
+        fn queued(&self) -> Option<Transition> {
+            self.waiting
+                .contains(&Request::Kill)
+                .then_some(Transition::Kill)
+        }
+
+        fn ask(&mut self, request: Request) -> Decision {
+            let decision = decide(self.state, self.queued(), request);
+            match decision {
+                Decision::Start(transition) => {
+                    assert_eq!(self.state.in_flight(), None, "one transition at a time");
+                    self.begun.push(transition);
+                    self.state = transition.state();
+                }
+                Decision::After(transition) => {
+                    assert_eq!(
+                        self.state.in_flight(),
+                        Some(transition),
+                        "one waits only for what is in flight"
+                    );
+                    self.waiting.push(request);
+                }
+                Decision::Join(transition) => assert_eq!(self.state.in_flight(), Some(transition)),
+                Decision::Satisfied | Decision::Reject(_) => {}
+            }
+            decision
+        }
+
+        fn end(&mut self, outcome: Outcome) {
+            let Some(transition) = self.state.in_flight() else {
+                return;
+            };
+            self.state = complete(transition, outcome);
+            let mut waiting = std::mem::take(&mut self.waiting);
+            // Kills first; the others are asked again in their order.
+            waiting.sort_by_key(|request| *request != Request::Kill);
+            for request in waiting {
+                self.ask(request);
+            }
+        }
+    }
+
+    /// The reference: what a sandbox's owner would say of it, without any of the machine's states.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Model {
+        /// Has memory and files somewhere.
+        exists: bool,
+        /// Somebody was promised that it would end.
+        doomed: bool,
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_model(steps in steps()) {
+            let mut owner = Owner { state: State::Creating, waiting: Vec::new(), begun: Vec::new() };
+            let mut model = Model { exists: true, doomed: false };
+            for step in steps {
+                let before = owner.state;
+                match step {
+                    Step::Ask(request) => {
+                        let begun = owner.begun.len();
+                        let decision = owner.ask(request);
+                        if !model.exists {
+                            let nothing = matches!(decision, Decision::Reject(Rejection::NotFound) | Decision::Satisfied);
+                            prop_assert!(nothing, "{decision:?} of what is gone");
+                        }
+                        if request == Request::Kill && model.exists {
+                            prop_assert!(!matches!(decision, Decision::Reject(_)), "a kill is never refused");
+                            model.doomed = true;
+                        } else if model.doomed {
+                            // Whoever was promised an end gets it: nothing else begins any more.
+                            prop_assert_eq!(owner.begun.len(), begun);
+                        }
+                        if request == Request::ExpireByKill && decision == Decision::Start(Transition::Kill) {
+                            model.doomed = true;
+                        }
+                    }
+                    Step::End(outcome) => {
+                        owner.end(outcome);
+                        // A kill that fails takes the promise back; the reconciler asks again.
+                        if before == State::Killing && outcome != Outcome::Done {
+                            model.doomed = false;
+                        }
+                        if owner.begun.last() == Some(&Transition::Kill) && owner.state == State::Killing {
+                            model.doomed = true;
+                        }
+                        if before.in_flight().is_some() {
+                            let ends = (before, outcome);
+                            let died = matches!(ends, (State::Killing, Outcome::Done) | (State::Creating, Outcome::Undone));
+                            model.exists = model.exists && !died;
+                        }
+                    }
+                }
+                prop_assert_eq!(owner.state != State::Gone, model.exists);
+                if !model.exists {
+                    model.doomed = false;
+                    prop_assert!(owner.waiting.is_empty(), "nobody waits for what is gone");
+                }
+                if owner.state.in_flight().is_none() {
+                    prop_assert!(owner.waiting.is_empty(), "nobody waits when nothing is in flight");
+                    prop_assert!(!model.doomed, "a promised kill begins as soon as it can");
+                }
+            }
+        }
+
+        #[test]
+        fn every_kill_ends_it(steps in steps()) {
+            let mut owner = Owner { state: State::Creating, waiting: Vec::new(), begun: Vec::new() };
+            for step in steps {
+                match step {
+                    Step::Ask(request) => { owner.ask(request); }
+                    Step::End(outcome) => owner.end(outcome),
+                }
+            }
+            owner.ask(Request::Kill);
+            owner.end(Outcome::Done);
+            owner.end(Outcome::Done);
+            prop_assert_eq!(owner.state, State::Gone);
+        }
+    }
+}
