@@ -1,0 +1,56 @@
+# Everything a person or a CI machine does with this repository. What takes more than a few lines is in scripts/.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+TARGET := $(shell uname -m)-unknown-linux-gnu
+SOULBOX := target/release/soulbox
+# Templates are kept here between runs; tests take them over by hard links.
+DATA_DIR ?= .soulbox
+# Sandboxes need root; nothing else does.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env env "PATH=$(PATH)")
+
+.PHONY: help setup guest build base serve demo check test dist bench clean-tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: distribution packages, official clients for the tests
+	@scripts/setup
+
+guest: ## build the two programs that go into every sandbox, static and small
+	@scripts/need-cargo
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile guest --target $(TARGET) \
+	  --target-dir target/guest -p soulbox-jail -p soulbox-envd
+
+build: guest ## build soulbox with both inside: target/release/soulbox
+	cargo build --locked --release -p soulbox
+
+base: build ## make the base template in $(DATA_DIR); quick when it is there
+	$(AS_ROOT) $(SOULBOX) template bootstrap base --data-dir $(DATA_DIR)
+
+serve: setup base ## run a server on 127.0.0.1:3000 until Ctrl-C
+	$(AS_ROOT) $(SOULBOX) serve --data-dir $(DATA_DIR)
+
+demo: setup base ## start a server, run examples/demo.py with the official package, stop
+	@$(AS_ROOT) scripts/demo $(SOULBOX) $(DATA_DIR)
+
+check: guest ## formatting and lints, warnings are errors
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+test: setup base ## unit, privileged and conformance tests, with totals
+	@$(AS_ROOT) scripts/test $(DATA_DIR)
+
+bench: setup base ## measure against the container runtimes that are installed
+	@$(AS_ROOT) scripts/bench $(SOULBOX) $(DATA_DIR)
+
+dist: build ## the one file to install, with its SHA-256, in dist/
+	install -D -m 0755 $(SOULBOX) dist/soulbox
+	cd dist && sha256sum soulbox >soulbox.sha256 && cat soulbox.sha256
+
+clean-tools: ## remove the official clients that setup installed
+	rm -rf .tools
