@@ -97,20 +97,45 @@ impl Failure {
         self.kind
     }
 
-    /// Finds the failure in what `serve` and other `anyhow` code return; anything else is internal.
+    /// Finds the failure in what `serve` and other `anyhow` code return.
+    ///
+    /// A message there may carry its way out after `\nFIX: `; then a person can help, and it is no bug of ours.
     pub(crate) fn from_any(error: anyhow::Error) -> Self {
-        match error.downcast::<Self>() {
-            Ok(failure) => failure,
-            Err(error) if is_broken_pipe(&error) => Self::broken_pipe(),
-            Err(error) => {
-                let what = error.to_string();
-                Self {
-                    kind: Kind::Internal,
-                    what,
-                    fix: None,
-                    source: error.source().map(flatten),
+        let error = match error.downcast::<Self>() {
+            Ok(failure) => return failure,
+            Err(error) if is_broken_pipe(&error) => return Self::broken_pipe(),
+            Err(error) => error,
+        };
+        let mut fix = None;
+        let texts: Vec<String> = error
+            .chain()
+            .map(|cause| match cause.to_string().split_once("\nFIX: ") {
+                Some((what, way_out)) => {
+                    fix.get_or_insert_with(|| way_out.to_owned());
+                    what.to_owned()
                 }
+                None => cause.to_string(),
+            })
+            .collect();
+        let mut what = String::new();
+        for text in texts {
+            // Errors of other crates may repeat their source.
+            if what.is_empty() {
+                what = text;
+            } else if !what.ends_with(&text) {
+                what = format!("{what}: {text}");
             }
+        }
+        let kind = if fix.is_some() {
+            Kind::User
+        } else {
+            Kind::Internal
+        };
+        Self {
+            kind,
+            what,
+            fix,
+            source: None,
         }
     }
 
@@ -137,11 +162,6 @@ impl Failure {
             }
         })
     }
-}
-
-/// An owned copy of the rest of a chain: `anyhow` cannot give its sources away.
-fn flatten(source: &(dyn std::error::Error + 'static)) -> anyhow::Error {
-    anyhow::anyhow!("{}", soulbox_telemetry::chain(source))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -216,6 +236,18 @@ mod tests {
         assert_eq!(
             failure.render(),
             "error: cannot open the store: Permission denied (os error 13)"
+        );
+    }
+
+    #[test]
+    fn a_way_out_within_the_text() {
+        let any = anyhow::Error::new(std::io::Error::from_raw_os_error(98))
+            .context("cannot listen on 127.0.0.1:3000\nFIX: choose another with --listen");
+        let failure = Failure::from_any(any);
+        assert_eq!(failure.kind(), Kind::User);
+        assert_eq!(
+            failure.render(),
+            "error: cannot listen on 127.0.0.1:3000: Address already in use (os error 98)\nFIX: choose another with --listen"
         );
     }
 

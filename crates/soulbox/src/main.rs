@@ -6,9 +6,11 @@
 mod args;
 mod commands;
 mod config;
+mod embed;
 mod failure;
 mod output;
 mod progress;
+mod serve;
 mod session;
 mod text;
 
@@ -69,7 +71,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Serve(args) => {
             let inputs = config::read_inputs(global.config.as_deref(), args.layer(&global))?;
             let config = config::load(&inputs)?.config;
-            serve(config)?;
+            run_server(config)?;
         }
         Command::Config(ConfigCommand::Check(args)) => {
             commands::config::check(&global, &args, output)?;
@@ -139,21 +141,15 @@ fn as_client<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 /// Runs the server in this process until it is told to end.
-fn serve(config: config::Config) -> Result<(), Failure> {
+fn run_server(config: config::Config) -> Result<(), Failure> {
     logs::init(&config.log_level, config.log_format)
         .map_err(|error| Failure::usage("cannot set up the logs").because(error))?;
     runtime()?.block_on(async {
         if let Some(address) = config.metrics_listen {
             listen_for_metrics(address).await?;
         }
-        run_server(config).await.map_err(Failure::from_any)
+        serve::run(config).await.map_err(Failure::from_any)
     })
-}
-
-/// To be replaced by `serve::run`.
-async fn run_server(config: config::Config) -> anyhow::Result<()> {
-    tracing::debug!(server.listen = %config.listen, "nothing to run");
-    Err(Failure::internal("the server is not built into this program yet").into())
 }
 
 async fn listen_for_metrics(address: SocketAddr) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use soulbox_client::endpoint::EndpointError;
-use soulbox_client::{Api, ClientError, Endpoint};
+use soulbox_client::{Api, ClientError, Code, Endpoint};
 use soulbox_types::ErrorKind;
 
 use crate::args::{Global, ServeArgs};
@@ -98,8 +98,16 @@ pub(crate) fn failure(error: &ClientError, sandbox: Option<&str>) -> Failure {
                 .because(anyhow::anyhow!("{}", soulbox_telemetry::chain(source.as_ref())))
                 .fix("soulbox serve  (or check E2B_API_URL)")
         }
-        (_, ErrorKind::Unauthenticated) => Failure::user(error.to_string())
-            .fix("use the key in client.env of the data directory, or make one with `soulbox key create`"),
+        // envd has its own words for who runs a command and which process is meant.
+        (ClientError::Refused { code: Code::Rpc(_), .. }, ErrorKind::Unauthenticated) => {
+            Failure::user(error.to_string()).fix("name a user of the sandbox with --user")
+        }
+        (ClientError::Refused { code: Code::Rpc(_), .. }, ErrorKind::NotFound) => {
+            Failure::user(error.to_string())
+        }
+        (_, ErrorKind::Unauthenticated) => Failure::user(error.to_string()).fix(
+            "use the key in client.env of the data directory, or make one with `soulbox key create`",
+        ),
         (_, ErrorKind::NotFound) => {
             let failure = Failure::user(error.to_string());
             if sandbox.is_some() { failure.fix("soulbox sandbox list") } else { failure }
@@ -123,8 +131,6 @@ pub(crate) fn failure(error: &ClientError, sandbox: Option<&str>) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use soulbox_client::Code;
-
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

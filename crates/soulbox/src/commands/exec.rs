@@ -9,6 +9,7 @@ use serde_json::json;
 use soulbox_client::envd::Envd;
 use soulbox_client::process::{End, Event, Events, Signal, Start};
 use soulbox_client::{Api, ClientError};
+use soulbox_types::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -21,6 +22,8 @@ use crate::text::shell_line;
 
 /// Input is sent in pieces of at most this size, as the official command line does.
 const INPUT_BYTES: usize = 64 * 1024;
+/// The exit code of timeout(1).
+const TIMED_OUT: u8 = 124;
 
 /// Runs it; the exit code is the command's.
 pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<ExitCode, Failure> {
@@ -50,12 +53,17 @@ pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<Ex
         )))
     });
     let mut sink = Sink::new(output);
-    let end = follow(&envd, pid, &mut events, &mut sink)
-        .await
-        .map_err(|error| match error {
-            Stopped::Call(error) => failed(&error),
-            Stopped::Output(failure) => failure,
-        })?;
+    let end = match follow(&envd, pid, &mut events, &mut sink).await {
+        Ok(end) => end,
+        Err(Stopped::Call(error))
+            if args.timeout.is_some() && error.kind() == ErrorKind::Timeout =>
+        {
+            output::note("the command was killed: its time was up");
+            return Ok(ExitCode::from(TIMED_OUT));
+        }
+        Err(Stopped::Call(error)) => return Err(failed(&error)),
+        Err(Stopped::Output(failure)) => return Err(failure),
+    };
     sink.finish(pid, &end)?;
     Ok(ExitCode::from(end.shell_code()))
 }
