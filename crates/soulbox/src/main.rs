@@ -95,7 +95,8 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             commands::template::verify(&session::data_dir(&global)?, &name, output)?;
         }
         Command::Bench(command) => return bench(&global, command, output),
-        Command::Doctor | Command::Debug(_) | Command::Purge(_) => {
+        Command::Doctor => return commands::doctor::run(&session::data_dir(&global)?, output),
+        Command::Debug(_) | Command::Purge(_) => {
             return Err(Failure::internal("this command is not built yet"));
         }
     }
