@@ -1,0 +1,271 @@
+//! What this version cannot do says so, in a way that no client misreads.
+
+use http::Method;
+use serde_json::json;
+
+use crate::stack::{Answer, Stack};
+
+/// Python takes a 409 of pause for "already paused", and sends 429, 502, 503 and 504 again.
+#[track_caller]
+fn not_available(answer: &Answer) {
+    answer.refused(501, "not available in this version of SoulBox. FIX: ");
+    assert_eq!(answer.header("should-retry"), Some("false"));
+}
+
+#[tokio::test]
+async fn on_a_running_sandbox() {
+    let s = Stack::start().await;
+    let id = s.create(json!({})).await;
+    for (method, operation, bodies) in [
+        (
+            Method::POST,
+            "pause",
+            vec![
+                json!({}),
+                json!({"memory": false, "requireHealthyGuest": true}),
+            ],
+        ),
+        (
+            Method::POST,
+            "fork",
+            vec![json!({}), json!({"count": 2, "timeout": 90})],
+        ),
+        (
+            Method::POST,
+            "snapshots",
+            vec![json!({}), json!({"name": "default/x:y", "memory": false})],
+        ),
+        (
+            Method::PUT,
+            "network",
+            vec![json!({}), json!({"allow_internet_access": false})],
+        ),
+    ] {
+        for body in bodies {
+            let answer = s
+                .call(method.clone(), format!("/sandboxes/{id}/{operation}"))
+                .json(&body)
+                .send()
+                .await;
+            not_available(&answer);
+        }
+    }
+    for operation in ["pause", "fork"] {
+        not_available(
+            &s.call(Method::POST, format!("/sandboxes/{id}/{operation}"))
+                .send()
+                .await,
+        );
+    }
+    s.post(format!("/sandboxes/{id}/resume"), json!({}))
+        .await
+        .refused(409, &format!("Sandbox {id} is already running"));
+    assert_eq!(
+        s.get(format!("/sandboxes/{id}")).await.ok(200)["state"],
+        "running"
+    );
+}
+
+#[tokio::test]
+async fn unknown_sandboxes_come_first() {
+    let s = Stack::start().await;
+    for (method, operation) in [
+        (Method::POST, "pause"),
+        (Method::POST, "resume"),
+        (Method::POST, "fork"),
+        (Method::POST, "snapshots"),
+        (Method::PUT, "network"),
+    ] {
+        let answer = s
+            .call(method, format!("/sandboxes/nothing/{operation}"))
+            .json(&json!({}))
+            .send()
+            .await;
+        answer.refused(404, "Sandbox \"nothing\" doesn't exist");
+    }
+}
+
+#[tokio::test]
+async fn wrong_bodies_come_before_the_refusal() {
+    let s = Stack::start().await;
+    let id = s.create(json!({})).await;
+    for (method, operation, body, message) in [
+        (
+            Method::POST,
+            "pause",
+            json!({"memory": "yes"}),
+            "validation error",
+        ),
+        (
+            Method::POST,
+            "fork",
+            json!({"count": 0}),
+            "validation error",
+        ),
+        (
+            Method::POST,
+            "fork",
+            json!({"count": 101}),
+            "validation error",
+        ),
+        (
+            Method::POST,
+            "fork",
+            json!({"count": 20}),
+            "Count must be lower than the maximum number",
+        ),
+        (
+            Method::POST,
+            "fork",
+            json!({"timeout": 0}),
+            "Timeout must be greater than 0",
+        ),
+        (
+            Method::POST,
+            "snapshots",
+            json!({"name": "other/x"}),
+            "namespace 'other' must match your team 'default'",
+        ),
+        (
+            Method::POST,
+            "snapshots",
+            json!({"name": "a b"}),
+            "Invalid name: invalid template ID: a b",
+        ),
+        (
+            Method::PUT,
+            "network",
+            json!({"denyOut": ["example.com"]}),
+            "invalid denied CIDR example.com",
+        ),
+        (
+            Method::PUT,
+            "network",
+            json!({"allowOut": ["example.com"]}),
+            "When specifying allowed domains",
+        ),
+    ] {
+        let answer = s
+            .call(method, format!("/sandboxes/{id}/{operation}"))
+            .json(&body)
+            .send()
+            .await;
+        answer.refused(400, message);
+    }
+    let proxy = json!({"egressProxy": {"address": "h.example:1"}});
+    let answer = s
+        .call(Method::PUT, format!("/sandboxes/{id}/network"))
+        .json(&proxy)
+        .send()
+        .await;
+    answer.refused(
+        403,
+        "Egress proxy (egressProxy) is not enabled for this team.",
+    );
+    s.call(Method::POST, format!("/sandboxes/{id}/snapshots"))
+        .send()
+        .await
+        .refused(400, "validation error");
+}
+
+#[tokio::test]
+async fn snapshots_volumes_and_secrets_are_empty() {
+    let s = Stack::start().await;
+    for path in [
+        "/snapshots",
+        "/snapshots?sandboxID=iabc&name=x:y&limit=5",
+        "/volumes",
+        "/secrets",
+        "/secrets?limit=1",
+    ] {
+        assert_eq!(s.get(path).await.ok(200), json!([]), "{path}");
+    }
+    s.get("/snapshots?limit=0")
+        .await
+        .refused(400, "validation error");
+    s.get("/snapshots?nextToken=x")
+        .await
+        .refused(400, "Invalid next token");
+    s.get("/snapshots?name=other/x")
+        .await
+        .refused(400, "namespace 'other' must match");
+    s.get("/snapshots?sandboxID=A")
+        .await
+        .refused(400, "Invalid sandbox ID");
+
+    s.post("/volumes", json!({"name": "v-1"}))
+        .await
+        .refused(403, "use of volumes is not enabled");
+    s.post("/volumes", json!({"name": "a b"}))
+        .await
+        .refused(400, "validation error");
+    s.get("/volumes/x").await.refused(400, "Invalid volume ID");
+    let uuid = "6f0c2a4e-8f1a-4a55-9f5b-0f8e3f1f2a3b";
+    s.get(format!("/volumes/{uuid}"))
+        .await
+        .refused(404, "Volume not found");
+    s.delete(format!("/volumes/{uuid}"))
+        .await
+        .refused(404, "Volume not found");
+}
+
+#[tokio::test]
+async fn secrets_repeat_nothing_and_are_not_stored() {
+    let s = Stack::start().await;
+    for (call, status, message) in [
+        (s.call(Method::GET, "/secrets"), 200, ""),
+        (
+            s.bare(Method::GET, "/secrets"),
+            401,
+            "You are not authenticated",
+        ),
+        (
+            s.call(Method::GET, "/secrets?limit=hidden"),
+            400,
+            "Invalid secrets request",
+        ),
+        (
+            s.call(Method::POST, "/secrets")
+                .raw(r#"{"name":"n","value":hidden"#),
+            400,
+            "Invalid secrets request",
+        ),
+        (
+            s.call(Method::POST, "/secrets")
+                .raw(r#"{"name":["hidden"]}"#),
+            400,
+            "Invalid secrets request",
+        ),
+        (
+            s.call(Method::POST, "/secrets")
+                .raw(r#"{"name":"n","value":"hidden"}"#),
+            403,
+            "Secrets are not available for this team",
+        ),
+        (
+            s.call(Method::GET, "/secrets/hidden"),
+            404,
+            "Secret not found",
+        ),
+        (
+            s.call(Method::POST, "/secrets/hidden")
+                .raw(r#"{"value":"hidden"}"#),
+            404,
+            "Secret not found",
+        ),
+        (
+            s.call(Method::DELETE, "/secrets/hidden"),
+            404,
+            "Secret not found",
+        ),
+    ] {
+        let answer = call.send().await;
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert!(!answer.text().contains("hidden"));
+        if status == 200 {
+            answer.ok(200);
+        } else {
+            answer.refused(status, message);
+        }
+    }
+}

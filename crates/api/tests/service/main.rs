@@ -1,0 +1,20 @@
+//! Service tests: the real router, database and orchestrator, one file per subject.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
+
+mod auth;
+mod create;
+mod fuzz;
+mod idempotency;
+mod later;
+mod lifetime;
+mod list;
+mod operator;
+mod stack;
+mod teams;
+mod templates;
+mod transport;
+mod usage;
