@@ -58,7 +58,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Stri
 }
 
 fn number<T: std::str::FromStr>(option: &str, value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| format!("{option}: {value:?} is not valid"))
+    value
+        .parse()
+        .map_err(|_| format!("{option}: {value:?} is not valid"))
 }
 
 #[cfg(test)]
@@ -71,8 +73,19 @@ mod tests {
 
     #[test]
     fn launcher_and_test_forms() {
-        let boot = of(&["--boot-fd", "3", "--status-fd", "4", "--user-cgroup-fd", "5"]).unwrap();
-        assert_eq!((boot.boot_fd, boot.status_fd, boot.listen.port()), (Some(3), Some(4), PORT));
+        let boot = of(&[
+            "--boot-fd",
+            "3",
+            "--status-fd",
+            "4",
+            "--user-cgroup-fd",
+            "5",
+        ])
+        .unwrap();
+        assert_eq!(
+            (boot.boot_fd, boot.status_fd, boot.listen.port()),
+            (Some(3), Some(4), PORT)
+        );
         assert_eq!(boot.user_cgroup_fds, [5]);
         let test = of(&["--listen", "127.0.0.1:0", "--token", "t"]).unwrap();
         assert_eq!((test.listen.port(), test.token.as_deref()), (0, Some("t")));

@@ -11,9 +11,12 @@ use crate::reply::Refusal;
 pub(crate) async fn collect(body: Incoming, max_bytes: usize) -> Result<Bytes, Refusal> {
     match Limited::new(body, max_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("request body is larger than {max_bytes} bytes")))
-        }
-        Err(error) => Err(Refusal::bad_request(format!("error reading request body: {error}"))),
+        Err(error) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("request body is larger than {max_bytes} bytes"),
+        )),
+        Err(error) => Err(Refusal::bad_request(format!(
+            "error reading request body: {error}"
+        ))),
     }
 }

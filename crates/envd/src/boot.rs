@@ -17,7 +17,9 @@ const DOCUMENT_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// When it cannot be read or understood.
 pub(crate) fn read(from: OwnedFd) -> io::Result<Boot> {
     let mut text = Vec::new();
-    File::from(from).take(DOCUMENT_MAX_BYTES).read_to_end(&mut text)?;
+    File::from(from)
+        .take(DOCUMENT_MAX_BYTES)
+        .read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
 
@@ -35,7 +37,12 @@ pub(crate) fn write_identity(boot: &Boot) -> io::Result<()> {
     ];
     for (name, content) in files {
         let path = directory.join(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o444).open(&path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o444)
+            .open(&path)?;
         file.write_all(content.as_bytes())?;
         file.set_permissions(Permissions::from_mode(0o444))?;
     }
@@ -46,6 +53,6 @@ pub(crate) fn write_identity(boot: &Boot) -> io::Result<()> {
 pub(crate) fn report(status: Option<OwnedFd>, line: &str) {
     if let Some(status) = status {
         // A launcher that has gone needs no word.
-        let _ = File::from(status).write_all(format!("{line}\n").as_bytes());
+        drop(File::from(status).write_all(format!("{line}\n").as_bytes()));
     }
 }

@@ -13,9 +13,14 @@ const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(90);
 
 /// The account named in `Authorization: Basic`, whose password is ignored, or the default one.
 pub(crate) fn user(app: &App, ctx: &RequestContext) -> Result<User, ConnectError> {
-    let header = ctx.header(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let name = header.and_then(basic_user).unwrap_or_else(|| app.settings.default_user());
-    User::find(&name).map_err(|_| ConnectError::unauthenticated(format!("invalid username: '{name}'")))
+    let header = ctx
+        .header(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let name = header
+        .and_then(basic_user)
+        .unwrap_or_else(|| app.settings.default_user());
+    User::find(&name)
+        .map_err(|_| ConnectError::unauthenticated(format!("invalid username: '{name}'")))
 }
 
 fn basic_user(header: &str) -> Option<String> {
@@ -29,7 +34,9 @@ fn basic_user(header: &str) -> Option<String> {
 
 /// How long a stream may be silent: clients ask for it, since proxies on their way cut idle connections.
 pub(crate) fn keepalive(ctx: &RequestContext) -> Duration {
-    let asked = ctx.header("keepalive-ping-interval").and_then(|value| value.to_str().ok());
+    let asked = ctx
+        .header("keepalive-ping-interval")
+        .and_then(|value| value.to_str().ok());
     match asked.and_then(|text| text.trim().parse::<u32>().ok()) {
         Some(seconds) if seconds > 0 => Duration::from_secs(u64::from(seconds)),
         _ => KEEPALIVE_DEFAULT,

@@ -24,12 +24,23 @@ pub(crate) fn preflight(method: &Method, headers: &HeaderMap) -> Option<Reply> {
     let answer = reply.headers_mut();
     answer.insert(
         VARY,
-        HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        HeaderValue::from_static(
+            "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+        ),
     );
-    if wanted.to_str().is_ok_and(|wanted| METHODS.split(", ").any(|method| method == wanted)) {
+    if wanted
+        .to_str()
+        .is_ok_and(|wanted| METHODS.split(", ").any(|method| method == wanted))
+    {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-        answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_SECONDS));
+        answer.insert(
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static(METHODS),
+        );
+        answer.insert(
+            ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static(MAX_AGE_SECONDS),
+        );
         // Any header is allowed: say back what was asked, since `*` leaves Authorization out.
         if let Some(asked) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
@@ -44,6 +55,9 @@ pub(crate) fn expose(from_page: bool, reply: &mut Reply) {
     headers.append(VARY, HeaderValue::from_static("Origin"));
     if from_page {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
     }
 }

@@ -25,7 +25,11 @@ pub(crate) fn ensure(path: &str, user: &User) -> Result<(), DirectoryError> {
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(());
     }
-    let ends = path.char_indices().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| at).chain([path.len()]);
+    let ends = path
+        .char_indices()
+        .filter(|(at, c)| *c == '/' && *at > 0)
+        .map(|(at, _)| at)
+        .chain([path.len()]);
     for end in ends {
         let prefix = path.get(..end).unwrap_or(path);
         if !prefix.is_empty() {
@@ -36,19 +40,29 @@ pub(crate) fn ensure(path: &str, user: &User) -> Result<(), DirectoryError> {
 }
 
 fn ensure_one(path: &str, user: &User) -> Result<(), DirectoryError> {
-    let failed = |source| DirectoryError::Create { path: path.to_owned(), source };
+    let failed = |source| DirectoryError::Create {
+        path: path.to_owned(),
+        source,
+    };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(DirectoryError::IsFile(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match DirBuilder::new().mode(0o755).create(path) {
-            Ok(()) => chown(path, Some(user.uid), Some(user.gid)).map_err(failed),
-            // Somebody else was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::metadata(path).is_ok_and(|m| m.is_dir()) => {
-                Ok(())
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match DirBuilder::new().mode(0o755).create(path) {
+                Ok(()) => chown(path, Some(user.uid), Some(user.gid)).map_err(failed),
+                // Somebody else was faster.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && fs::metadata(path).is_ok_and(|m| m.is_dir()) =>
+                {
+                    Ok(())
+                }
+                Err(error) => Err(failed(error)),
             }
-            Err(error) => Err(failed(error)),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(DirectoryError::IsFile(path.to_owned())),
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(DirectoryError::IsFile(path.to_owned()))
+        }
         Err(error) => Err(failed(error)),
     }
 }

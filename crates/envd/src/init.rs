@@ -20,13 +20,19 @@ pub(crate) async fn init(app: &Arc<App>, request: Request<Incoming>) -> Result<R
     let body: InitBody = if body.is_empty() {
         InitBody::default()
     } else {
-        serde_json::from_slice(&body).map_err(|e| Refusal::bad_request(format!("invalid init request: {e}")))?
+        serde_json::from_slice(&body)
+            .map_err(|e| Refusal::bad_request(format!("invalid init request: {e}")))?
     };
-    let shown = head.headers.get(ACCESS_TOKEN).and_then(|value| value.to_str().ok());
+    let shown = head
+        .headers
+        .get(ACCESS_TOKEN)
+        .and_then(|value| value.to_str().ok());
     match app.settings.init(&body, shown) {
         InitOutcome::Applied | InitOutcome::Stale => {
             let mut reply = no_store(empty(StatusCode::NO_CONTENT));
-            reply.headers_mut().insert("x-envd-version", HeaderValue::from_static(ENVD_VERSION));
+            reply
+                .headers_mut()
+                .insert("x-envd-version", HeaderValue::from_static(ENVD_VERSION));
             Ok(reply)
         }
         InitOutcome::Unauthorized => Err(Refusal::unauthorized("access token validation failed")),

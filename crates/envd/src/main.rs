@@ -27,6 +27,7 @@ mod spawner;
 mod sync;
 mod timestamp;
 mod user;
+mod watched;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
@@ -53,7 +54,11 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const BLOCKING_THREADS_MAX: usize = 4;
 const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own command line")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the program's own command line"
+)]
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
@@ -66,7 +71,7 @@ fn main() -> ExitCode {
         println!("soulbox-envd {ENVD_VERSION}");
         return ExitCode::SUCCESS;
     }
-    match run(args) {
+    match run(&args) {
         Ok(never) => match never {},
         Err(error) => {
             eprintln!("soulbox-envd: {error}");
@@ -77,11 +82,11 @@ fn main() -> ExitCode {
 
 /// Everything before the runtime, in the order that matters: the fork server is made while there is one thread and no
 /// descriptor but the launcher's, and before this process's own limits and memory change.
-fn run(args: Args) -> io::Result<std::convert::Infallible> {
+fn run(args: &Args) -> io::Result<std::convert::Infallible> {
     // Nobody in the sandbox may read the token from this process's memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let status = args.status_fd.map(inherited_fd).transpose()?;
-    let outcome = prepare(&args).and_then(|(settings, server, user_cgroups)| {
+    let outcome = prepare(args).and_then(|(settings, server, user_cgroups)| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -91,7 +96,7 @@ fn run(args: Args) -> io::Result<std::convert::Infallible> {
     });
     match outcome {
         Ok((runtime, settings, server, user_cgroups)) => {
-            runtime.block_on(serve(&args, settings, server, user_cgroups, status))
+            runtime.block_on(serve(args, settings, server, user_cgroups, status))
         }
         Err(error) => {
             boot::report(status, &format!("{error}"));
@@ -101,8 +106,12 @@ fn run(args: Args) -> io::Result<std::convert::Infallible> {
 }
 
 fn prepare(args: &Args) -> io::Result<(Settings, ForkServer, Vec<OwnedFd>)> {
-    let user_cgroups: Vec<OwnedFd> =
-        args.user_cgroup_fds.iter().copied().map(inherited_fd).collect::<io::Result<_>>()?;
+    let user_cgroups: Vec<OwnedFd> = args
+        .user_cgroup_fds
+        .iter()
+        .copied()
+        .map(inherited_fd)
+        .collect::<io::Result<_>>()?;
     let server = ForkServer::start(&user_cgroups.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>())?;
     raise_descriptor_limit();
     Ok((settings(args)?, server, user_cgroups))
@@ -113,8 +122,11 @@ fn settings(args: &Args) -> io::Result<Settings> {
         return booted(number);
     }
     let settings = Settings::new();
-    let body =
-        InitBody { access_token: args.token.clone(), default_user: args.user.clone(), ..InitBody::default() };
+    let body = InitBody {
+        access_token: args.token.clone(),
+        default_user: args.user.clone(),
+        ..InitBody::default()
+    };
     settings.init(&body, None);
     Ok(settings)
 }
@@ -130,7 +142,13 @@ fn booted(number: RawFd) -> io::Result<Settings> {
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
     // With the lower limit envd still works, for fewer clients at once.
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 async fn serve(
@@ -168,7 +186,10 @@ fn start(
         watchers: Watchers::default(),
         spawner: Spawner::start(server, user_cgroups, reaper)?,
         meter: Meter::new(),
-        inherited_path: std::env::var("PATH").ok().filter(|p| !p.is_empty()).unwrap_or_else(|| DEFAULT_PATH.into()),
+        inherited_path: std::env::var("PATH")
+            .ok()
+            .filter(|p| !p.is_empty())
+            .unwrap_or_else(|| DEFAULT_PATH.into()),
     };
     Ok((listener, Endpoints::new(Arc::new(app))))
 }

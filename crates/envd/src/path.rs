@@ -84,7 +84,11 @@ pub(crate) fn parent(path: &str) -> &str {
 
 /// Appends a component without doubling the slash.
 pub(crate) fn join(directory: &str, name: &str) -> String {
-    if directory.ends_with('/') { format!("{directory}{name}") } else { format!("{directory}/{name}") }
+    if directory.ends_with('/') {
+        format!("{directory}{name}")
+    } else {
+        format!("{directory}/{name}")
+    }
 }
 
 #[cfg(test)]
@@ -109,9 +113,26 @@ mod tests {
 
     #[test]
     fn pieces() {
-        assert_eq!((base_name("/a/b"), base_name("/a/b/"), base_name("/"), base_name("a")), ("b", "b", "/", "a"));
-        assert_eq!((parent("/a/b/"), parent("/a"), parent("a")), ("/a", "/", "."));
-        assert_eq!((clean("/../a"), clean("../a"), clean("a/..")), ("/a".into(), "../a".into(), ".".into()));
-        assert_eq!((join("/", "a"), join("/b", "a")), ("/a".into(), "/b/a".into()));
+        assert_eq!(
+            (
+                base_name("/a/b"),
+                base_name("/a/b/"),
+                base_name("/"),
+                base_name("a")
+            ),
+            ("b", "b", "/", "a")
+        );
+        assert_eq!(
+            (parent("/a/b/"), parent("/a"), parent("a")),
+            ("/a", "/", ".")
+        );
+        assert_eq!(
+            (clean("/../a"), clean("../a"), clean("a/..")),
+            ("/a".into(), "../a".into(), ".".into())
+        );
+        assert_eq!(
+            (join("/", "a"), join("/b", "a")),
+            ("/a".into(), "/b/a".into())
+        );
     }
 }

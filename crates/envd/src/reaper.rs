@@ -94,7 +94,10 @@ fn exit_of(status: WaitStatus) -> Exit {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         // WCOREDUMP of wait(2); stops are never reported, since nobody asks for WUNTRACED.
-        (None, number) => Exit::Signal { number: number.unwrap_or(0), core_dumped: status.as_raw() & 0x80 != 0 },
+        (None, number) => Exit::Signal {
+            number: number.unwrap_or(0),
+            core_dumped: status.as_raw() & 0x80 != 0,
+        },
     }
 }
 
@@ -112,7 +115,10 @@ mod tests {
         reaper.spawn_begins();
         reaper.ended(pid(7), Exit::Code(3));
         reaper.ended(pid(8), Exit::Code(4));
-        assert_eq!(reaper.spawn_ends(Some(pid(7))).unwrap().try_recv(), Ok(Exit::Code(3)));
+        assert_eq!(
+            reaper.spawn_ends(Some(pid(7))).unwrap().try_recv(),
+            Ok(Exit::Code(3))
+        );
         // The stranger is forgotten.
         reaper.spawn_begins();
         assert!(reaper.spawn_ends(Some(pid(8))).unwrap().try_recv().is_err());

@@ -24,7 +24,10 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -40,11 +43,17 @@ impl Refusal {
     }
 
     pub(crate) fn into_reply(self) -> Reply {
-        let body = ErrorBody { code: self.status.as_u16(), message: self.message };
+        let body = ErrorBody {
+            code: self.status.as_u16(),
+            message: self.message,
+        };
         let mut reply = json(&body);
         *reply.status_mut() = self.status;
         let headers = reply.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/json; charset=utf-8"),
+        );
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         reply
     }
@@ -55,7 +64,9 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Reply {
     // Only maps with keys that are no strings cannot be written; there are none.
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     let mut reply = Response::new(full(bytes));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
@@ -68,10 +79,14 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 
 /// Says that nobody may keep the answer.
 pub(crate) fn no_store(mut reply: Reply) -> Reply {
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }

@@ -38,8 +38,9 @@ impl Endpoints {
     pub(crate) fn new(app: Arc<App>) -> Self {
         let router = Arc::new(ProcessService::new(Arc::clone(&app))).register(Router::new());
         let router = Arc::new(FilesystemService::new(Arc::clone(&app))).register(router);
-        let limits =
-            Limits::default().with_max_message_size(REQUEST_MAX_BYTES).with_max_request_body_size(REQUEST_MAX_BYTES);
+        let limits = Limits::default()
+            .with_max_message_size(REQUEST_MAX_BYTES)
+            .with_max_request_body_size(REQUEST_MAX_BYTES);
         let rpc = ConnectRpcService::new(router)
             .with_limits(limits.with_element_memory_limit(MESSAGE_MAX_BYTES))
             // Off by default: without it a stream outlives the timeout its client gave.
@@ -77,25 +78,35 @@ impl Endpoints {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let outcome = match (path.as_str(), method.as_str()) {
             ("/health", "GET") => Ok(no_store(empty(StatusCode::NO_CONTENT))),
-            ("/metrics", "GET") => self.app.meter.read().map(|metrics| no_store(json(&metrics))),
+            ("/metrics", "GET") => self
+                .app
+                .meter
+                .read()
+                .map(|metrics| no_store(json(&metrics))),
             ("/envs", "GET") => Ok(no_store(json(&self.app.settings.variables()))),
             ("/init", "POST") => init::init(&self.app, request).await,
             ("/files", "GET") => files::download(&self.app, &request),
             ("/files", "POST") => files::upload(&self.app, request).await,
             ("/files/compose", "POST") => files::compose(&self.app, request).await,
-            ("/health" | "/metrics" | "/envs" | "/init" | "/files" | "/files/compose", _) => {
-                Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"))
-            }
-            (rpc, _) if rpc.starts_with("/process.Process/") || rpc.starts_with("/filesystem.Filesystem/") => {
+            ("/health" | "/metrics" | "/envs" | "/init" | "/files" | "/files/compose", _) => Err(
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+            ),
+            (rpc, _)
+                if rpc.starts_with("/process.Process/")
+                    || rpc.starts_with("/filesystem.Filesystem/") =>
+            {
                 return self.call(request).await;
             }
-            _ => Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such endpoint: {path}"))),
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                format!("no such endpoint: {path}"),
+            )),
         };
         outcome.unwrap_or_else(Refusal::into_reply)
     }
 
     async fn call(&self, mut request: Request<Incoming>) -> Reply {
-        if let Err(refusal) = rpc_timeout::check(&mut request) {
+        if let Some(refusal) = rpc_timeout::refuse(&mut request) {
             return refusal;
         }
         // Infallible: errors of a call are answers too.
@@ -115,6 +126,14 @@ pub(crate) fn shown_token(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// The media type of a request, without parameters, in lower case.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let header = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    let header = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    header
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }

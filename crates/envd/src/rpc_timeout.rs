@@ -10,16 +10,15 @@ use crate::reply::{Reply, full};
 
 const HEADER: &str = "connect-timeout-ms";
 
-/// Removes a zero, refuses what is no number of at most ten digits.
-pub(crate) fn check<B>(request: &mut Request<B>) -> Result<(), Reply> {
-    let Some(value) = request.headers().get(HEADER) else { return Ok(()) };
-    match parse(value.as_bytes()) {
+/// Removes a zero; gives the refusal of what is no number of at most ten digits.
+pub(crate) fn refuse<B>(request: &mut Request<B>) -> Option<Reply> {
+    match parse(request.headers().get(HEADER)?.as_bytes()) {
         Some(0) => {
             request.headers_mut().remove(HEADER);
-            Ok(())
+            None
         }
-        Some(_) => Ok(()),
-        None => Err(refusal(request)),
+        Some(_) => None,
+        None => Some(refusal(request)),
     }
 }
 
@@ -31,9 +30,12 @@ fn parse(text: &[u8]) -> Option<u64> {
 }
 
 fn refusal<B>(request: &Request<B>) -> Reply {
-    let error = ConnectError::invalid_argument("protocol error: invalid Connect-Timeout-Ms header").to_json();
+    let error = ConnectError::invalid_argument("protocol error: invalid Connect-Timeout-Ms header")
+        .to_json();
     let content_type = request.headers().get(CONTENT_TYPE).cloned();
-    let streaming = content_type.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"application/connect+"));
+    let streaming = content_type
+        .as_ref()
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/connect+"));
     let (status, content_type, body) = if streaming {
         // The end-of-stream envelope: flag 2, length, JSON.
         let json = [b"{\"error\":".as_slice(), &error, b"}"].concat();
@@ -60,14 +62,21 @@ mod tests {
     fn numbers_pass_zero_is_none_and_the_rest_is_refused() {
         let request = |value: &str| Request::builder().header(HEADER, value).body(()).unwrap();
         let mut timed = request("60000");
-        assert!(check(&mut timed).is_ok() && timed.headers().contains_key(HEADER));
+        assert!(refuse(&mut timed).is_none() && timed.headers().contains_key(HEADER));
         let mut zero = request("0");
-        assert!(check(&mut zero).is_ok() && !zero.headers().contains_key(HEADER));
+        assert!(refuse(&mut zero).is_none() && !zero.headers().contains_key(HEADER));
         for wrong in ["", "x", "-1", "1.5", "12345678901"] {
-            assert_eq!(check(&mut request(wrong)).unwrap_err().status(), 400, "{wrong}");
+            assert_eq!(
+                refuse(&mut request(wrong)).unwrap().status(),
+                400,
+                "{wrong}"
+            );
         }
         let mut stream = request("x");
-        stream.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/connect+json"));
-        assert_eq!(check(&mut stream).unwrap_err().status(), 200);
+        stream.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/connect+json"),
+        );
+        assert_eq!(refuse(&mut stream).unwrap().status(), 200);
     }
 }

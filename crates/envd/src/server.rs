@@ -24,7 +24,11 @@ const HEADERS_MAX: u32 = 64 * 1024;
 /// # Errors
 /// When it is taken.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -33,7 +37,9 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
     let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_AFTER)
@@ -53,11 +59,11 @@ pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
 
 async fn connection(http: Builder<TokioExecutor>, stream: TcpStream, endpoints: Endpoints) {
     // Small frames must leave at once; a socket that refuses this still works.
-    let _ = stream.set_nodelay(true);
+    drop(stream.set_nodelay(true));
     let service = service_fn(move |request| {
         let endpoints = endpoints.clone();
         async move { endpoints.answer(request).await }
     });
     // A connection that breaks is its client's to notice; nothing here depends on how it ended.
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    drop(http.serve_connection(TokioIo::new(stream), service).await);
 }

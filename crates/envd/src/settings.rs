@@ -43,7 +43,10 @@ pub(crate) enum InitOutcome {
 impl Settings {
     pub(crate) fn new() -> Self {
         let identity = BTreeMap::from([("E2B_SANDBOX".to_owned(), "false".to_owned())]);
-        Self(Mutex::new(State { identity, ..State::default() }))
+        Self(Mutex::new(State {
+            identity,
+            ..State::default()
+        }))
     }
 
     /// The state of a sandbox at boot.
@@ -53,8 +56,14 @@ impl Settings {
             ("E2B_SANDBOX_ID", boot.sandbox_id.as_str()),
             ("E2B_TEMPLATE_ID", boot.template_id.as_str()),
         ];
-        let identity = identity.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let settings = Self(Mutex::new(State { identity, ..State::default() }));
+        let identity = identity
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        let settings = Self(Mutex::new(State {
+            identity,
+            ..State::default()
+        }));
         settings.init(&boot.init, None);
         settings
     }
@@ -87,7 +96,11 @@ impl Settings {
         if let Some(user) = body.default_user.as_ref().filter(|user| !user.is_empty()) {
             state.default_user = Some(user.clone());
         }
-        if let Some(workdir) = body.default_workdir.as_ref().filter(|workdir| !workdir.is_empty()) {
+        if let Some(workdir) = body
+            .default_workdir
+            .as_ref()
+            .filter(|workdir| !workdir.is_empty())
+        {
             state.default_workdir = Some(workdir.clone());
         }
         InitOutcome::Applied
@@ -126,7 +139,10 @@ impl Settings {
     }
 
     pub(crate) fn default_user(&self) -> String {
-        lock(&self.0).default_user.clone().unwrap_or_else(|| "root".to_owned())
+        lock(&self.0)
+            .default_user
+            .clone()
+            .unwrap_or_else(|| "root".to_owned())
     }
 }
 
@@ -139,7 +155,10 @@ mod tests {
     use super::*;
 
     fn body(token: Option<&str>) -> InitBody {
-        InitBody { access_token: token.map(str::to_owned), ..InitBody::default() }
+        InitBody {
+            access_token: token.map(str::to_owned),
+            ..InitBody::default()
+        }
     }
 
     #[test]
@@ -149,13 +168,25 @@ mod tests {
         assert_eq!(settings.init(&body(Some("a")), None), InitOutcome::Applied);
         assert!(!settings.admits(None));
         assert!(settings.admits(Some(b"a")));
-        assert_eq!(settings.init(&body(Some("b")), None), InitOutcome::Unauthorized);
+        assert_eq!(
+            settings.init(&body(Some("b")), None),
+            InitOutcome::Unauthorized
+        );
         assert_eq!(settings.init(&body(Some("a")), None), InitOutcome::Applied);
-        assert_eq!(settings.init(&body(Some("b")), Some("a")), InitOutcome::Applied);
-        assert_eq!(settings.init(&body(None), Some("wrong")), InitOutcome::Unauthorized);
+        assert_eq!(
+            settings.init(&body(Some("b")), Some("a")),
+            InitOutcome::Applied
+        );
+        assert_eq!(
+            settings.init(&body(None), Some("wrong")),
+            InitOutcome::Unauthorized
+        );
         assert_eq!(settings.init(&body(None), Some("b")), InitOutcome::Applied);
         assert_eq!(settings.token(), None);
-        assert!(matches!(settings.init(&body(Some("")), None), InitOutcome::Invalid(_)));
+        assert!(matches!(
+            settings.init(&body(Some("")), None),
+            InitOutcome::Invalid(_)
+        ));
     }
 
     #[test]
@@ -166,22 +197,53 @@ mod tests {
             default_user: Some(user.into()),
             ..InitBody::default()
         };
-        assert_eq!(settings.init(&at("2026-01-02T00:00:00Z", "new"), None), InitOutcome::Applied);
-        assert_eq!(settings.init(&at("2026-01-01T00:00:00Z", "old"), None), InitOutcome::Stale);
+        assert_eq!(
+            settings.init(&at("2026-01-02T00:00:00Z", "new"), None),
+            InitOutcome::Applied
+        );
+        assert_eq!(
+            settings.init(&at("2026-01-01T00:00:00Z", "old"), None),
+            InitOutcome::Stale
+        );
         assert_eq!(settings.default_user(), "new");
-        assert!(matches!(settings.init(&at("yesterday", "x"), None), InitOutcome::Invalid(_)));
+        assert!(matches!(
+            settings.init(&at("yesterday", "x"), None),
+            InitOutcome::Invalid(_)
+        ));
     }
 
     #[test]
     fn identity_wins_over_variables() {
-        let boot = Boot { sandbox_id: "sb".into(), template_id: "tp".into(), init: InitBody::default() };
+        let boot = Boot {
+            sandbox_id: "sb".into(),
+            template_id: "tp".into(),
+            init: InitBody::default(),
+        };
         let settings = Settings::booted(&boot);
         let variables = [("A", "1"), ("E2B_SANDBOX_ID", "forged")];
-        let variables = variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        settings.init(&InitBody { env_vars: Some(variables), ..InitBody::default() }, None);
+        let variables = variables
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        settings.init(
+            &InitBody {
+                env_vars: Some(variables),
+                ..InitBody::default()
+            },
+            None,
+        );
         let all = settings.variables();
-        assert_eq!((all["A"].as_str(), all["E2B_SANDBOX_ID"].as_str()), ("1", "sb"));
-        settings.init(&InitBody { env_vars: Some(BTreeMap::new()), ..InitBody::default() }, None);
+        assert_eq!(
+            (all["A"].as_str(), all["E2B_SANDBOX_ID"].as_str()),
+            ("1", "sb")
+        );
+        settings.init(
+            &InitBody {
+                env_vars: Some(BTreeMap::new()),
+                ..InitBody::default()
+            },
+            None,
+        );
         assert!(!settings.variables().contains_key("A"));
     }
 }

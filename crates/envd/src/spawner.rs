@@ -4,17 +4,18 @@
 //! request must never be read by the next.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use soulbox_linux::spawn::{ForkServer, SpawnError, SpawnRequest, Stdio};
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::reaper::{Exit, Reaper};
+use crate::watched::watched;
 
 /// Longer than any exec takes, unless the program lies on a file system that hangs.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -52,7 +53,11 @@ impl Spawner {
     ///
     /// # Errors
     /// When its socket cannot be watched.
-    pub(crate) fn start(server: ForkServer, user_cgroups: Vec<OwnedFd>, reaper: Arc<Reaper>) -> io::Result<Self> {
+    pub(crate) fn start(
+        server: ForkServer,
+        user_cgroups: Vec<OwnedFd>,
+        reaper: Arc<Reaper>,
+    ) -> io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let mut server = Server::new(server)?;
         tokio::spawn(async move {
@@ -75,37 +80,51 @@ impl Spawner {
     }
 
     /// Starts a program.
-    pub(crate) async fn spawn(&self, request: SpawnRequest, streams: Streams) -> Result<Started, SpawnError> {
+    pub(crate) async fn spawn(
+        &self,
+        request: SpawnRequest,
+        streams: Streams,
+    ) -> Result<Started, SpawnError> {
         let gone = || SpawnError::Gone(io::ErrorKind::BrokenPipe.into());
         let (answer, answered) = oneshot::channel();
-        self.0.send(Job { request, streams, answer }).await.map_err(|_| gone())?;
+        self.0
+            .send(Job {
+                request,
+                streams,
+                answer,
+            })
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
 
 /// A fork server whose socket the runtime watches.
-struct Server(AsyncFd<Watched>);
-
-struct Watched(ForkServer);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
+struct Server {
+    server: ForkServer,
+    /// The same socket, registered.
+    socket: AsyncFd<OwnedFd>,
 }
 
 impl Server {
     fn new(server: ForkServer) -> io::Result<Self> {
-        Ok(Self(AsyncFd::with_interest(Watched(server), Interest::READABLE)?))
+        let socket = watched(server.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        Ok(Self { server, socket })
     }
 
     /// Anybody with root inside the sandbox can kill the fork server; then there is another one.
-    async fn spawn_restarting(&mut self, job: &Job, user_cgroups: &[OwnedFd]) -> Result<Pid, SpawnError> {
+    async fn spawn_restarting(
+        &mut self,
+        job: &Job,
+        user_cgroups: &[OwnedFd],
+    ) -> Result<Pid, SpawnError> {
         match self.spawn(job).await {
             Err(SpawnError::Gone(_)) => {
-                self.0.get_ref().0.kill();
+                self.server.kill();
                 let cgroups: Vec<_> = user_cgroups.iter().map(AsFd::as_fd).collect();
-                *self = ForkServer::start(&cgroups).and_then(Self::new).map_err(SpawnError::Gone)?;
+                *self = ForkServer::start(&cgroups)
+                    .and_then(Self::new)
+                    .map_err(SpawnError::Gone)?;
                 self.spawn(job).await
             }
             other => other,
@@ -113,9 +132,17 @@ impl Server {
     }
 
     async fn spawn(&self, job: &Job) -> Result<Pid, SpawnError> {
-        let Streams { stdin, stdout, stderr } = &job.streams;
-        let stdio = Stdio { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() };
-        self.0.get_ref().0.send(&job.request, stdio)?;
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+        } = &job.streams;
+        let stdio = Stdio {
+            stdin: stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+        };
+        self.server.send(&job.request, stdio)?;
         match tokio::time::timeout(ANSWER_DEADLINE, self.answer()).await {
             Ok(answer) => answer,
             Err(_) => Err(SpawnError::Gone(io::ErrorKind::TimedOut.into())),
@@ -124,8 +151,8 @@ impl Server {
 
     async fn answer(&self) -> Result<Pid, SpawnError> {
         loop {
-            let mut ready = self.0.readable().await.map_err(SpawnError::Gone)?;
-            match self.0.get_ref().0.receive() {
+            let mut ready = self.socket.readable().await.map_err(SpawnError::Gone)?;
+            match self.server.receive() {
                 Some(answer) => return answer,
                 None => ready.clear_ready(),
             }

@@ -4,7 +4,11 @@
 pub(crate) fn parse(text: &str) -> Option<i128> {
     let (date, rest) = text.split_once(['T', 't', ' '])?;
     let mut date = date.split('-');
-    let (year, month, day) = (digits(date.next()?, 4)?, digits(date.next()?, 2)?, digits(date.next()?, 2)?);
+    let (year, month, day) = (
+        digits(date.next()?, 4)?,
+        digits(date.next()?, 2)?,
+        digits(date.next()?, 2)?,
+    );
     if date.next().is_some() || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
@@ -12,11 +16,16 @@ pub(crate) fn parse(text: &str) -> Option<i128> {
     let (clock, zone) = rest.split_at_checked(zone_at)?;
     let (whole, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let mut whole = whole.split(':');
-    let (hour, minute, second) = (digits(whole.next()?, 2)?, digits(whole.next()?, 2)?, digits(whole.next()?, 2)?);
+    let (hour, minute, second) = (
+        digits(whole.next()?, 2)?,
+        digits(whole.next()?, 2)?,
+        digits(whole.next()?, 2)?,
+    );
     if whole.next().is_some() || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset(zone)?;
+    let seconds =
+        days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset(zone)?;
     Some(i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds(fraction)?))
 }
 
@@ -28,7 +37,11 @@ fn nanoseconds(fraction: &str) -> Option<i64> {
     if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let nine: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nine: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
     nine.parse().ok()
 }
 
@@ -60,15 +73,35 @@ mod tests {
     #[test]
     fn known_moments() {
         assert_eq!(parse("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(parse("2025-01-01T00:00:00Z"), Some(1_735_689_600_000_000_000));
-        assert_eq!(parse("2024-02-29T12:00:00.5+02:00"), Some(1_709_200_800_500_000_000));
+        assert_eq!(
+            parse("2025-01-01T00:00:00Z"),
+            Some(1_735_689_600_000_000_000)
+        );
+        assert_eq!(
+            parse("2024-02-29T12:00:00.5+02:00"),
+            Some(1_709_200_800_500_000_000)
+        );
         assert_eq!(parse("1969-12-31T23:59:59.999999999Z"), Some(-1));
-        assert_eq!(parse("2025-01-01T00:00:00-05:30"), Some(1_735_709_400_000_000_000));
+        assert_eq!(
+            parse("2025-01-01T00:00:00-05:30"),
+            Some(1_735_709_400_000_000_000)
+        );
     }
 
     #[test]
     fn other_texts() {
-        for text in ["", "2025-01-01", "2025-13-01T00:00:00Z", "2025-01-01T00:00:00", "25-01-01T00:00:00Z", "x", "T", "2025-01-01T25:00:00Z", "2025-01-01T00:00:00.Z", "2025-01-01T00:00:00+5"] {
+        for text in [
+            "",
+            "2025-01-01",
+            "2025-13-01T00:00:00Z",
+            "2025-01-01T00:00:00",
+            "25-01-01T00:00:00Z",
+            "x",
+            "T",
+            "2025-01-01T25:00:00Z",
+            "2025-01-01T00:00:00.Z",
+            "2025-01-01T00:00:00+5",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

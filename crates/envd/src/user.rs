@@ -37,15 +37,28 @@ impl User {
         };
         let database = String::from_utf8_lossy(&database);
         let found = accounts(&database).find(|user| user.name == name);
-        let root = || (name == "root").then(|| Self { name: "root".into(), uid: 0, gid: 0, home: "/root".into() });
-        found.or_else(root).ok_or_else(|| UserError::Unknown(name.to_owned()))
+        let root = || {
+            (name == "root").then(|| Self {
+                name: "root".into(),
+                uid: 0,
+                gid: 0,
+                home: "/root".into(),
+            })
+        };
+        found
+            .or_else(root)
+            .ok_or_else(|| UserError::Unknown(name.to_owned()))
     }
 
     /// The identity its processes take: with its groups, the primary one first.
     pub(crate) fn credentials(&self) -> Credentials {
         let database = fs::read("/etc/group").unwrap_or_default();
         let groups = member_of(&String::from_utf8_lossy(&database), &self.name, self.gid);
-        Credentials { uid: self.uid, gid: self.gid, groups }
+        Credentials {
+            uid: self.uid,
+            gid: self.gid,
+            groups,
+        }
     }
 }
 
@@ -59,7 +72,12 @@ fn accounts(database: &str) -> impl Iterator<Item = User> {
             Some("") | None => "/",
             Some(home) => home,
         };
-        Some(User { name: name.to_owned(), uid, gid, home: home.to_owned() })
+        Some(User {
+            name: name.to_owned(),
+            uid,
+            gid,
+            home: home.to_owned(),
+        })
     })
 }
 
@@ -94,7 +112,10 @@ impl Names {
     pub(crate) fn load() -> Self {
         let passwd = fs::read("/etc/passwd").unwrap_or_default();
         let group = fs::read("/etc/group").unwrap_or_default();
-        Self::parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group))
+        Self::parse(
+            &String::from_utf8_lossy(&passwd),
+            &String::from_utf8_lossy(&group),
+        )
     }
 
     fn parse(passwd: &str, group: &str) -> Self {
@@ -110,11 +131,17 @@ impl Names {
     }
 
     pub(crate) fn user(&self, uid: u32) -> String {
-        self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+        self.users
+            .get(&uid)
+            .cloned()
+            .unwrap_or_else(|| uid.to_string())
     }
 
     pub(crate) fn group(&self, gid: u32) -> String {
-        self.groups.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
+        self.groups
+            .get(&gid)
+            .cloned()
+            .unwrap_or_else(|| gid.to_string())
     }
 }
 
@@ -130,7 +157,15 @@ mod tests {
     fn accounts_are_parsed_and_bad_lines_skipped() {
         let all: Vec<User> = accounts(PASSWD).collect();
         assert_eq!(all.len(), 4);
-        assert_eq!(all[1], User { name: "user".into(), uid: 1000, gid: 1000, home: "/home/user".into() });
+        assert_eq!(
+            all[1],
+            User {
+                name: "user".into(),
+                uid: 1000,
+                gid: 1000,
+                home: "/home/user".into()
+            }
+        );
         assert_eq!(all[3].home, "/");
     }
 
@@ -143,13 +178,22 @@ mod tests {
     #[test]
     fn names_by_number() {
         let names = Names::parse(PASSWD, GROUP);
-        assert_eq!((names.user(1000), names.user(77)), ("user".into(), "77".into()));
-        assert_eq!((names.group(27), names.group(77)), ("sudo".into(), "77".into()));
+        assert_eq!(
+            (names.user(1000), names.user(77)),
+            ("user".into(), "77".into())
+        );
+        assert_eq!(
+            (names.group(27), names.group(77)),
+            ("sudo".into(), "77".into())
+        );
     }
 
     #[test]
     fn root_is_always_there() {
         assert_eq!(User::find("root").unwrap().uid, 0);
-        assert!(matches!(User::find("no such user"), Err(UserError::Unknown(_))));
+        assert!(matches!(
+            User::find("no such user"),
+            Err(UserError::Unknown(_))
+        ));
     }
 }

@@ -42,16 +42,22 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn new(file: File, segments: impl IntoIterator<Item = Segment>) -> Self {
-        Self { file, segments: segments.into_iter().collect(), turn: 0 }
+        Self {
+            file,
+            segments: segments.into_iter().collect(),
+            turn: 0,
+        }
     }
 
     /// The length of everything, when it is known.
     fn length(&self) -> Option<u64> {
-        self.segments.iter().try_fold(0_u64, |sum, segment| match segment {
-            Segment::Bytes(bytes) => sum.checked_add(u64::try_from(bytes.len()).ok()?),
-            Segment::Part { length, .. } => sum.checked_add(*length),
-            Segment::Rest => None,
-        })
+        self.segments
+            .iter()
+            .try_fold(0_u64, |sum, segment| match segment {
+                Segment::Bytes(bytes) => sum.checked_add(u64::try_from(bytes.len()).ok()?),
+                Segment::Part { length, .. } => sum.checked_add(*length),
+                Segment::Rest => None,
+            })
     }
 
     fn next(&mut self) -> io::Result<Option<Bytes>> {
@@ -63,7 +69,10 @@ impl Content {
                 Segment::Part { start, length } => {
                     let chunk = read_at(&self.file, start, length)?;
                     let taken = u64::try_from(chunk.len()).unwrap_or(length);
-                    self.segments.push_front(Segment::Part { start: start + taken, length: length - taken });
+                    self.segments.push_front(Segment::Part {
+                        start: start + taken,
+                        length: length - taken,
+                    });
                     return Ok(Some(chunk));
                 }
                 Segment::Rest => {
@@ -156,12 +165,18 @@ pub(crate) struct Gzipped {
 impl Gzipped {
     pub(crate) fn new(file: File) -> Self {
         // Fast: the wire here is mostly a loopback or a local network, and the processor is shared with the guest.
-        Self { file, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())), turn: 0 }
+        Self {
+            file,
+            encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())),
+            turn: 0,
+        }
     }
 
     /// `Some(empty)` when more input is needed before there is output.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let Some(mut encoder) = self.encoder.take() else { return Ok(None) };
+        let Some(mut encoder) = self.encoder.take() else {
+            return Ok(None);
+        };
         let chunk = read(&self.file, GZIP_CHUNK)?;
         if chunk.is_empty() {
             return encoder.finish().map(Some);

@@ -14,8 +14,23 @@ pub(crate) fn by_name(name: &str) -> Option<String> {
 pub(crate) const SNIFF_BYTES: usize = 512;
 
 const HTML: [&[u8]; 17] = [
-    b"<!DOCTYPE HTML", b"<HTML", b"<HEAD", b"<SCRIPT", b"<IFRAME", b"<H1", b"<DIV", b"<FONT", b"<TABLE", b"<A",
-    b"<STYLE", b"<TITLE", b"<B", b"<BODY", b"<BR", b"<P", b"<!--",
+    b"<!DOCTYPE HTML",
+    b"<HTML",
+    b"<HEAD",
+    b"<SCRIPT",
+    b"<IFRAME",
+    b"<H1",
+    b"<DIV",
+    b"<FONT",
+    b"<TABLE",
+    b"<A",
+    b"<STYLE",
+    b"<TITLE",
+    b"<B",
+    b"<BODY",
+    b"<BR",
+    b"<P",
+    b"<!--",
 ];
 
 const MAGIC: [(&[u8], &str); 29] = [
@@ -52,13 +67,16 @@ const MAGIC: [(&[u8], &str); 29] = [
 
 /// By content.
 pub(crate) fn sniff(head: &[u8]) -> &'static str {
-    let text_start = head.iter().position(|b| !b"\t\n\x0C\r ".contains(b)).unwrap_or(head.len());
+    let text_start = head
+        .iter()
+        .position(|b| !b"\t\n\x0C\r ".contains(b))
+        .unwrap_or(head.len());
     let text = head.get(text_start..).unwrap_or_default();
-    let is_html = |tag: &&[u8]| {
+    let is_html = |tag: &&'static [u8]| {
         let (start, after) = (text.get(..tag.len()), text.get(tag.len()));
         start.is_some_and(|s| s.eq_ignore_ascii_case(tag)) && matches!(after, Some(b' ' | b'>'))
     };
-    if HTML.iter().any(|tag| is_html(tag)) {
+    if HTML.iter().any(is_html) {
         return "text/html; charset=utf-8";
     }
     if text.starts_with(b"<?xml") {
@@ -79,7 +97,11 @@ pub(crate) fn sniff(head: &[u8]) -> &'static str {
         return kind;
     }
     let binary = |b: &u8| matches!(b, 0x00..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F);
-    if head.iter().any(binary) { "application/octet-stream" } else { "text/plain; charset=utf-8" }
+    if head.iter().any(binary) {
+        "application/octet-stream"
+    } else {
+        "text/plain; charset=utf-8"
+    }
 }
 
 #[cfg(test)]
@@ -88,7 +110,10 @@ mod tests {
 
     #[test]
     fn names_and_contents() {
-        assert_eq!(by_name("a.txt").as_deref(), Some("text/plain; charset=utf-8"));
+        assert_eq!(
+            by_name("a.txt").as_deref(),
+            Some("text/plain; charset=utf-8")
+        );
         assert_eq!(by_name("a.png").as_deref(), Some("image/png"));
         assert_eq!(by_name("a.no-such-thing"), None);
         let cases: [(&[u8], &str); 8] = [

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, LAST_MODIFIED, VARY,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
+    LAST_MODIFIED, VARY,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -28,16 +29,31 @@ pub(crate) fn download<B>(app: &App, request: &Request<B>) -> Result<Reply, Refu
     let user = query.user(app)?;
     let path = resolve(app, &user, query.path.as_deref().unwrap_or_default())?;
     let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Refusal::new(StatusCode::NOT_FOUND, format!("path '{path}' does not exist")),
+        io::ErrorKind::NotFound => Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("path '{path}' does not exist"),
+        ),
         _ => Refusal::internal(format!("error checking if path '{path}' exists: {error}")),
     })?;
     if metadata.is_dir() {
-        return Err(Refusal::bad_request(format!("path '{path}' is a directory")));
+        return Err(Refusal::bad_request(format!(
+            "path '{path}' is a directory"
+        )));
     }
-    let encoding = negotiate(request.headers())
-        .ok_or_else(|| Refusal::new(StatusCode::NOT_ACCEPTABLE, "no acceptable encoding: gzip and identity are supported"))?;
-    let file = open(&path).map_err(|e| Refusal::internal(format!("error opening file '{path}': {e}")))?;
-    let found = Found { name: base_name(&path), file, size: metadata.len(), modified: metadata.modified().ok() };
+    let encoding = negotiate(request.headers()).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "no acceptable encoding: gzip and identity are supported",
+        )
+    })?;
+    let file =
+        open(&path).map_err(|e| Refusal::internal(format!("error opening file '{path}': {e}")))?;
+    let found = Found {
+        name: base_name(&path),
+        file,
+        size: metadata.len(),
+        modified: metadata.modified().ok(),
+    };
     let mut reply = match encoding {
         Encoding::Gzip => found.gzipped(),
         Encoding::Identity => found.identity(request.headers())?,
@@ -51,7 +67,10 @@ pub(crate) fn download<B>(app: &App, request: &Request<B>) -> Result<Reply, Refu
 /// Never waits: opening a pipe that nobody writes to would otherwise stop everything.
 fn open(path: &str) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    OpenOptions::new().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
 }
 
 /// File systems whose files do not have the size they claim.
@@ -60,7 +79,8 @@ fn has_no_size(file: &File) -> bool {
     const SYSFS: u64 = 0x6265_6572;
     const CGROUP: u64 = 0x0027_e0eb;
     const CGROUP2: u64 = 0x6367_7270;
-    let kind = rustix::fs::fstatfs(file).map(|found| u64::try_from(found.f_type).unwrap_or_default());
+    let kind =
+        rustix::fs::fstatfs(file).map(|found| u64::try_from(found.f_type).unwrap_or_default());
     matches!(kind, Ok(PROC | SYSFS | CGROUP | CGROUP2))
 }
 
@@ -75,7 +95,9 @@ impl Found<'_> {
     fn gzipped(self) -> Reply {
         let kind = by_name(self.name).unwrap_or_else(|| "application/octet-stream".to_owned());
         let mut reply = Response::new(Gzipped::new(self.file).map_err(Into::into).boxed_unsync());
-        reply.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        reply
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         reply.headers_mut().insert(CONTENT_TYPE, value(&kind));
         reply
     }
@@ -95,19 +117,32 @@ impl Found<'_> {
             Answer::NotModified => empty(StatusCode::NOT_MODIFIED),
             Answer::PreconditionFailed => empty(StatusCode::PRECONDITION_FAILED),
             Answer::NotSatisfiable => {
-                let mut reply = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "invalid range").into_reply();
-                reply.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{}", self.size)));
+                let mut reply =
+                    Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "invalid range").into_reply();
+                reply
+                    .headers_mut()
+                    .insert(CONTENT_RANGE, value(&format!("bytes */{}", self.size)));
                 return Ok(reply);
             }
             Answer::Whole => {
-                let mut reply = Response::new(body(self.file, [Segment::Part { start: 0, length: self.size }]));
+                let mut reply = Response::new(body(
+                    self.file,
+                    [Segment::Part {
+                        start: 0,
+                        length: self.size,
+                    }],
+                ));
                 reply.headers_mut().insert(CONTENT_TYPE, value(&kind));
                 reply
             }
             Answer::Parts(parts) => partial(self.file, &parts, self.size, &kind),
         };
-        reply.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        reply.headers_mut().insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
+        reply
+            .headers_mut()
+            .insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        reply
+            .headers_mut()
+            .insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
         Ok(reply)
     }
 
@@ -119,14 +154,19 @@ impl Found<'_> {
             other => other?,
         };
         let kind = by_name(self.name).unwrap_or_else(|| sniff(&start).to_owned());
-        let segments =
-            if start.is_empty() { Vec::new() } else { vec![Segment::Bytes(start.into()), Segment::Rest] };
+        let segments = if start.is_empty() {
+            Vec::new()
+        } else {
+            vec![Segment::Bytes(start.into()), Segment::Rest]
+        };
         let mut reply = Response::new(body(self.file, segments));
         reply.headers_mut().insert(CONTENT_TYPE, value(&kind));
         if let (true, Some(modified)) = (regular, self.modified) {
             let modified = httpdate::fmt_http_date(whole_seconds(modified));
             reply.headers_mut().insert(LAST_MODIFIED, value(&modified));
-            reply.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            reply
+                .headers_mut()
+                .insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         Ok(reply)
     }
@@ -143,7 +183,9 @@ fn partial(file: File, parts: &[(u64, u64)], size: u64, kind: &str) -> Reply {
     let part = |(start, length): (u64, u64)| Segment::Part { start, length };
     let mut reply = if let [(start, length)] = *parts {
         let mut reply = Response::new(body(file, [part((start, length))]));
-        reply.headers_mut().insert(CONTENT_RANGE, value(&range(start, length)));
+        reply
+            .headers_mut()
+            .insert(CONTENT_RANGE, value(&range(start, length)));
         reply.headers_mut().insert(CONTENT_TYPE, value(kind));
         reply
     } else {
@@ -152,7 +194,9 @@ fn partial(file: File, parts: &[(u64, u64)], size: u64, kind: &str) -> Reply {
         for (index, (start, length)) in parts.iter().enumerate() {
             let lead = if index == 0 { "" } else { "\r\n" };
             let range = range(*start, *length);
-            let head = format!("{lead}--{boundary}\r\nContent-Range: {range}\r\nContent-Type: {kind}\r\n\r\n");
+            let head = format!(
+                "{lead}--{boundary}\r\nContent-Range: {range}\r\nContent-Type: {kind}\r\n\r\n"
+            );
             segments.push(Segment::Bytes(head.into()));
             segments.push(part((*start, *length)));
         }
@@ -172,7 +216,9 @@ fn boundary() -> String {
 }
 
 fn body(file: File, segments: impl IntoIterator<Item = Segment>) -> Body {
-    Content::new(file, segments).map_err(Into::into).boxed_unsync()
+    Content::new(file, segments)
+        .map_err(Into::into)
+        .boxed_unsync()
 }
 
 /// `inline; filename=…`, quoted only where RFC 2183 needs it; other alphabets in the form of RFC 5987.
@@ -181,11 +227,23 @@ fn disposition(name: &str) -> HeaderValue {
     let text = if name.chars().all(token) {
         format!("inline; filename={name}")
     } else if name.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
-        format!("inline; filename=\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+        format!(
+            "inline; filename=\"{}\"",
+            name.replace('\\', "\\\\").replace('"', "\\\"")
+        )
     } else {
         let attribute = |b: u8| b.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&b);
-        let encode = |b: u8| if attribute(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-        format!("inline; filename*=utf-8''{}", name.bytes().map(encode).collect::<String>())
+        let encode = |b: u8| {
+            if attribute(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        };
+        format!(
+            "inline; filename*=utf-8''{}",
+            name.bytes().map(encode).collect::<String>()
+        )
     };
     value(&text)
 }
@@ -203,7 +261,10 @@ mod tests {
     fn names_are_quoted_only_when_needed() {
         assert_eq!(disposition("a-b_1.txt"), "inline; filename=a-b_1.txt");
         assert_eq!(disposition("a b.txt"), "inline; filename=\"a b.txt\"");
-        assert_eq!(disposition("a\"b\\.txt"), "inline; filename=\"a\\\"b\\\\.txt\"");
+        assert_eq!(
+            disposition("a\"b\\.txt"),
+            "inline; filename=\"a\\\"b\\\\.txt\""
+        );
         assert_eq!(disposition("é.txt"), "inline; filename*=utf-8''%C3%A9.txt");
         assert_eq!(disposition("a\nb"), "inline; filename*=utf-8''a%0Ab");
     }

@@ -11,7 +11,11 @@ pub(crate) enum Encoding {
 
 /// Chooses; `None` when the client rules out both. Requests for a part of a file speak of the file itself.
 pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Encoding> {
-    let accept: Vec<&str> = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept: Vec<&str> = headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     let accepted = Accepted::parse(&accept.join(","));
     let conditional = [RANGE, IF_RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
     if conditional.iter().any(|name| headers.contains_key(name)) {
@@ -31,7 +35,9 @@ impl Accepted {
     }
 
     fn rejects(&self, name: &str) -> bool {
-        self.0.iter().any(|(encoding, quality)| encoding == name && *quality <= 0.0)
+        self.0
+            .iter()
+            .any(|(encoding, quality)| encoding == name && *quality <= 0.0)
     }
 
     fn names(&self, name: &str) -> bool {
@@ -59,9 +65,14 @@ impl Accepted {
 fn entry(text: &str) -> Option<(String, f64)> {
     let mut parts = text.split(';');
     let name = parts.next()?.trim().to_ascii_lowercase();
-    let quality = parts.find_map(|part| part.trim().strip_prefix("q=")).map(str::trim);
+    let quality = parts
+        .find_map(|part| part.trim().strip_prefix("q="))
+        .map(str::trim);
     // A quality that cannot be read is the default one.
-    let quality = quality.and_then(|q| q.parse::<f64>().ok()).filter(|q| q.is_finite()).unwrap_or(1.0);
+    let quality = quality
+        .and_then(|q| q.parse::<f64>().ok())
+        .filter(|q| q.is_finite())
+        .unwrap_or(1.0);
     (!name.is_empty()).then_some((name, quality))
 }
 
@@ -71,7 +82,10 @@ mod tests {
     use http::HeaderValue;
 
     fn of(accept: &str) -> Option<Encoding> {
-        negotiate(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_str(accept).unwrap())]))
+        negotiate(&HeaderMap::from_iter([(
+            ACCEPT_ENCODING,
+            HeaderValue::from_str(accept).unwrap(),
+        )]))
     }
 
     #[test]

@@ -25,20 +25,33 @@ pub(crate) fn wanted(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Re
     let mut all = BTreeMap::new();
     let mut total = 0_usize;
     for name in headers.keys() {
-        let Some(key) = name.as_str().strip_prefix(HEADER_PREFIX).filter(|key| !key.is_empty()) else { continue };
-        let value = headers.get(name).map(http::HeaderValue::as_bytes).unwrap_or_default();
+        let Some(key) = name
+            .as_str()
+            .strip_prefix(HEADER_PREFIX)
+            .filter(|key| !key.is_empty())
+        else {
+            continue;
+        };
+        let value = headers
+            .get(name)
+            .map(http::HeaderValue::as_bytes)
+            .unwrap_or_default();
         let printable = |bytes: &[u8]| bytes.iter().all(|b| (0x20..=0x7E).contains(b));
         if key.len() > KEY_MAX_BYTES {
             return Err(invalid(format!("key is longer than {KEY_MAX_BYTES} bytes")));
         }
         if !printable(key.as_bytes()) || !printable(value) {
-            return Err(invalid(format!("key {key:?} or its value is not printable ASCII")));
+            return Err(invalid(format!(
+                "key {key:?} or its value is not printable ASCII"
+            )));
         }
         total = total.saturating_add(ATTRIBUTE_PREFIX.len() + key.len() + value.len());
         all.insert(key.to_owned(), String::from_utf8_lossy(value).into_owned());
     }
     if total > TOTAL_MAX_BYTES {
-        return Err(invalid(format!("keys and values together are longer than {TOTAL_MAX_BYTES} bytes")));
+        return Err(invalid(format!(
+            "keys and values together are longer than {TOTAL_MAX_BYTES} bytes"
+        )));
     }
     Ok(all)
 }
@@ -52,7 +65,9 @@ pub(crate) fn replace(file: &File, wanted: &BTreeMap<String, String>) -> Result<
             StatusCode::INSUFFICIENT_STORAGE,
             format!("not enough disk space available for metadata: {error}"),
         )),
-        Err(error) => Err(Refusal::internal(format!("error writing metadata: {error}"))),
+        Err(error) => Err(Refusal::internal(format!(
+            "error writing metadata: {error}"
+        ))),
     }
 }
 
@@ -110,8 +125,12 @@ fn names(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::R
         other => other?,
     };
     let all = buffer.get(..length).unwrap_or_default();
-    let ours = all.split(|byte| *byte == 0).filter_map(|name| name.strip_prefix(ATTRIBUTE_PREFIX.as_bytes()));
-    Ok(ours.filter_map(|key| std::str::from_utf8(key).ok().map(str::to_owned)).collect())
+    let ours = all
+        .split(|byte| *byte == 0)
+        .filter_map(|name| name.strip_prefix(ATTRIBUTE_PREFIX.as_bytes()));
+    Ok(ours
+        .filter_map(|key| std::str::from_utf8(key).ok().map(str::to_owned))
+        .collect())
 }
 
 #[cfg(test)]
@@ -122,16 +141,32 @@ mod tests {
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            map.append(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         map
     }
 
     #[test]
     fn headers_become_keys() {
-        let all = wanted(&headers(&[("X-Metadata-Kind", "a b"), ("x-metadata-kind", "second"), ("x-metadata-", "empty"), ("other", "x")]));
-        assert_eq!(all.unwrap(), BTreeMap::from([("kind".to_owned(), "a b".to_owned())]));
-        assert!(wanted(&headers(&[("x-metadata-a", "é")])).unwrap_err().message.starts_with("invalid metadata: "));
+        let all = wanted(&headers(&[
+            ("X-Metadata-Kind", "a b"),
+            ("x-metadata-kind", "second"),
+            ("x-metadata-", "empty"),
+            ("other", "x"),
+        ]));
+        assert_eq!(
+            all.unwrap(),
+            BTreeMap::from([("kind".to_owned(), "a b".to_owned())])
+        );
+        assert!(
+            wanted(&headers(&[("x-metadata-a", "é")]))
+                .unwrap_err()
+                .message
+                .starts_with("invalid metadata: ")
+        );
         let long = "k".repeat(247);
         assert!(wanted(&headers(&[(&format!("x-metadata-{long}"), "v")])).is_err());
         assert!(wanted(&headers(&[("x-metadata-a", &"v".repeat(4087))])).is_err());
@@ -142,7 +177,12 @@ mod tests {
     fn a_set_replaces_the_other() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
-        let set = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let set = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
         replace(file.as_file(), &set(&[("a", "1"), ("b", "2")])).unwrap();
         if read(path).unwrap().is_empty() {
             println!("SKIPPED: no attributes on this file system");

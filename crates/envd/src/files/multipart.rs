@@ -8,7 +8,9 @@ pub(crate) fn file_name(headers: &HeaderMap) -> Option<String> {
     let header = headers.get(CONTENT_DISPOSITION)?;
     let header = String::from_utf8_lossy(header.as_bytes()).into_owned();
     let plain = parameter(&header, "filename").map(|raw| undo_percent(&raw));
-    parameter(&header, "filename*").and_then(|raw| extended(&raw)).or(plain)
+    parameter(&header, "filename*")
+        .and_then(|raw| extended(&raw))
+        .or(plain)
 }
 
 /// One parameter's value, with quotes and backslashes undone.
@@ -50,7 +52,9 @@ fn unquote(quoted: &str) -> (String, &str) {
 
 /// Browsers, undici and httpx write these three as `%XX` and nothing else, so nothing else is undone.
 fn undo_percent(text: &str) -> String {
-    text.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
+    text.replace("%22", "\"")
+        .replace("%0D", "\r")
+        .replace("%0A", "\n")
 }
 
 /// `utf-8''…` of RFC 5987.
@@ -83,18 +87,39 @@ mod tests {
     use http::HeaderValue;
 
     fn of(header: &str) -> Option<String> {
-        file_name(&HeaderMap::from_iter([(CONTENT_DISPOSITION, HeaderValue::from_bytes(header.as_bytes()).unwrap())]))
+        file_name(&HeaderMap::from_iter([(
+            CONTENT_DISPOSITION,
+            HeaderValue::from_bytes(header.as_bytes()).unwrap(),
+        )]))
     }
 
     #[test]
     fn names_of_all_clients() {
         let cases = [
-            (r#"form-data; name="file"; filename="/a/b c.txt""#, Some("/a/b c.txt")),
-            (r#"form-data; name="file"; filename="a%22b%20.txt""#, Some("a\"b%20.txt")),
-            (r#"form-data; name="file"; filename="a\"b\\c.txt""#, Some("a\"b\\c.txt")),
-            (r#"form-data; filename=plain.txt; name="file""#, Some("plain.txt")),
-            (r#"form-data; name="x; filename=no"; filename="yes""#, Some("yes")),
-            (r#"form-data; name="file"; filename="e.txt"; filename*=UTF-8''%C3%A9.txt"#, Some("é.txt")),
+            (
+                r#"form-data; name="file"; filename="/a/b c.txt""#,
+                Some("/a/b c.txt"),
+            ),
+            (
+                r#"form-data; name="file"; filename="a%22b%20.txt""#,
+                Some("a\"b%20.txt"),
+            ),
+            (
+                r#"form-data; name="file"; filename="a\"b\\c.txt""#,
+                Some("a\"b\\c.txt"),
+            ),
+            (
+                r#"form-data; filename=plain.txt; name="file""#,
+                Some("plain.txt"),
+            ),
+            (
+                r#"form-data; name="x; filename=no"; filename="yes""#,
+                Some("yes"),
+            ),
+            (
+                r#"form-data; name="file"; filename="e.txt"; filename*=UTF-8''%C3%A9.txt"#,
+                Some("é.txt"),
+            ),
             (r#"form-data; name="file"; filename="é.txt""#, Some("é.txt")),
             (r#"form-data; name="file""#, None),
             ("form-data", None),

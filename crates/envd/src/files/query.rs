@@ -30,7 +30,9 @@ impl Query {
                 "signature" => parsed.signature = parsed.signature.or(Some(value.into_owned())),
                 "signature_expiration" if parsed.expiration.is_none() => {
                     let number = value.parse().map_err(|_| {
-                        Refusal::bad_request(format!("invalid format for parameter signature_expiration: {value}"))
+                        Refusal::bad_request(format!(
+                            "invalid format for parameter signature_expiration: {value}"
+                        ))
                     })?;
                     parsed.expiration = Some(number);
                 }
@@ -41,8 +43,16 @@ impl Query {
     }
 
     /// May this request do it?
-    pub(crate) fn authorize(&self, app: &App, headers: &HeaderMap, operation: Operation) -> Result<(), Refusal> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    pub(crate) fn authorize(
+        &self,
+        app: &App,
+        headers: &HeaderMap,
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let signed = Signed {
             path: self.path.as_deref().unwrap_or_default(),
             operation,
@@ -51,8 +61,14 @@ impl Query {
         };
         let token = app.settings.token();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        authorize(token.as_deref(), shown_token(headers), self.signature.as_deref(), &signed, now)
-            .map_err(|denied| Refusal::unauthorized(denied.to_string()))
+        authorize(
+            token.as_deref(),
+            shown_token(headers),
+            self.signature.as_deref(),
+            &signed,
+            now,
+        )
+        .map_err(|denied| Refusal::unauthorized(denied.to_string()))
     }
 
     /// The account it is done for.
@@ -64,15 +80,20 @@ impl Query {
 /// The named account, or the default one.
 pub(crate) fn user(app: &App, name: Option<&str>) -> Result<User, Refusal> {
     app.settings.user(name).map_err(|error| {
-        let name = name.filter(|n| !n.is_empty()).map_or_else(|| app.settings.default_user(), str::to_owned);
+        let name = name
+            .filter(|n| !n.is_empty())
+            .map_or_else(|| app.settings.default_user(), str::to_owned);
         Refusal::unauthorized(format!("error looking up user '{name}': {error}"))
     })
 }
 
 /// A path as given, for an account.
 pub(crate) fn resolve(app: &App, user: &User, given: &str) -> Result<String, Refusal> {
-    path::resolve(given, &user.home, app.settings.default_workdir().as_deref())
-        .map_err(|error| Refusal::bad_request(format!("error expanding and resolving path '{given}': {error}")))
+    path::resolve(given, &user.home, app.settings.default_workdir().as_deref()).map_err(|error| {
+        Refusal::bad_request(format!(
+            "error expanding and resolving path '{given}': {error}"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -81,9 +102,22 @@ mod tests {
 
     #[test]
     fn first_values_count() {
-        let query = Query::parse("path=a%2Fb+c&path=x&username=u&signature=v1_%2B&signature_expiration=5").unwrap();
-        assert_eq!((query.path.as_deref(), query.username.as_deref()), (Some("a/b c"), Some("u")));
-        assert_eq!((query.signature.as_deref(), query.expiration), (Some("v1_+"), Some(5)));
-        assert_eq!(Query::parse("signature_expiration=soon").unwrap_err().status, 400);
+        let query =
+            Query::parse("path=a%2Fb+c&path=x&username=u&signature=v1_%2B&signature_expiration=5")
+                .unwrap();
+        assert_eq!(
+            (query.path.as_deref(), query.username.as_deref()),
+            (Some("a/b c"), Some("u"))
+        );
+        assert_eq!(
+            (query.signature.as_deref(), query.expiration),
+            (Some("v1_+"), Some(5))
+        );
+        assert_eq!(
+            Query::parse("signature_expiration=soon")
+                .unwrap_err()
+                .status,
+            400
+        );
     }
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+    HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE,
 };
 
 /// What to answer.
@@ -26,16 +27,22 @@ pub(crate) fn decide(headers: &HeaderMap, size: u64, modified: SystemTime) -> An
     if text(headers, IF_MATCH).is_some_and(|tags| tags.trim() != "*") {
         return Answer::PreconditionFailed;
     }
-    if !headers.contains_key(IF_MATCH) && date(headers, IF_UNMODIFIED_SINCE).is_some_and(|since| modified > since) {
+    if !headers.contains_key(IF_MATCH)
+        && date(headers, IF_UNMODIFIED_SINCE).is_some_and(|since| modified > since)
+    {
         return Answer::PreconditionFailed;
     }
     match text(headers, IF_NONE_MATCH) {
         Some(tags) if tags.trim() == "*" => return Answer::NotModified,
         Some(_) => {}
-        None if date(headers, IF_MODIFIED_SINCE).is_some_and(|since| modified <= since) => return Answer::NotModified,
+        None if date(headers, IF_MODIFIED_SINCE).is_some_and(|since| modified <= since) => {
+            return Answer::NotModified;
+        }
         None => {}
     }
-    let Some(range) = text(headers, RANGE) else { return Answer::Whole };
+    let Some(range) = text(headers, RANGE) else {
+        return Answer::Whole;
+    };
     if headers.contains_key(IF_RANGE) && date(headers, IF_RANGE) != Some(modified) {
         return Answer::Whole;
     }
@@ -43,7 +50,11 @@ pub(crate) fn decide(headers: &HeaderMap, size: u64, modified: SystemTime) -> An
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
@@ -52,21 +63,31 @@ fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
 
 /// Dates in headers have no fractions.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 fn parts(range: &str, size: u64) -> Answer {
-    let Some(list) = range.strip_prefix("bytes=") else { return Answer::NotSatisfiable };
+    let Some(list) = range.strip_prefix("bytes=") else {
+        return Answer::NotSatisfiable;
+    };
     let (mut found, mut beyond) = (Vec::new(), false);
-    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+    for text in list
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+    {
         match part(text, size) {
             Some(Some(part)) => found.push(part),
             Some(None) => beyond = true,
             None => return Answer::NotSatisfiable,
         }
     }
-    let total = found.iter().fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
+    let total = found
+        .iter()
+        .fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
     match found.len() {
         // Clients that always send a range still get their empty file.
         0 if beyond && size > 0 => Answer::NotSatisfiable,
@@ -86,7 +107,11 @@ fn part(text: &str, size: u64) -> Option<Option<(u64, u64)>> {
         return Some((length > 0).then(|| (size - length, length)));
     }
     let start = number(start)?;
-    let last = if end.is_empty() { u64::MAX } else { number(end)? };
+    let last = if end.is_empty() {
+        u64::MAX
+    } else {
+        number(end)?
+    };
     if last < start {
         return None;
     }
@@ -106,8 +131,15 @@ mod tests {
     use http::HeaderValue;
 
     fn of(headers: &[(HeaderName, &str)]) -> Answer {
-        let headers = headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_str(v).unwrap())).collect();
-        decide(&headers, 10, SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500))
+        let headers = headers
+            .iter()
+            .map(|(n, v)| (n.clone(), HeaderValue::from_str(v).unwrap()))
+            .collect();
+        decide(
+            &headers,
+            10,
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500),
+        )
     }
 
     #[test]
@@ -126,7 +158,10 @@ mod tests {
         assert_eq!(range("lines=1-2"), Answer::NotSatisfiable);
         assert_eq!(range("bytes=0-9,0-9"), Answer::Whole);
         assert_eq!(parts("bytes=0-", 0), Answer::Whole);
-        assert_eq!(parts("bytes=18446744073709551615-", 5), Answer::NotSatisfiable);
+        assert_eq!(
+            parts("bytes=18446744073709551615-", 5),
+            Answer::NotSatisfiable
+        );
     }
 
     #[test]
@@ -136,13 +171,28 @@ mod tests {
         assert_eq!(of(&[(IF_MODIFIED_SINCE, at)]), Answer::NotModified);
         assert_eq!(of(&[(IF_MODIFIED_SINCE, before)]), Answer::Whole);
         assert_eq!(of(&[(IF_NONE_MATCH, "*")]), Answer::NotModified);
-        assert_eq!(of(&[(IF_NONE_MATCH, "\"x\""), (IF_MODIFIED_SINCE, at)]), Answer::Whole);
-        assert_eq!(of(&[(IF_UNMODIFIED_SINCE, before)]), Answer::PreconditionFailed);
+        assert_eq!(
+            of(&[(IF_NONE_MATCH, "\"x\""), (IF_MODIFIED_SINCE, at)]),
+            Answer::Whole
+        );
+        assert_eq!(
+            of(&[(IF_UNMODIFIED_SINCE, before)]),
+            Answer::PreconditionFailed
+        );
         assert_eq!(of(&[(IF_UNMODIFIED_SINCE, at)]), Answer::Whole);
         assert_eq!(of(&[(IF_MATCH, "\"x\"")]), Answer::PreconditionFailed);
         assert_eq!(of(&[(IF_MATCH, "*")]), Answer::Whole);
-        assert_eq!(of(&[(RANGE, "bytes=0-0"), (IF_RANGE, at)]), Answer::Parts(vec![(0, 1)]));
-        assert_eq!(of(&[(RANGE, "bytes=0-0"), (IF_RANGE, before)]), Answer::Whole);
-        assert_eq!(of(&[(RANGE, "bytes=0-0"), (IF_RANGE, "\"tag\"")]), Answer::Whole);
+        assert_eq!(
+            of(&[(RANGE, "bytes=0-0"), (IF_RANGE, at)]),
+            Answer::Parts(vec![(0, 1)])
+        );
+        assert_eq!(
+            of(&[(RANGE, "bytes=0-0"), (IF_RANGE, before)]),
+            Answer::Whole
+        );
+        assert_eq!(
+            of(&[(RANGE, "bytes=0-0"), (IF_RANGE, "\"tag\"")]),
+            Answer::Whole
+        );
     }
 }

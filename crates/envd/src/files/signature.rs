@@ -48,7 +48,11 @@ pub(crate) fn authorize(
 ) -> Result<(), Denied> {
     let Some(token) = token else { return Ok(()) };
     if let Some(shown) = shown_token {
-        return if token.as_bytes().ct_eq(shown).into() { Ok(()) } else { Err(Denied::WrongToken) };
+        return if token.as_bytes().ct_eq(shown).into() {
+            Ok(())
+        } else {
+            Err(Denied::WrongToken)
+        };
     }
     let signature = signature.filter(|s| !s.is_empty()).ok_or(Denied::Missing)?;
     if !bool::from(sign(signed, token).as_bytes().ct_eq(signature.as_bytes())) {
@@ -70,7 +74,10 @@ fn sign(signed: &Signed<'_>, token: &str) -> String {
         text.push(':');
         text.push_str(&expiration.to_string());
     }
-    format!("v1_{}", BASE64_NOPAD.encode(&Sha256::digest(text.as_bytes())))
+    format!(
+        "v1_{}",
+        BASE64_NOPAD.encode(&Sha256::digest(text.as_bytes()))
+    )
 }
 
 #[cfg(test)]
@@ -79,21 +86,49 @@ mod tests {
 
     const TOKEN: &str = "0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0";
 
-    fn read(path: &'static str, username: &'static str, expiration: Option<i64>) -> Signed<'static> {
-        Signed { path, operation: Operation::Read, username, expiration }
+    fn read(
+        path: &'static str,
+        username: &'static str,
+        expiration: Option<i64>,
+    ) -> Signed<'static> {
+        Signed {
+            path,
+            operation: Operation::Read,
+            username,
+            expiration,
+        }
     }
 
-    fn write(path: &'static str, username: &'static str, expiration: Option<i64>) -> Signed<'static> {
-        Signed { operation: Operation::Write, ..read(path, username, expiration) }
+    fn write(
+        path: &'static str,
+        username: &'static str,
+        expiration: Option<i64>,
+    ) -> Signed<'static> {
+        Signed {
+            operation: Operation::Write,
+            ..read(path, username, expiration)
+        }
     }
 
     #[test]
     fn vectors_of_the_wire() {
         let vectors = [
-            (read("hello.txt", "user", None), "v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E"),
-            (read("hello.txt", "user", Some(1_735_689_600)), "v1_A0Bc5cjQ38VzxwNidSA95b0yxkjhtMKut4LMlJpD54c"),
-            (write("/root/hello.txt", "root", Some(1_735_689_600)), "v1_Dawsvxom3KJp5yNMBpCWn9JO0xD7Zin01bnPkyvDDoU"),
-            (write("", "", None), "v1_+Ndakv8aCLGD5gjOtfiA7J8PrN3cGaRiZZq/4vOYGKA"),
+            (
+                read("hello.txt", "user", None),
+                "v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E",
+            ),
+            (
+                read("hello.txt", "user", Some(1_735_689_600)),
+                "v1_A0Bc5cjQ38VzxwNidSA95b0yxkjhtMKut4LMlJpD54c",
+            ),
+            (
+                write("/root/hello.txt", "root", Some(1_735_689_600)),
+                "v1_Dawsvxom3KJp5yNMBpCWn9JO0xD7Zin01bnPkyvDDoU",
+            ),
+            (
+                write("", "", None),
+                "v1_+Ndakv8aCLGD5gjOtfiA7J8PrN3cGaRiZZq/4vOYGKA",
+            ),
         ];
         for (signed, expected) in vectors {
             assert_eq!(sign(&signed, TOKEN), expected, "{signed:?}");

@@ -30,8 +30,15 @@ pub(crate) enum Packing {
 
 impl Packing {
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let header = headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
-        match header.unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        let header = headers
+            .get(CONTENT_ENCODING)
+            .map(|value| value.to_str().unwrap_or("?"));
+        match header
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "" | "identity" => Ok(Self::None),
             "gzip" => Ok(Self::Gzip),
             other => Err(Refusal::bad_request(format!(
@@ -42,7 +49,10 @@ impl Packing {
 }
 
 /// The body's bytes. `InvalidData` is a packing that cannot be undone.
-pub(crate) fn chunks(body: &mut Incoming, packing: Packing) -> impl Stream<Item = io::Result<Bytes>> + Send + '_ {
+pub(crate) fn chunks(
+    body: &mut Incoming,
+    packing: Packing,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + '_ {
     let raw = stream::unfold(body, |body| async move {
         loop {
             let frame = match tokio::time::timeout(IDLE, body.frame()).await {
@@ -67,7 +77,11 @@ fn unpacked<S>(raw: S) -> impl Stream<Item = io::Result<Bytes>> + Send
 where
     S: Stream<Item = io::Result<Bytes>> + Send,
 {
-    let state = (Box::pin(raw), Some(MultiGzDecoder::new(Vec::new())), Bytes::new());
+    let state = (
+        Box::pin(raw),
+        Some(MultiGzDecoder::new(Vec::new())),
+        Bytes::new(),
+    );
     stream::unfold(state, |(mut raw, mut decoder, mut pending)| async move {
         loop {
             let mut unpacker = decoder.take()?;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
+use http::Request;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::Request;
 use hyper::body::Incoming;
 use multer::Multipart;
 use soulbox_envd_proto::FileWritten;
@@ -40,23 +40,41 @@ struct Upload<'a> {
     metadata: BTreeMap<String, String>,
 }
 
-async fn receive(app: &App, head: &Parts, body: &mut Incoming) -> Result<Vec<FileWritten>, Refusal> {
+async fn receive(
+    app: &App,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Result<Vec<FileWritten>, Refusal> {
     let query = Query::parse(head.uri.query().unwrap_or_default())?;
     query.authorize(app, &head.headers, Operation::Write)?;
     let packing = Packing::of(&head.headers)?;
     let user = query.user(app)?;
     let metadata = metadata::wanted(&head.headers)?;
-    let upload = Upload { app, user, path: query.path, metadata };
+    let upload = Upload {
+        app,
+        user,
+        path: query.path,
+        metadata,
+    };
     let kind = media_type(&head.headers);
     if kind == "application/octet-stream" {
         return Ok(vec![upload.raw(body, packing).await?]);
     }
     if kind.starts_with("multipart/") {
-        let header = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let boundary = boundary(header).ok_or_else(|| Refusal::bad_request("error parsing multipart form: no boundary"))?;
-        return upload.multipart(Multipart::new(chunks(body, packing), boundary)).await;
+        let header = head
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let boundary = boundary(header)
+            .ok_or_else(|| Refusal::bad_request("error parsing multipart form: no boundary"))?;
+        return upload
+            .multipart(Multipart::new(chunks(body, packing), boundary))
+            .await;
     }
-    Err(Refusal::bad_request(format!("unsupported content type: {kind}")))
+    Err(Refusal::bad_request(format!(
+        "unsupported content type: {kind}"
+    )))
 }
 
 /// Any `multipart/*` is taken, where the parser alone would want `form-data`.
@@ -68,7 +86,9 @@ fn boundary(content_type: &str) -> Option<String> {
 impl Upload<'_> {
     async fn raw(&self, body: &mut Incoming, packing: Packing) -> Result<FileWritten, Refusal> {
         let Some(path) = self.path.as_deref().filter(|path| !path.is_empty()) else {
-            return Err(Refusal::bad_request("path query parameter is required for raw body upload"));
+            return Err(Refusal::bad_request(
+                "path query parameter is required for raw body upload",
+            ));
         };
         let path = resolve(self.app, &self.user, path)?;
         let mut target = Target::open(self.app, &self.user, path)?;
@@ -110,20 +130,29 @@ impl Upload<'_> {
     fn path_of(&self, part: &multer::Field<'_>) -> Result<String, Refusal> {
         let name = file_name(part.headers()).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| {
-            Refusal::bad_request("multipart part has no filename, and the path query parameter is missing")
+            Refusal::bad_request(
+                "multipart part has no filename, and the path query parameter is missing",
+            )
         })?;
         resolve(self.app, &self.user, &name)
     }
 }
 
 fn duplicate(path: &str, written: &[FileWritten]) -> Refusal {
-    let others: Vec<&str> = written.iter().map(|file| file.path.as_str()).filter(|other| *other != path).collect();
+    let others: Vec<&str> = written
+        .iter()
+        .map(|file| file.path.as_str())
+        .filter(|other| *other != path)
+        .collect();
     let mut message = format!(
         "you cannot upload multiple files to the same path '{path}' in one upload request, only the first specified \
          file was uploaded"
     );
     if !others.is_empty() {
-        message.push_str(&format!(", also the following files were uploaded: {}", others.join(", ")));
+        message.push_str(&format!(
+            ", also the following files were uploaded: {}",
+            others.join(", ")
+        ));
     }
     Refusal::bad_request(message)
 }

@@ -42,7 +42,11 @@ pub(crate) fn list(requested: &str, depth: u32) -> Result<Vec<EntryInfo>, ListEr
     if !fs::metadata(&root)?.is_dir() {
         return Err(ListError::NotDirectory(requested.to_owned()));
     }
-    let mut walk = Walk { names: Names::load(), entries: Vec::new(), requested };
+    let mut walk = Walk {
+        names: Names::load(),
+        entries: Vec::new(),
+        requested,
+    };
     walk.directory(&root, requested, depth.max(1))?;
     Ok(walk.entries)
 }
@@ -61,7 +65,9 @@ impl Walk<'_> {
             let real = child.path();
             let shown = join(shown, &child.file_name().to_string_lossy());
             // Gone since the directory was read.
-            let Ok(mut info) = entry(&real.to_string_lossy(), &self.names) else { continue };
+            let Ok(mut info) = entry(&real.to_string_lossy(), &self.names) else {
+                continue;
+            };
             info.path.clone_from(&shown);
             if self.entries.len() >= ENTRIES_MAX {
                 return Err(ListError::TooMany(self.requested.to_owned()));
@@ -98,14 +104,29 @@ mod tests {
         let shown = through.to_str().unwrap();
         let paths = |depth| {
             let entries = list(shown, depth).unwrap();
-            entries.into_iter().map(|e| e.path[shown.len()..].to_owned()).collect::<Vec<_>>()
+            entries
+                .into_iter()
+                .map(|e| e.path[shown.len()..].to_owned())
+                .collect::<Vec<_>>()
         };
         assert_eq!(paths(0), ["/B", "/a", "/b", "/link", "/through"]);
-        assert_eq!(paths(2), ["/B", "/a", "/b", "/b/self", "/b/z", "/link", "/through"]);
+        assert_eq!(
+            paths(2),
+            ["/B", "/a", "/b", "/b/self", "/b/z", "/link", "/through"]
+        );
         assert!(paths(9).contains(&"/b/z/deep".to_owned()));
-        assert!(matches!(list(at("a").to_str().unwrap(), 1), Err(ListError::NotDirectory(_))));
-        assert!(matches!(list(at("none").to_str().unwrap(), 1), Err(ListError::NotFound(_))));
+        assert!(matches!(
+            list(at("a").to_str().unwrap(), 1),
+            Err(ListError::NotDirectory(_))
+        ));
+        assert!(matches!(
+            list(at("none").to_str().unwrap(), 1),
+            Err(ListError::NotFound(_))
+        ));
         symlink(at("loop"), at("loop")).unwrap();
-        assert!(matches!(list(at("loop").to_str().unwrap(), 1), Err(ListError::Loop(_))));
+        assert!(matches!(
+            list(at("loop").to_str().unwrap(), 1),
+            Err(ListError::Loop(_))
+        ));
     }
 }

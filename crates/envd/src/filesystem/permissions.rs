@@ -15,7 +15,11 @@ pub(crate) fn letters(mode: u32) -> String {
         _ => "",
     };
     // Go writes the letters in the order d a l T L D p S u g c t.
-    let (kind, character) = if kind == "Dc" { ("D", true) } else { (kind, false) };
+    let (kind, character) = if kind == "Dc" {
+        ("D", true)
+    } else {
+        (kind, false)
+    };
     text.push_str(kind);
     for (bit, letter) in [(0o4000, 'u'), (0o2000, 'g')] {
         if mode & bit != 0 {
@@ -32,7 +36,11 @@ pub(crate) fn letters(mode: u32) -> String {
         text.push('-');
     }
     for (shift, letter) in (0..9).rev().zip("rwxrwxrwx".chars()) {
-        text.push(if mode & (1 << shift) != 0 { letter } else { '-' });
+        text.push(if mode & (1 << shift) != 0 {
+            letter
+        } else {
+            '-'
+        });
     }
     text
 }

@@ -1,20 +1,27 @@
 //! `filesystem.Filesystem` on the wire: paths, codes and messages.
-#![expect(refining_impl_trait_internal, reason = "the generated trait asks for `impl Encodable`; naming the message is clearer")]
+#![expect(
+    refining_impl_trait_internal,
+    reason = "the generated trait asks for `impl Encodable`; naming the message is clearer"
+)]
 
 use std::fs;
 use std::io;
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use soulbox_envd_proto::filesystem::{
-    CreateWatcherRequest, CreateWatcherResponse, EntryInfo, Filesystem as Rpc, GetWatcherEventsRequest,
-    GetWatcherEventsResponse, ListDirRequest, ListDirResponse, MakeDirRequest, MakeDirResponse, MoveRequest,
-    MoveResponse, RemoveRequest, RemoveResponse, RemoveWatcherRequest, RemoveWatcherResponse, StatRequest,
-    StatResponse, WatchDirRequest, WatchDirResponse,
+    CreateWatcherRequest, CreateWatcherResponse, EntryInfo, Filesystem as Rpc,
+    GetWatcherEventsRequest, GetWatcherEventsResponse, ListDirRequest, ListDirResponse,
+    MakeDirRequest, MakeDirResponse, MoveRequest, MoveResponse, RemoveRequest, RemoveResponse,
+    RemoveWatcherRequest, RemoveWatcherResponse, StatRequest, StatResponse, WatchDirRequest,
+    WatchDirResponse,
 };
 
 use super::entry::entry;
 use super::list::{ListError, list};
+use super::watch::{self, Wanted};
 use crate::app::App;
 use crate::user::{Names, User};
 use crate::{call, directories, path};
@@ -29,21 +36,31 @@ impl FilesystemService {
     }
 
     fn path(&self, user: &User, given: &str) -> Result<String, ConnectError> {
-        path::resolve(given, &user.home, self.0.settings.default_workdir().as_deref())
-            .map_err(|e| ConnectError::invalid_argument(e.to_string()))
+        path::resolve(
+            given,
+            &user.home,
+            self.0.settings.default_workdir().as_deref(),
+        )
+        .map_err(|e| ConnectError::invalid_argument(e.to_string()))
     }
 }
 
 fn describe(path: &str) -> Result<EntryInfo, ConnectError> {
     entry(path, &Names::load()).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ConnectError::not_found(format!("file not found: {error}: {path}")),
+        io::ErrorKind::NotFound => {
+            ConnectError::not_found(format!("file not found: {error}: {path}"))
+        }
         _ => ConnectError::internal(format!("error getting file info: {error}: {path}")),
     })
 }
 
 /// Work on the file system that may take long, off the thread that serves everybody.
-async fn slowly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ConnectError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| ConnectError::internal(format!("file work failed: {e}")))
+async fn slowly<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ConnectError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| ConnectError::internal(format!("file work failed: {e}")))
 }
 
 fn remove(path: &str) -> io::Result<()> {
@@ -61,18 +78,21 @@ fn remove(path: &str) -> io::Result<()> {
 }
 
 impl Rpc for FilesystemService {
-    async fn stat<'a>(
-        &'a self,
+    async fn stat(
+        &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, StatRequest>,
     ) -> ServiceResult<StatResponse> {
         let user = call::user(&self.0, &ctx)?;
         let path = self.path(&user, &request.to_owned_message().path)?;
-        Response::ok(StatResponse { entry: describe(&path)?.into(), ..StatResponse::default() })
+        Response::ok(StatResponse {
+            entry: describe(&path)?.into(),
+            ..StatResponse::default()
+        })
     }
 
-    async fn make_dir<'a>(
-        &'a self,
+    async fn make_dir(
+        &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, MakeDirRequest>,
     ) -> ServiceResult<MakeDirResponse> {
@@ -80,40 +100,62 @@ impl Rpc for FilesystemService {
         let path = self.path(&user, &request.to_owned_message().path)?;
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
-                return Err(ConnectError::already_exists(format!("directory already exists: {path}")));
+                return Err(ConnectError::already_exists(format!(
+                    "directory already exists: {path}"
+                )));
             }
             Ok(_) => {
-                return Err(ConnectError::invalid_argument(format!("path already exists but it is not a directory: {path}")));
+                return Err(ConnectError::invalid_argument(format!(
+                    "path already exists but it is not a directory: {path}"
+                )));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
-            Err(error) => return Err(ConnectError::internal(format!("error getting file info: {error}: {path}"))),
+            Err(error) => {
+                return Err(ConnectError::internal(format!(
+                    "error getting file info: {error}: {path}"
+                )));
+            }
         }
         directories::ensure(&path, &user).map_err(|e| ConnectError::internal(e.to_string()))?;
         // A write into the new directory may follow at once; recursive watches must already see it.
         self.0.watchers.catch_up();
-        Response::ok(MakeDirResponse { entry: describe(&path)?.into(), ..MakeDirResponse::default() })
+        Response::ok(MakeDirResponse {
+            entry: describe(&path)?.into(),
+            ..MakeDirResponse::default()
+        })
     }
 
-    async fn r#move<'a>(
-        &'a self,
+    async fn r#move(
+        &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, MoveRequest>,
     ) -> ServiceResult<MoveResponse> {
         let user = call::user(&self.0, &ctx)?;
         let request = request.to_owned_message();
-        let (source, destination) = (self.path(&user, &request.source)?, self.path(&user, &request.destination)?);
-        directories::ensure(path::parent(&destination), &user).map_err(|e| ConnectError::internal(e.to_string()))?;
+        let (source, destination) = (
+            self.path(&user, &request.source)?,
+            self.path(&user, &request.destination)?,
+        );
+        directories::ensure(path::parent(&destination), &user)
+            .map_err(|e| ConnectError::internal(e.to_string()))?;
         fs::rename(&source, &destination).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ConnectError::not_found(format!("source file not found: {error}: {source}")),
-            _ => ConnectError::internal(format!("error renaming {source} to {destination}: {error}")),
+            io::ErrorKind::NotFound => {
+                ConnectError::not_found(format!("source file not found: {error}: {source}"))
+            }
+            _ => {
+                ConnectError::internal(format!("error renaming {source} to {destination}: {error}"))
+            }
         })?;
         self.0.watchers.catch_up();
-        Response::ok(MoveResponse { entry: describe(&destination)?.into(), ..MoveResponse::default() })
+        Response::ok(MoveResponse {
+            entry: describe(&destination)?.into(),
+            ..MoveResponse::default()
+        })
     }
 
-    async fn list_dir<'a>(
-        &'a self,
+    async fn list_dir(
+        &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, ListDirRequest>,
     ) -> ServiceResult<ListDirResponse> {
@@ -122,7 +164,11 @@ impl Rpc for FilesystemService {
         let path = self.path(&user, &request.path)?;
         let depth = request.depth;
         // One level is quick, and a thread would cost more than it.
-        let listed = if depth <= 1 { list(&path, depth) } else { slowly(move || list(&path, depth)).await? };
+        let listed = if depth <= 1 {
+            list(&path, depth)
+        } else {
+            slowly(move || list(&path, depth)).await?
+        };
         let entries = listed.map_err(|error| {
             let code = match &error {
                 ListError::NotFound(_) => ErrorCode::NotFound,
@@ -133,17 +179,21 @@ impl Rpc for FilesystemService {
             };
             ConnectError::new(code, error.to_string())
         })?;
-        Response::ok(ListDirResponse { entries, ..ListDirResponse::default() })
+        Response::ok(ListDirResponse {
+            entries,
+            ..ListDirResponse::default()
+        })
     }
 
-    async fn remove<'a>(
-        &'a self,
+    async fn remove(
+        &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, RemoveRequest>,
     ) -> ServiceResult<RemoveResponse> {
         let user = call::user(&self.0, &ctx)?;
         let path = self.path(&user, &request.to_owned_message().path)?;
-        let failed = |e: io::Error| ConnectError::internal(format!("error removing file or directory: {e}"));
+        let failed =
+            |e: io::Error| ConnectError::internal(format!("error removing file or directory: {e}"));
         if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
             slowly(move || remove(&path)).await?.map_err(failed)?;
         } else {
@@ -157,34 +207,73 @@ impl Rpc for FilesystemService {
         ctx: RequestContext,
         request: ServiceRequest<'_, WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<WatchDirResponse>> {
-        let user = call::user(&self.0, &ctx)?;
-        let request = request.to_owned_message();
-        let path = self.path(&user, &request.path)?;
-        let _ = (path, request);
-        Err(ConnectError::unimplemented("not yet"))
+        let WatchDirRequest {
+            path,
+            recursive,
+            include_entry,
+            allow_network_mounts,
+            ..
+        } = request.to_owned_message();
+        let path = self.path(&call::user(&self.0, &ctx)?, &path)?;
+        let wanted = Wanted {
+            path,
+            recursive,
+            include_entry,
+            allow_network_mounts,
+        };
+        let watch = self.0.watchers.start(&wanted)?;
+        Ok(call::streaming(watch::stream(watch, call::keepalive(&ctx))))
     }
 
-    async fn create_watcher<'a>(
-        &'a self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, CreateWatcherRequest>,
+    async fn create_watcher(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, CreateWatcherRequest>,
     ) -> ServiceResult<CreateWatcherResponse> {
-        Err(ConnectError::unimplemented("not yet"))
+        let CreateWatcherRequest {
+            path,
+            recursive,
+            include_entry,
+            allow_network_mounts,
+            ..
+        } = request.to_owned_message();
+        let path = self.path(&call::user(&self.0, &ctx)?, &path)?;
+        let wanted = Wanted {
+            path,
+            recursive,
+            include_entry,
+            allow_network_mounts,
+        };
+        let watcher_id = self.0.watchers.create(&wanted)?;
+        Response::ok(CreateWatcherResponse {
+            watcher_id,
+            ..CreateWatcherResponse::default()
+        })
     }
 
-    async fn get_watcher_events<'a>(
-        &'a self,
+    async fn get_watcher_events(
+        &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<GetWatcherEventsResponse> {
-        Err(ConnectError::unimplemented("not yet"))
+        let events = self
+            .0
+            .watchers
+            .poll(&request.to_owned_message().watcher_id)?;
+        Response::ok(GetWatcherEventsResponse {
+            events,
+            ..GetWatcherEventsResponse::default()
+        })
     }
 
-    async fn remove_watcher<'a>(
-        &'a self,
+    async fn remove_watcher(
+        &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, RemoveWatcherRequest>,
+        request: ServiceRequest<'_, RemoveWatcherRequest>,
     ) -> ServiceResult<RemoveWatcherResponse> {
-        Err(ConnectError::unimplemented("not yet"))
+        self.0
+            .watchers
+            .remove(&request.to_owned_message().watcher_id)?;
+        Response::ok(RemoveWatcherResponse::default())
     }
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use connectrpc::{ConnectError, ServiceStream};
 use futures_util::{StreamExt as _, stream};
-use soulbox_envd_proto::process::process_event::{DataEvent, Event as Wire, KeepAlive, StartEvent};
-use soulbox_envd_proto::process::process_event::data_event::Output;
 use soulbox_envd_proto::process::ProcessEvent;
+use soulbox_envd_proto::process::process_event::data_event::Output;
+use soulbox_envd_proto::process::process_event::{DataEvent, Event as Wire, StartEvent};
 use tokio::sync::mpsc;
 
 use super::table::Event;
@@ -45,11 +45,19 @@ impl Events {
 
     async fn next(&mut self) -> Option<(Result<ProcessEvent, ConnectError>, Step)> {
         let event = match tokio::time::timeout(self.keepalive, self.heard.recv()).await {
-            Err(_) => Wire::Keepalive(Box::new(KeepAlive::default())),
+            Err(_) => Wire::Keepalive(Box::default()),
             Ok(None) => return None,
             Ok(Some(Event::End(end))) => {
-                if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return Some((Err(ConnectError::deadline_exceeded("the process exceeded its timeout")), Step::Done));
+                if self
+                    .deadline
+                    .is_some_and(|deadline| Instant::now() >= deadline)
+                {
+                    return Some((
+                        Err(ConnectError::deadline_exceeded(
+                            "the process exceeded its timeout",
+                        )),
+                        Step::Done,
+                    ));
                 }
                 return Some((Ok(wire(Wire::End(Box::new((*end).clone())))), Step::Done));
             }
@@ -62,13 +70,22 @@ impl Events {
 }
 
 fn start(pid: u32) -> ProcessEvent {
-    wire(Wire::Start(Box::new(StartEvent { pid, ..StartEvent::default() })))
+    wire(Wire::Start(Box::new(StartEvent {
+        pid,
+        ..StartEvent::default()
+    })))
 }
 
 fn data_event(output: Output) -> Wire {
-    Wire::Data(Box::new(DataEvent { output: Some(output), ..DataEvent::default() }))
+    Wire::Data(Box::new(DataEvent {
+        output: Some(output),
+        ..DataEvent::default()
+    }))
 }
 
 fn wire(event: Wire) -> ProcessEvent {
-    ProcessEvent { event: Some(event), ..ProcessEvent::default() }
+    ProcessEvent {
+        event: Some(event),
+        ..ProcessEvent::default()
+    }
 }

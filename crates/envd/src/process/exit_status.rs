@@ -10,12 +10,27 @@ pub(crate) fn end_event(exit: Exit) -> EndEvent {
         Exit::Code(code) => {
             let status = format!("exit status {code}");
             let error = (code != 0).then(|| status.clone());
-            EndEvent { exit_code: code, exited: true, status, error, ..EndEvent::default() }
+            EndEvent {
+                exit_code: code,
+                exited: true,
+                status,
+                error,
+                ..EndEvent::default()
+            }
         }
-        Exit::Signal { number, core_dumped } => {
+        Exit::Signal {
+            number,
+            core_dumped,
+        } => {
             let dumped = if core_dumped { " (core dumped)" } else { "" };
             let status = format!("signal: {}{dumped}", signal_name(number));
-            EndEvent { exit_code: -1, exited: false, status: status.clone(), error: Some(status), ..EndEvent::default() }
+            EndEvent {
+                exit_code: -1,
+                exited: false,
+                status: status.clone(),
+                error: Some(status),
+                ..EndEvent::default()
+            }
         }
     }
 }
@@ -65,13 +80,35 @@ mod tests {
     #[test]
     fn the_three_kinds_of_end() {
         let ok = end_event(Exit::Code(0));
-        assert_eq!((ok.exit_code, ok.exited, ok.status.as_str(), ok.error), (0, true, "exit status 0", None));
+        assert_eq!(
+            (ok.exit_code, ok.exited, ok.status.as_str(), ok.error),
+            (0, true, "exit status 0", None)
+        );
         let bad = end_event(Exit::Code(3));
-        assert_eq!((bad.exit_code, bad.error.as_deref()), (3, Some("exit status 3")));
-        let killed = end_event(Exit::Signal { number: 9, core_dumped: false });
-        assert_eq!((killed.exit_code, killed.exited, killed.error.as_deref()), (-1, false, Some("signal: killed")));
-        let dumped = end_event(Exit::Signal { number: 11, core_dumped: true });
+        assert_eq!(
+            (bad.exit_code, bad.error.as_deref()),
+            (3, Some("exit status 3"))
+        );
+        let killed = end_event(Exit::Signal {
+            number: 9,
+            core_dumped: false,
+        });
+        assert_eq!(
+            (killed.exit_code, killed.exited, killed.error.as_deref()),
+            (-1, false, Some("signal: killed"))
+        );
+        let dumped = end_event(Exit::Signal {
+            number: 11,
+            core_dumped: true,
+        });
         assert_eq!(dumped.status, "signal: segmentation fault (core dumped)");
-        assert_eq!(end_event(Exit::Signal { number: 40, core_dumped: false }).status, "signal: signal 40");
+        assert_eq!(
+            end_event(Exit::Signal {
+                number: 40,
+                core_dumped: false
+            })
+            .status,
+            "signal: signal 40"
+        );
     }
 }

@@ -10,6 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::watched::watched;
+
 /// Why input was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
@@ -52,7 +54,7 @@ impl Input {
     /// When the descriptor cannot be watched.
     pub(crate) fn start(target: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&target, true)?;
-        let target = AsyncFd::with_interest(target, Interest::WRITABLE)?;
+        let target = watched(target, Interest::WRITABLE)?;
         let (writes, mut queue) = mpsc::channel::<Write>(1);
         let closed = CancellationToken::new();
         let stop = closed.clone();
@@ -60,7 +62,7 @@ impl Input {
             let serve = async {
                 while let Some(write) = queue.recv().await {
                     // A client that has gone does not hear the outcome.
-                    let _ = write.done.send(write_all(&target, &write.data).await);
+                    drop(write.done.send(write_all(&target, &write.data).await));
                 }
             };
             // Dropping `serve` drops the pending write's `done`, which its client sees as closed.
@@ -78,7 +80,10 @@ impl Input {
     /// When stdin is closed by either side.
     pub(crate) async fn write(&self, data: Vec<u8>) -> Result<(), InputError> {
         let (done, outcome) = oneshot::channel();
-        self.writes.send(Write { data, done }).await.map_err(|_| InputError::Closed)?;
+        self.writes
+            .send(Write { data, done })
+            .await
+            .map_err(|_| InputError::Closed)?;
         outcome.await.map_err(|_| InputError::Closed)?
     }
 

@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::table::{Event, Process};
+use crate::watched::watched;
 
 /// Bytes per event of a pipe and of a terminal, as clients know them.
 const PIPE_CHUNK: usize = 32 * 1024;
@@ -55,7 +56,10 @@ impl Output {
     /// When the descriptor cannot be watched.
     pub(crate) fn new(source: OwnedFd, kind: Kind) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&source, true)?;
-        Ok(Self { source: AsyncFd::with_interest(source, Interest::READABLE)?, kind })
+        Ok(Self {
+            source: watched(source, Interest::READABLE)?,
+            kind,
+        })
     }
 
     /// Publishes everything until the stream ends or the process's output is stopped.
@@ -104,11 +108,17 @@ impl Output {
 
     fn read(&self) -> Read {
         let mut scratch = [0_u8; PIPE_CHUNK];
-        let limit = if matches!(self.kind, Kind::Pty) { PTY_CHUNK } else { PIPE_CHUNK };
+        let limit = if matches!(self.kind, Kind::Pty) {
+            PTY_CHUNK
+        } else {
+            PIPE_CHUNK
+        };
         let buffer = scratch.get_mut(..limit).unwrap_or_default();
         match rustix::io::read(self.source.get_ref().as_fd(), &mut *buffer) {
             Ok(0) => Read::End,
-            Ok(length) => Read::Chunk(Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default())),
+            Ok(length) => Read::Chunk(Bytes::copy_from_slice(
+                buffer.get(..length).unwrap_or_default(),
+            )),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Read::Later,
             // A terminal whose last user has gone says EIO.
             Err(_) => Read::End,

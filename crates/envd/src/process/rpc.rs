@@ -1,19 +1,26 @@
 //! `process.Process` on the wire: selectors, codes and messages. Decisions are made below it.
-#![expect(refining_impl_trait_internal, reason = "the generated trait asks for `impl Encodable`; naming the message is clearer")]
+#![expect(
+    refining_impl_trait_internal,
+    reason = "the generated trait asks for `impl Encodable`; naming the message is clearer"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
 use futures_util::StreamExt as _;
 use rustix::process::Signal as Kernel;
 use soulbox_envd_proto::process::process_input::Input as WireInput;
 use soulbox_envd_proto::process::process_selector::Selector as WireSelector;
 use soulbox_envd_proto::process::stream_input_request::Event as InputEvent;
 use soulbox_envd_proto::process::{
-    CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse, ListRequest, ListResponse, Process as Rpc,
-    ProcessInput, ProcessSelector, SendInputRequest, SendInputResponse, SendSignalRequest, SendSignalResponse, Signal,
-    StartRequest, StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
+    CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse, ListRequest,
+    ListResponse, Process as Rpc, ProcessInput, ProcessSelector, SendInputRequest,
+    SendInputResponse, SendSignalRequest, SendSignalResponse, Signal, StartRequest, StartResponse,
+    StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
 use tokio::sync::mpsc;
 
@@ -38,7 +45,10 @@ impl ProcessService {
 
     fn live(&self, selector: Option<ProcessSelector>) -> Result<Arc<Process>, ConnectError> {
         let selector = selector_of(selector)?;
-        self.0.processes.live(&selector).ok_or_else(|| not_found(&selector))
+        self.0
+            .processes
+            .live(&selector)
+            .ok_or_else(|| not_found(&selector))
     }
 }
 
@@ -46,7 +56,9 @@ fn selector_of(selector: Option<ProcessSelector>) -> Result<Selector, ConnectErr
     match selector.and_then(|s| s.selector) {
         Some(WireSelector::Pid(number)) => Ok(Selector::Pid(number)),
         Some(WireSelector::Tag(tag)) => Ok(Selector::Tag(tag)),
-        None => Err(ConnectError::unimplemented("a process selector needs a pid or a tag")),
+        None => Err(ConnectError::unimplemented(
+            "a process selector needs a pid or a tag",
+        )),
     }
 }
 
@@ -58,27 +70,38 @@ fn not_found(selector: &Selector) -> ConnectError {
 }
 
 async fn feed(process: &Process, input: Option<ProcessInput>) -> Result<(), ConnectError> {
-    let refused = |to: &str, error: InputError| ConnectError::internal(format!("error writing to {to}: {error}"));
+    let refused = |to: &str, error: InputError| {
+        ConnectError::internal(format!("error writing to {to}: {error}"))
+    };
     match input.and_then(|i| i.input) {
         Some(WireInput::Stdin(data)) => match &process.input {
-            Some(input) if process.terminal.is_none() => input.write(data).await.map_err(|e| refused("stdin", e)),
+            Some(input) if process.terminal.is_none() => {
+                input.write(data).await.map_err(|e| refused("stdin", e))
+            }
             _ => Err(refused("stdin", InputError::Closed)),
         },
         Some(WireInput::Pty(data)) => match &process.input {
-            Some(input) if process.terminal.is_some() => input.write(data).await.map_err(|e| refused("tty", e)),
-            _ => Err(ConnectError::internal("error writing to tty: tty not assigned to process")),
+            Some(input) if process.terminal.is_some() => {
+                input.write(data).await.map_err(|e| refused("tty", e))
+            }
+            _ => Err(ConnectError::internal(
+                "error writing to tty: tty not assigned to process",
+            )),
         },
         None => Err(ConnectError::unimplemented("input needs stdin or pty data")),
     }
 }
 
 impl Rpc for ProcessService {
-    async fn list<'a>(
-        &'a self,
+    async fn list(
+        &self,
         _ctx: RequestContext,
         _request: ServiceRequest<'_, ListRequest>,
     ) -> ServiceResult<ListResponse> {
-        Response::ok(ListResponse { processes: self.0.processes.list(), ..ListResponse::default() })
+        Response::ok(ListResponse {
+            processes: self.0.processes.list(),
+            ..ListResponse::default()
+        })
     }
 
     async fn connect(
@@ -89,19 +112,29 @@ impl Rpc for ProcessService {
         let selector = selector_of(request.to_owned_message().process.into_option())?;
         let (number, heard) = match self.0.processes.find(&selector) {
             Some(Found::Live(process)) => {
-                let heard = process.listen().map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
+                let heard = process
+                    .listen()
+                    .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
                 (process.number(), heard)
             }
             Some(Found::Ended { number, end }) => {
                 let (sender, heard) = mpsc::channel(1);
                 // A fresh channel has room.
-                let _ = sender.try_send(Event::End(end));
+                drop(sender.try_send(Event::End(end)));
                 (number, heard)
             }
             None => return Err(not_found(&selector)),
         };
-        let events = Events { number, heard, keepalive: call::keepalive(&ctx), deadline: None };
-        let message = |event| ConnectResponse { event: Some(event).into(), ..ConnectResponse::default() };
+        let events = Events {
+            number,
+            heard,
+            keepalive: call::keepalive(&ctx),
+            deadline: None,
+        };
+        let message = |event| ConnectResponse {
+            event: Some(event).into(),
+            ..ConnectResponse::default()
+        };
         Ok(call::streaming(events.into_stream(message)))
     }
 
@@ -114,39 +147,57 @@ impl Rpc for ProcessService {
         let deadline = ctx.deadline();
         let started = start(&self.0, &user, request.to_owned_message(), deadline).await?;
         let keepalive = call::keepalive(&ctx);
-        let events = Events { number: started.process.number(), heard: started.heard, keepalive, deadline };
-        let message = |event| StartResponse { event: Some(event).into(), ..StartResponse::default() };
+        let events = Events {
+            number: started.process.number(),
+            heard: started.heard,
+            keepalive,
+            deadline,
+        };
+        let message = |event| StartResponse {
+            event: Some(event).into(),
+            ..StartResponse::default()
+        };
         Ok(call::streaming(events.into_stream(message)))
     }
 
-    async fn update<'a>(
-        &'a self,
+    async fn update(
+        &self,
         _ctx: RequestContext,
         request: ServiceRequest<'_, UpdateRequest>,
     ) -> ServiceResult<UpdateResponse> {
         let request = request.to_owned_message();
         let process = self.live(request.process.into_option())?;
         if let Some(pty) = request.pty.into_option() {
-            let terminal =
-                process.terminal.as_ref().ok_or_else(|| ConnectError::internal("tty not assigned to process"))?;
+            let terminal = process
+                .terminal
+                .as_ref()
+                .ok_or_else(|| ConnectError::internal("tty not assigned to process"))?;
             let (rows, cols) = window(&pty.size.into_option().unwrap_or_default());
-            terminal.resize(rows, cols).map_err(|e| ConnectError::internal(format!("error resizing tty: {e}")))?;
+            terminal
+                .resize(rows, cols)
+                .map_err(|e| ConnectError::internal(format!("error resizing tty: {e}")))?;
         }
         Response::ok(UpdateResponse::default())
     }
 
-    async fn stream_input<'a>(
-        &'a self,
+    async fn stream_input(
+        &self,
         _ctx: RequestContext,
         mut requests: InboundStream<StreamInputRequest>,
     ) -> ServiceResult<StreamInputResponse> {
         let mut target: Option<Arc<Process>> = None;
         while let Some(message) = requests.next().await {
             match (message?.to_owned_message().event, &target) {
-                (Some(InputEvent::Start(start)), _) => target = Some(self.live(start.process.into_option())?),
-                (Some(InputEvent::Data(data)), Some(process)) => feed(process, data.input.into_option()).await?,
+                (Some(InputEvent::Start(start)), _) => {
+                    target = Some(self.live(start.process.into_option())?);
+                }
+                (Some(InputEvent::Data(data)), Some(process)) => {
+                    feed(process, data.input.into_option()).await?;
+                }
                 (Some(InputEvent::Data(_)), None) => {
-                    return Err(ConnectError::invalid_argument("the first message must be a start event"));
+                    return Err(ConnectError::invalid_argument(
+                        "the first message must be a start event",
+                    ));
                 }
                 (Some(InputEvent::Keepalive(_)), _) => {}
                 (None, _) => return Err(ConnectError::unimplemented("unknown stream input event")),
@@ -155,8 +206,8 @@ impl Rpc for ProcessService {
         Response::ok(StreamInputResponse::default())
     }
 
-    async fn send_input<'a>(
-        &'a self,
+    async fn send_input(
+        &self,
         _ctx: RequestContext,
         request: ServiceRequest<'_, SendInputRequest>,
     ) -> ServiceResult<SendInputResponse> {
@@ -166,8 +217,8 @@ impl Rpc for ProcessService {
         Response::ok(SendInputResponse::default())
     }
 
-    async fn send_signal<'a>(
-        &'a self,
+    async fn send_signal(
+        &self,
         _ctx: RequestContext,
         request: ServiceRequest<'_, SendSignalRequest>,
     ) -> ServiceResult<SendSignalResponse> {
@@ -176,9 +227,15 @@ impl Rpc for ProcessService {
         let signal = match request.signal.as_known() {
             Some(Signal::SIGNAL_SIGKILL) => Kernel::KILL,
             Some(Signal::SIGNAL_SIGTERM) => Kernel::TERM,
-            _ => return Err(ConnectError::unimplemented("only SIGNAL_SIGKILL and SIGNAL_SIGTERM can be sent")),
+            _ => {
+                return Err(ConnectError::unimplemented(
+                    "only SIGNAL_SIGKILL and SIGNAL_SIGTERM can be sent",
+                ));
+            }
         };
-        process.signal(signal).map_err(|e| ConnectError::internal(format!("error sending signal: {e}")))?;
+        process
+            .signal(signal)
+            .map_err(|e| ConnectError::internal(format!("error sending signal: {e}")))?;
         if signal == Kernel::KILL {
             // Its death is certain but not instant; one that hangs in the kernel is not waited for.
             let _ = tokio::time::timeout(KILL_PATIENCE, process.reaped.cancelled()).await;
@@ -186,14 +243,16 @@ impl Rpc for ProcessService {
         Response::ok(SendSignalResponse::default())
     }
 
-    async fn close_stdin<'a>(
-        &'a self,
+    async fn close_stdin(
+        &self,
         _ctx: RequestContext,
         request: ServiceRequest<'_, CloseStdinRequest>,
     ) -> ServiceResult<CloseStdinResponse> {
         let process = self.live(request.to_owned_message().process.into_option())?;
         if process.terminal.is_some() {
-            return Err(ConnectError::unknown("a PTY has no stdin to close; send Ctrl-D (0x04) as input instead"));
+            return Err(ConnectError::unknown(
+                "a PTY has no stdin to close; send Ctrl-D (0x04) as input instead",
+            ));
         }
         if let Some(input) = &process.input {
             input.close();

@@ -41,14 +41,25 @@ pub(crate) async fn start(
     deadline: Option<Instant>,
 ) -> Result<Started, ConnectError> {
     if app.processes.is_full() {
-        return Err(ConnectError::resource_exhausted(format!("too many processes (limit {PROCESSES_MAX})")));
+        return Err(ConnectError::resource_exhausted(format!(
+            "too many processes (limit {PROCESSES_MAX})"
+        )));
     }
-    let StartRequest { process: config, pty, tag, stdin, .. } = request;
+    let StartRequest {
+        process: config,
+        pty,
+        tag,
+        stdin,
+        ..
+    } = request;
     let config = config.into_option().unwrap_or_default();
     let workdir = app.settings.default_workdir();
     let cwd = working_directory(&config, user, workdir.as_deref())?;
     let spawn = SpawnRequest {
-        argv: std::iter::once(&config.cmd).chain(&config.args).map(|a| a.clone().into_bytes()).collect(),
+        argv: std::iter::once(&config.cmd)
+            .chain(&config.args)
+            .map(|a| a.clone().into_bytes())
+            .collect(),
         env: environment(&app.inherited_path, user, app.settings.variables(), &config),
         cwd: cwd.into_bytes(),
         credentials: Some(user.credentials()),
@@ -60,24 +71,47 @@ pub(crate) async fn start(
         Some(pty) => Plumbing::terminal(user, &pty.size.into_option().unwrap_or_default()),
         None => Plumbing::pipes(stdin.unwrap_or(true)),
     };
-    let Plumbing { theirs, input, terminal, outputs } =
-        plumbing.map_err(|e| ConnectError::internal(format!("error preparing the process's streams: {e}")))?;
-    let started = app.spawner.spawn(spawn, theirs).await.map_err(|e| spawn_failed(&e))?;
+    let Plumbing {
+        theirs,
+        input,
+        terminal,
+        outputs,
+    } = plumbing.map_err(|e| {
+        ConnectError::internal(format!("error preparing the process's streams: {e}"))
+    })?;
+    let started = app
+        .spawner
+        .spawn(spawn, theirs)
+        .await
+        .map_err(|e| spawn_failed(&e))?;
 
     let process = Arc::new(Process::new(started.pid, config, tag, input, terminal));
-    let heard = process.listen().map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
+    let heard = process
+        .listen()
+        .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
     app.processes.insert(Arc::clone(&process));
-    tokio::spawn(supervise(Arc::clone(&app.processes), Arc::clone(&process), outputs, started.exit, deadline));
+    tokio::spawn(supervise(
+        Arc::clone(&app.processes),
+        Arc::clone(&process),
+        outputs,
+        started.exit,
+        deadline,
+    ));
     Ok(Started { process, heard })
 }
 
-fn working_directory(config: &ProcessConfig, user: &User, workdir: Option<&str>) -> Result<String, ConnectError> {
+fn working_directory(
+    config: &ProcessConfig,
+    user: &User,
+    workdir: Option<&str>,
+) -> Result<String, ConnectError> {
     let given = config.cwd.as_deref().unwrap_or_default();
-    let cwd = path::resolve(given, &user.home, workdir).map_err(|e| ConnectError::invalid_argument(e.to_string()))?;
+    let cwd = path::resolve(given, &user.home, workdir)
+        .map_err(|e| ConnectError::invalid_argument(e.to_string()))?;
     match std::fs::metadata(&cwd) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ConnectError::invalid_argument(format!("cwd '{cwd}' does not exist")))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
+            ConnectError::invalid_argument(format!("cwd '{cwd}' does not exist")),
+        ),
         // Whatever else is wrong shows when the process enters it.
         _ => Ok(cwd),
     }
@@ -90,14 +124,31 @@ fn environment(
     variables: BTreeMap<String, String>,
     config: &ProcessConfig,
 ) -> Vec<Vec<u8>> {
-    let account = [("PATH", inherited_path), ("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name)];
-    let mut all: BTreeMap<String, String> =
-        account.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let account = [
+        ("PATH", inherited_path),
+        ("HOME", &user.home),
+        ("USER", &user.name),
+        ("LOGNAME", &user.name),
+    ];
+    let mut all: BTreeMap<String, String> = account
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     all.extend(variables);
-    all.extend(config.envs.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all.extend(
+        config
+            .envs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     // An entry that execve could not carry would make every command fail; it is left out instead.
-    let fits = |name: &str, value: &str| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-    all.into_iter().filter(|(n, v)| fits(n, v)).map(|(n, v)| format!("{n}={v}").into_bytes()).collect()
+    let fits = |name: &str, value: &str| {
+        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+    };
+    all.into_iter()
+        .filter(|(n, v)| fits(n, v))
+        .map(|(n, v)| format!("{n}={v}").into_bytes())
+        .collect()
 }
 
 fn spawn_failed(error: &SpawnError) -> ConnectError {
@@ -126,8 +177,20 @@ impl Plumbing {
         };
         let (our_out, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (our_err, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        let outputs = vec![Output::new(our_out, Kind::Stdout)?, Output::new(our_err, Kind::Stderr)?];
-        Ok(Self { theirs: Streams { stdin, stdout, stderr }, input, terminal: None, outputs })
+        let outputs = vec![
+            Output::new(our_out, Kind::Stdout)?,
+            Output::new(our_err, Kind::Stderr)?,
+        ];
+        Ok(Self {
+            theirs: Streams {
+                stdin,
+                stdout,
+                stderr,
+            },
+            input,
+            terminal: None,
+            outputs,
+        })
     }
 
     fn terminal(user: &User, size: &Size) -> io::Result<Self> {
@@ -135,9 +198,18 @@ impl Plumbing {
         let Pty { master, slave } = pty::open(user.uid, rows, cols)?;
         // Separate descriptors: the runtime watches each for one direction.
         let (writer, terminal) = (master.try_clone()?, Terminal::new(master.try_clone()?));
-        let theirs = Streams { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave };
+        let theirs = Streams {
+            stdin: slave.try_clone()?,
+            stdout: slave.try_clone()?,
+            stderr: slave,
+        };
         let outputs = vec![Output::new(master, Kind::Pty)?];
-        Ok(Self { theirs, input: Some(Input::start(writer)?), terminal: Some(terminal), outputs })
+        Ok(Self {
+            theirs,
+            input: Some(Input::start(writer)?),
+            terminal: Some(terminal),
+            outputs,
+        })
     }
 }
 
@@ -153,15 +225,38 @@ mod tests {
 
     #[test]
     fn later_variables_win_and_unusable_ones_are_left_out() {
-        let user = User { name: "u".into(), uid: 1, gid: 1, home: "/h".into() };
-        let variables = BTreeMap::from([("A".to_owned(), "global".to_owned()), ("B".to_owned(), "b".to_owned())]);
-        let envs = [("A", "own"), ("PATH", "/x"), ("", "empty"), ("N\0", "nul"), ("E=", "equals")];
+        let user = User {
+            name: "u".into(),
+            uid: 1,
+            gid: 1,
+            home: "/h".into(),
+        };
+        let variables = BTreeMap::from([
+            ("A".to_owned(), "global".to_owned()),
+            ("B".to_owned(), "b".to_owned()),
+        ]);
+        let envs = [
+            ("A", "own"),
+            ("PATH", "/x"),
+            ("", "empty"),
+            ("N\0", "nul"),
+            ("E=", "equals"),
+        ];
         let config = ProcessConfig {
-            envs: envs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            envs: envs
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect(),
             ..ProcessConfig::default()
         };
         let all = environment("/bin", &user, variables, &config);
-        let all: Vec<String> = all.into_iter().map(|e| String::from_utf8(e).unwrap()).collect();
-        assert_eq!(all, ["A=own", "B=b", "HOME=/h", "LOGNAME=u", "PATH=/x", "USER=u"]);
+        let all: Vec<String> = all
+            .into_iter()
+            .map(|e| String::from_utf8(e).unwrap())
+            .collect();
+        assert_eq!(
+            all,
+            ["A=own", "B=b", "HOME=/h", "LOGNAME=u", "PATH=/x", "USER=u"]
+        );
     }
 }

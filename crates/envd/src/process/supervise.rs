@@ -32,10 +32,19 @@ pub(crate) async fn supervise(
     // First the list, then the listeners: whoever has seen the end must not find the process.
     table.retire(&process, &end);
     let listeners = process.finish(&end);
-    join_all(listeners.iter().map(|listener| listener.send(Event::End(Arc::clone(&end))))).await;
+    join_all(
+        listeners
+            .iter()
+            .map(|listener| listener.send(Event::End(Arc::clone(&end)))),
+    )
+    .await;
 }
 
-async fn wait(process: &Process, mut exit: oneshot::Receiver<Exit>, deadline: Option<Instant>) -> Exit {
+async fn wait(
+    process: &Process,
+    mut exit: oneshot::Receiver<Exit>,
+    deadline: Option<Instant>,
+) -> Exit {
     let expired = async {
         match deadline {
             Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -55,5 +64,8 @@ async fn wait(process: &Process, mut exit: oneshot::Receiver<Exit>, deadline: Op
         process.stop_output.cancel();
     }
     // The reaper drops a status only with envd itself.
-    status.unwrap_or(Exit::Signal { number: 9, core_dumped: false })
+    status.unwrap_or(Exit::Signal {
+        number: 9,
+        core_dumped: false,
+    })
 }

@@ -105,7 +105,7 @@ impl Process {
         let mut state = lock(&self.state);
         if let Some(end) = &state.end {
             // A fresh channel has room.
-            let _ = sender.try_send(Event::End(Arc::clone(end)));
+            drop(sender.try_send(Event::End(Arc::clone(end))));
             return Ok(receiver);
         }
         state.listeners.retain(|listener| !listener.is_closed());
@@ -124,7 +124,9 @@ impl Process {
             gone |= listener.send(event.clone()).await.is_err();
         }
         if gone {
-            lock(&self.state).listeners.retain(|listener| !listener.is_closed());
+            lock(&self.state)
+                .listeners
+                .retain(|listener| !listener.is_closed());
         }
     }
 
@@ -191,7 +193,9 @@ impl Table {
         let number = process.number();
         let mut entries = lock(&self.0);
         let tag = process.tag.as_deref();
-        entries.ended.retain(|e| e.number != number && (tag.is_none() || e.tag.as_deref() != tag));
+        entries
+            .ended
+            .retain(|e| e.number != number && (tag.is_none() || e.tag.as_deref() != tag));
         entries.live.insert(number, process);
     }
 
@@ -206,14 +210,23 @@ impl Table {
             entries.ended.pop_front();
         }
         let (tag, end) = (process.tag.clone(), Arc::clone(end));
-        entries.ended.push_back(Ended { number, tag, end, until: now + END_RETENTION });
+        entries.ended.push_back(Ended {
+            number,
+            tag,
+            end,
+            until: now + END_RETENTION,
+        });
     }
 
     pub(crate) fn live(&self, selector: &Selector) -> Option<Arc<Process>> {
         let entries = lock(&self.0);
         match selector {
             Selector::Pid(number) => entries.live.get(number).cloned(),
-            Selector::Tag(tag) => entries.live.values().find(|p| p.tag.as_ref() == Some(tag)).cloned(),
+            Selector::Tag(tag) => entries
+                .live
+                .values()
+                .find(|p| p.tag.as_ref() == Some(tag))
+                .cloned(),
         }
     }
 
@@ -227,8 +240,16 @@ impl Table {
             Selector::Pid(number) => e.number == *number,
             Selector::Tag(tag) => e.tag.as_ref() == Some(tag),
         };
-        let ended = entries.ended.iter().rev().filter(|e| e.until > now).find(matches)?;
-        Some(Found::Ended { number: ended.number, end: Arc::clone(&ended.end) })
+        let ended = entries
+            .ended
+            .iter()
+            .rev()
+            .filter(|e| e.until > now)
+            .find(matches)?;
+        Some(Found::Ended {
+            number: ended.number,
+            end: Arc::clone(&ended.end),
+        })
     }
 
     pub(crate) fn list(&self) -> Vec<ProcessInfo> {
@@ -250,7 +271,13 @@ mod tests {
 
     fn process(number: i32, tag: Option<&str>) -> Arc<Process> {
         let pid = Pid::from_raw(number).unwrap();
-        Arc::new(Process::new(pid, ProcessConfig::default(), tag.map(str::to_owned), None, None))
+        Arc::new(Process::new(
+            pid,
+            ProcessConfig::default(),
+            tag.map(str::to_owned),
+            None,
+            None,
+        ))
     }
 
     fn end() -> Arc<EndEvent> {
@@ -262,14 +289,22 @@ mod tests {
         let table = Table::default();
         let first = process(5, Some("a"));
         table.insert(Arc::clone(&first));
-        assert!(matches!(table.find(&Selector::Tag("a".into())), Some(Found::Live(_))));
+        assert!(matches!(
+            table.find(&Selector::Tag("a".into())),
+            Some(Found::Live(_))
+        ));
         table.retire(&first, &end());
         assert!(table.list().is_empty());
-        assert!(matches!(table.find(&Selector::Pid(5)), Some(Found::Ended { number: 5, .. })));
+        assert!(matches!(
+            table.find(&Selector::Pid(5)),
+            Some(Found::Ended { number: 5, .. })
+        ));
         assert!(table.live(&Selector::Pid(5)).is_none());
         table.insert(process(6, Some("a")));
         assert!(table.find(&Selector::Pid(5)).is_none());
-        assert!(matches!(table.find(&Selector::Tag("a".into())), Some(Found::Live(p)) if p.number() == 6));
+        assert!(
+            matches!(table.find(&Selector::Tag("a".into())), Some(Found::Live(p)) if p.number() == 6)
+        );
         assert!(table.find(&Selector::Tag("b".into())).is_none());
     }
 
