@@ -203,10 +203,20 @@ pub async fn find(bundle: &Bundle) -> (Vec<Peer>, Vec<String>) {
                 notes.push(format!("{name}: {how}"));
                 found.push(peer);
             }
-            None => notes.push(format!("left out: {refusal}")),
+            None => notes.push(format!("left out: {refusal}{}", advice(&refusal))),
         }
     }
     (found, notes)
+}
+
+/// What helps against a refusal, where we know.
+fn advice(refusal: &str) -> &'static str {
+    // crun gives up when a controller is left to cgroup v2 beside v1 hierarchies. Out of its sight, it is content.
+    if refusal.contains("hybrid mode") {
+        "\n  FIX: unshare -m sh -c 'umount /sys/fs/cgroup/unified && exec soulbox bench create --peers'"
+    } else {
+        ""
+    }
 }
 
 /// The ways to call one: a remark, the arguments, whether a name follows.
