@@ -209,3 +209,113 @@ fn create_failed(kind: ErrorKind) -> String {
     };
     format!("Failed to place sandbox: {detail}")
 }
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::lifecycle::State;
+
+    use super::*;
+
+    fn conflict(rejection: Rejection) -> SandboxError {
+        SandboxError::Conflict {
+            id: "iabc".parse().unwrap(),
+            rejection,
+        }
+    }
+
+    #[test]
+    fn conflicts_are_told_in_the_wires_words() {
+        let check = |rejection, kind, text: &str| {
+            let error = conflict(rejection);
+            assert_eq!(
+                (
+                    error.kind(),
+                    error.user_message().as_str(),
+                    error.error_code()
+                ),
+                (kind, text, None)
+            );
+        };
+        let no = ErrorKind::Conflict;
+        let not_found = "Sandbox \"iabc\" doesn't exist or you don't have access to it";
+        check(Rejection::NotFound, ErrorKind::NotFound, not_found);
+        check(
+            Rejection::InTransition(Transition::Pause),
+            no,
+            "Sandbox \"iabc\" is being paused",
+        );
+        check(
+            Rejection::InTransition(Transition::Snapshot),
+            no,
+            "Sandbox \"iabc\" is being snapshotted",
+        );
+        check(
+            Rejection::InTransition(Transition::Kill),
+            no,
+            "Sandbox \"iabc\" is being killed",
+        );
+        check(
+            Rejection::AlreadyPaused,
+            no,
+            "Error pausing sandbox - sandbox 'iabc' is already paused",
+        );
+        check(
+            Rejection::AlreadyRunning,
+            no,
+            "Sandbox iabc is already running",
+        );
+        let text = "Sandbox snapshot is currently being created for sandbox 'iabc'";
+        check(Rejection::SnapshotInProgress, no, text);
+        let text = "Sandbox 'iabc' cannot be snapshotted while in 'pausing' state";
+        check(Rejection::CannotSnapshot(State::Pausing), no, text);
+        let text = "Sandbox 'iabc' cannot be forked while in 'snapshotting' state";
+        check(Rejection::CannotFork(State::Snapshotting), no, text);
+        let text = "Sandbox 'iabc' is paused and cannot be forked; resume it first";
+        check(Rejection::PausedCannotFork, no, text);
+    }
+
+    #[test]
+    fn failed_creates() {
+        let check = |source: DriverError, kind, code: &str| {
+            let error = SandboxError::Create {
+                id: "iabc".parse().unwrap(),
+                source: Arc::new(source),
+            };
+            assert_eq!((error.kind(), error.error_code()), (kind, Some(code)));
+            assert!(
+                error
+                    .user_message()
+                    .starts_with("Failed to place sandbox: ")
+            );
+            assert!(
+                !error.user_message().contains("secret"),
+                "nothing of the inside is told"
+            );
+        };
+        let secret = || "secret".to_owned();
+        check(
+            DriverError::NoSlot,
+            ErrorKind::Unavailable,
+            "sandbox_capacity_unavailable",
+        );
+        check(
+            DriverError::StorageFull,
+            ErrorKind::Unavailable,
+            "sandbox_capacity_unavailable",
+        );
+        check(
+            DriverError::Envd { reason: secret() },
+            ErrorKind::Timeout,
+            "sandbox_placement_timeout",
+        );
+        let source = std::io::Error::other("secret");
+        check(
+            DriverError::Launch {
+                step: secret(),
+                source,
+            },
+            ErrorKind::Internal,
+            "sandbox_create_failed",
+        );
+    }
+}

@@ -25,7 +25,7 @@ pub(crate) async fn prune(node: Arc<Node>) {
         match node.store.prune(node.now()).await {
             Ok(pruned) => tracing::debug!(?pruned, "old rows deleted"),
             Err(error) => {
-                tracing::error!(error = %soulbox_telemetry::chain(&error), "old rows not deleted")
+                tracing::error!(error = %soulbox_telemetry::chain(&error), "old rows not deleted");
             }
         }
     }

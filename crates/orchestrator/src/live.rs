@@ -117,14 +117,15 @@ impl Live {
 
     /// Shows a new state of a sandbox to everybody; the last one, `Gone`, takes it out of the table.
     pub(crate) fn publish(&self, handle: &Arc<Handle>, published: Published) {
+        let new = published.state;
         let mut entries = self.entries.write();
-        let old = std::mem::replace(&mut *handle.published.lock(), published.clone());
-        entries.count(&handle.team, old.state, published.state);
+        let old = std::mem::replace(&mut *handle.published.lock(), published).state;
+        entries.count(&handle.team, old, new);
         let ours = entries
             .by_id
             .get(&handle.id)
             .is_some_and(|entry| Arc::ptr_eq(entry, handle));
-        if published.state == State::Gone && ours {
+        if new == State::Gone && ours {
             entries.by_id.remove(&handle.id);
         }
     }

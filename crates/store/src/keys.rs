@@ -481,7 +481,7 @@ mod tests {
             last_noted: AtomicI64::new(0),
         };
         let check = |now: i64, noted: bool| {
-            assert_eq!(key.note_use(Timestamp(now)).is_some(), noted, "{now}")
+            assert_eq!(key.note_use(Timestamp(now)).is_some(), noted, "{now}");
         };
         check(10_000_000, true);
         check(10_000_001, false);

@@ -252,104 +252,43 @@ pub(crate) mod tests {
             "foreign",
         ));
         let all: Vec<_> = written.into_iter().chain([noted]).collect();
-
-        let query = LogQuery {
-            team,
-            sandbox,
-            start: Timestamp(0),
-            end: Timestamp(100),
-            limit: 10,
-            direction: Direction::Forward,
-            min_level: LogLevel::Debug,
-            search: None,
+        let query = |adjust: fn(&mut LogQuery)| {
+            let mut query = LogQuery {
+                team: team.clone(),
+                sandbox: sandbox.clone(),
+                start: Timestamp(0),
+                end: Timestamp(100),
+                limit: 10,
+                direction: Direction::Forward,
+                min_level: LogLevel::Debug,
+                search: None,
+            };
+            adjust(&mut query);
+            query
         };
-        let check = async |query: LogQuery, want: &[usize]| {
-            let got = store.logs(&query).await.unwrap();
+        let check = async |adjust: fn(&mut LogQuery), want: &[usize]| {
+            let query = query(adjust);
             let want: Vec<_> = want.iter().map(|index| all[*index].clone()).collect();
-            assert_eq!(got, want, "{query:?}");
+            assert_eq!(store.logs(&query).await.unwrap(), want, "{query:?}");
         };
-        check(query.clone(), &[0, 1, 2, 3]).await;
+        check(|_| {}, &[0, 1, 2, 3]).await;
         check(
-            LogQuery {
-                direction: Direction::Backward,
-                limit: 2,
-                ..query.clone()
-            },
+            |q| (q.direction, q.limit) = (Direction::Backward, 2),
             &[3, 2],
         )
         .await;
+        check(|q| q.limit = 1, &[0]).await;
         check(
-            LogQuery {
-                limit: 1,
-                ..query.clone()
-            },
-            &[0],
-        )
-        .await;
-        check(
-            LogQuery {
-                start: Timestamp(20),
-                end: Timestamp(20),
-                ..query.clone()
-            },
+            |q| (q.start, q.end) = (Timestamp(20), Timestamp(20)),
             &[1, 2],
         )
         .await;
-        check(
-            LogQuery {
-                min_level: LogLevel::Warn,
-                ..query.clone()
-            },
-            &[2, 3],
-        )
-        .await;
-        check(
-            LogQuery {
-                search: Some("Sandbox".into()),
-                ..query.clone()
-            },
-            &[0, 3],
-        )
-        .await;
-        check(
-            LogQuery {
-                search: Some("sandbox".into()),
-                ..query.clone()
-            },
-            &[],
-        )
-        .await;
-        check(
-            LogQuery {
-                search: Some("%".into()),
-                ..query.clone()
-            },
-            &[1],
-        )
-        .await;
-        check(
-            LogQuery {
-                search: Some(String::new()),
-                ..query.clone()
-            },
-            &[0, 1, 2, 3],
-        )
-        .await;
-        check(
-            LogQuery {
-                sandbox: SandboxId::random(),
-                ..query.clone()
-            },
-            &[],
-        )
-        .await;
-        check(
-            LogQuery {
-                team: TeamId::random(),
-                ..query
-            },
-            &[],
-        )
-        .await;
+        check(|q| q.min_level = LogLevel::Warn, &[2, 3]).await;
+        check(|q| q.search = Some("Sandbox".into()), &[0, 3]).await;
+        check(|q| q.search = Some("sandbox".into()), &[]).await;
+        check(|q| q.search = Some("%".into()), &[1]).await;
+        check(|q| q.search = Some(String::new()), &[0, 1, 2, 3]).await;
+        check(|q| q.sandbox = SandboxId::random(), &[]).await;
+        check(|q| q.team = TeamId::random(), &[]).await;
     }
 }

@@ -230,7 +230,7 @@ pub(crate) mod tests {
     #[test]
     fn grades() {
         let check = |seconds: i64, want: i64| {
-            assert_eq!(grade(Timestamp(seconds * 1_000_000)), want, "{seconds}")
+            assert_eq!(grade(Timestamp(seconds * 1_000_000)), want, "{seconds}");
         };
         check(0, 2);
         check(4, 2);

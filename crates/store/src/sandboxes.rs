@@ -758,139 +758,59 @@ mod tests {
     #[tokio::test]
     async fn filters() {
         let (store, team, other) = fixture().await;
-        let a = record(&team.id, 10, Some(&[("env", "prod"), ("user", "1")]));
-        let b = record(&team.id, 20, Some(&[("env", "prod"), ("user", "2")]));
-        let c = SandboxRecord {
-            state: RecordState::Paused,
-            ..record(&team.id, 30, Some(&[("env", "dev")]))
-        };
-        let d = SandboxRecord {
-            template_id: a.template_id.clone(),
-            ..record(&team.id, 40, None)
-        };
-        let e = record(&team.id, 50, Some(&[]));
-        for one in [&a, &b, &c, &d, &e] {
-            store.insert_sandbox(one).await.unwrap();
+        let mut rows = [
+            record(&team.id, 10, Some(&[("env", "prod"), ("user", "1")])),
+            record(&team.id, 20, Some(&[("env", "prod"), ("user", "2")])),
+            record(&team.id, 30, Some(&[("env", "dev")])),
+            record(&team.id, 40, None),
+            record(&team.id, 50, Some(&[])),
+        ];
+        rows[2].state = RecordState::Paused;
+        rows[3].template_id = rows[0].template_id.clone();
+        for row in &rows {
+            store.insert_sandbox(row).await.unwrap();
         }
         store
             .insert_sandbox(&record(&other.id, 60, Some(&[("env", "prod")])))
             .await
             .unwrap();
-        let all = ListQuery::all(team.id.clone());
-        let metadata = |pairs: &[(&str, &str)]| {
-            pairs
+        let template = Some(rows[0].template_id.clone());
+        let pairs = |query: &mut ListQuery, pairs: &[(&str, &str)]| {
+            query.metadata = pairs
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect()
+                .collect();
         };
-        let check = async |query: ListQuery, want: &[&SandboxRecord], running: i64| {
+        let check = async |adjust: &dyn Fn(&mut ListQuery), want: &[usize], running: i64| {
+            let mut query = ListQuery::all(team.id.clone());
+            adjust(&mut query);
             let page = store.list_sandboxes(&query).await.unwrap();
-            let want: Vec<_> = want.iter().map(|record| (*record).clone()).collect();
+            let want: Vec<_> = want.iter().map(|index| rows[*index].clone()).collect();
             assert_eq!(
                 (page.items, page.total_running),
                 (want, running),
                 "{query:?}"
             );
         };
-        check(all.clone(), &[&e, &d, &c, &b, &a], 4).await;
-        check(
-            ListQuery {
-                limit: 1,
-                ..all.clone()
-            },
-            &[&e],
-            4,
-        )
-        .await;
-        check(
-            ListQuery {
-                metadata: metadata(&[("env", "prod")]),
-                ..all.clone()
-            },
-            &[&b, &a],
-            2,
-        )
-        .await;
-        check(
-            ListQuery {
-                metadata: metadata(&[("env", "prod"), ("user", "1")]),
-                ..all.clone()
-            },
-            &[&a],
-            1,
-        )
-        .await;
-        check(
-            ListQuery {
-                metadata: metadata(&[("env", "dev"), ("user", "1")]),
-                ..all.clone()
-            },
-            &[],
-            0,
-        )
-        .await;
-        check(
-            ListQuery {
-                metadata: metadata(&[("env", "PROD")]),
-                ..all.clone()
-            },
-            &[],
-            0,
-        )
-        .await;
-        check(
-            ListQuery {
-                states: vec![RecordState::Paused],
-                ..all.clone()
-            },
-            &[&c],
-            0,
-        )
-        .await;
-        check(
-            ListQuery {
-                states: vec![RecordState::Running],
-                ..all.clone()
-            },
-            &[&e, &d, &b, &a],
-            4,
-        )
-        .await;
-        let both = vec![RecordState::Running, RecordState::Paused];
-        check(
-            ListQuery {
-                states: both,
-                ..all.clone()
-            },
-            &[&e, &d, &c, &b, &a],
-            4,
-        )
-        .await;
-        check(
-            ListQuery {
-                started_after: Some(Timestamp(40)),
-                ..all.clone()
-            },
-            &[&e, &d],
-            2,
-        )
-        .await;
-        check(
-            ListQuery {
-                template_id: Some(a.template_id.clone()),
-                ..all.clone()
-            },
-            &[&d, &a],
-            2,
-        )
-        .await;
-        let narrow = ListQuery {
-            metadata: metadata(&[("user", "1")]),
-            started_after: Some(Timestamp(11)),
-            template_id: Some(a.template_id.clone()),
-            ..all
+        let (live, paused) = (RecordState::Running, RecordState::Paused);
+        check(&|_| {}, &[4, 3, 2, 1, 0], 4).await;
+        check(&|q| q.limit = 1, &[4], 4).await;
+        check(&|q| pairs(q, &[("env", "prod")]), &[1, 0], 2).await;
+        check(&|q| pairs(q, &[("env", "prod"), ("user", "1")]), &[0], 1).await;
+        check(&|q| pairs(q, &[("env", "dev"), ("user", "1")]), &[], 0).await;
+        check(&|q| pairs(q, &[("env", "PROD")]), &[], 0).await;
+        check(&|q| q.states = vec![paused], &[2], 0).await;
+        check(&|q| q.states = vec![live], &[4, 3, 1, 0], 4).await;
+        check(&|q| q.states = vec![live, paused], &[4, 3, 2, 1, 0], 4).await;
+        check(&|q| q.started_after = Some(Timestamp(40)), &[4, 3], 2).await;
+        check(&|q| q.template_id.clone_from(&template), &[3, 0], 2).await;
+        let all_at_once = |q: &mut ListQuery| {
+            pairs(q, &[("user", "1")]);
+            q.started_after = Some(Timestamp(10));
+            q.template_id.clone_from(&template);
+            q.states = vec![live];
         };
-        check(narrow, &[], 0).await;
+        check(&all_at_once, &[0], 1).await;
     }
 
     #[tokio::test]

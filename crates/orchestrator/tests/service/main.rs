@@ -1,0 +1,9 @@
+//! The orchestrator over a real database and a fake driver, with a clock that only the test turns.
+
+// Said here although it always holds: it tells the lints that this is test code throughout.
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod recovery;
