@@ -103,6 +103,14 @@ impl ApiError {
         }
     }
 
+    fn disk_full(source: impl Error + Send + Sync + 'static) -> Self {
+        let message = "the server's disk is full. FIX: free space in its data directory";
+        Self {
+            source: Some(Arc::new(source)),
+            ..Self::new(ErrorKind::StorageFull, message)
+        }
+    }
+
     fn internal_without_source() -> Self {
         let message = match observe::request_id() {
             Some(id) => {
@@ -158,17 +166,12 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match (error.kind(), error.user_message()) {
-            (ErrorKind::Internal, _) | (_, None) if error.kind() != ErrorKind::StorageFull => {
-                Self::internal(error)
-            }
-            (kind, message) => {
-                let message = message
-                    .unwrap_or("the server's disk is full. FIX: free space in its data directory");
-                Self {
-                    source: Some(Arc::new(error)),
-                    ..Self::new(kind, message)
-                }
-            }
+            (ErrorKind::StorageFull, _) => Self::disk_full(error),
+            (ErrorKind::Internal, _) | (_, None) => Self::internal(error),
+            (kind, Some(message)) => Self {
+                source: Some(Arc::new(error)),
+                ..Self::new(kind, message)
+            },
         }
     }
 }
@@ -188,8 +191,10 @@ impl From<SandboxError> for ApiError {
     fn from(error: SandboxError) -> Self {
         let kind = error.kind();
         let code = error.error_code();
-        if kind == ErrorKind::Internal && code.is_none() {
-            return Self::internal(error);
+        match (kind, code) {
+            (ErrorKind::Internal, None) => return Self::internal(error),
+            (ErrorKind::StorageFull, None) => return Self::disk_full(error),
+            _ => {}
         }
         let message = error.user_message();
         Self {

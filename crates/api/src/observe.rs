@@ -130,6 +130,22 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+const REQUESTS: &str = "soulbox_api_requests_total";
+const DURATION: &str = "soulbox_api_request_duration_seconds";
+
+/// Tells the metrics exporter what the numbers mean.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        REQUESTS,
+        "Requests to the control plane by method, matched route and class of status"
+    );
+    metrics::describe_histogram!(
+        DURATION,
+        metrics::Unit::Seconds,
+        "Time to the answer, by the same labels"
+    );
+}
+
 fn count_answer(method: &str, route: &str, status: StatusCode, elapsed: Duration) {
     let class = match status.as_u16() {
         ..=199 => "1xx",
@@ -138,14 +154,19 @@ fn count_answer(method: &str, route: &str, status: StatusCode, elapsed: Duration
         400..=499 => "4xx",
         500.. => "5xx",
     };
+    // A method is any word that a stranger sends: only known ones become labels.
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let method = known
+        .into_iter()
+        .find(|word| *word == method)
+        .unwrap_or("other");
     let labels = [
         ("method", method.to_owned()),
         ("route", route.to_owned()),
         ("status", class.to_owned()),
     ];
-    metrics::counter!("soulbox_api_requests_total", &labels).increment(1);
-    metrics::histogram!("soulbox_api_request_duration_seconds", &labels)
-        .record(elapsed.as_secs_f64());
+    metrics::counter!(REQUESTS, &labels).increment(1);
+    metrics::histogram!(DURATION, &labels).record(elapsed.as_secs_f64());
 }
 
 #[cfg(test)]
@@ -161,5 +182,49 @@ mod tests {
             chain(&Outer(HandlerPanicked)),
             "outer: request handler panicked"
         );
+    }
+
+    async fn panics() -> &'static str {
+        panic!("secret detail")
+    }
+
+    async fn never() {
+        std::future::pending::<()>().await;
+    }
+
+    async fn answer(path: &str) -> (StatusCode, String, String) {
+        use axum::middleware::from_fn;
+        use axum::routing::get;
+        use http_body_util::BodyExt;
+        use tower::ServiceExt;
+
+        let router = axum::Router::new()
+            .route("/panics", get(panics))
+            .route("/never", get(never))
+            .layer(from_fn(shield))
+            .layer(from_fn(record));
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let id = parts.headers[TRACE_ID].to_str().unwrap().to_owned();
+        (parts.status, id, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_with_the_requests_id() {
+        let (status, id, body) = answer("/panics").await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(
+            body.contains(&id) && body.starts_with("{\"code\":500,") && !body.contains("secret"),
+            "{body}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_end_is_an_answer() {
+        let (status, _, body) = answer("/never").await;
+        assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+        assert!(body.starts_with("{\"code\":504,"), "{body}");
     }
 }

@@ -14,6 +14,7 @@ use crate::{cors, keys, observe, outside, secrets, teams, volumes};
 
 /// The control plane as one service.
 pub fn router(state: ApiState) -> Router {
+    observe::describe_metrics();
     Router::new()
         .route("/health", get(outside::health))
         .merge(sandboxes())

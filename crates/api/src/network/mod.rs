@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn policies_that_mean_open_or_closed() {
         let check = |network: Value, flag, want| {
-            assert_eq!(decide(network.clone(), flag).unwrap(), want, "{network}")
+            assert_eq!(decide(network.clone(), flag).unwrap(), want, "{network}");
         };
         check(json!({}), None, NetworkMode::Internet);
         check(json!({}), Some(true), NetworkMode::Internet);
@@ -255,6 +255,7 @@ mod tests {
         );
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     #[test]
     fn refusals() {
         let check = |network: Value, flag, status: u16, text: &str| {

@@ -64,7 +64,8 @@ fn check_address(address: &str) -> Result<(), String> {
 fn check_tls(tls: &EgressProxyTls) -> Result<(), String> {
     let server_name = tls.server_name.as_deref().unwrap_or_default();
     let ca_cert = tls.ca_cert.as_deref().unwrap_or_default();
-    if !tls.enabled && !(server_name.is_empty() && ca_cert.is_empty()) {
+    let bare = server_name.is_empty() && ca_cert.is_empty();
+    if !tls.enabled && !bare {
         return Err(
             "egress proxy TLS serverName and caCert must be empty when TLS is disabled".into(),
         );

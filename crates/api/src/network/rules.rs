@@ -165,7 +165,7 @@ mod tests {
         super::check(&serde_json::from_value(rules).unwrap())
     }
 
-    fn with_headers(headers: Value) -> Value {
+    fn with_headers(headers: &Value) -> Value {
         json!({"a.example": [{"transform": {"headers": headers}}]})
     }
 
@@ -175,7 +175,7 @@ mod tests {
             json!({}),
             json!({"*.example.com": [], "Example.com": [{}]}),
             with_headers(
-                json!({"X-Key": "Bearer ${e2b.secrets. My-Key }", "Y": "${e2b.identity.tokens.t}", "Z": "${x}"}),
+                &json!({"X-Key": "Bearer ${e2b.secrets. My-Key }", "Y": "${e2b.identity.tokens.t}", "Z": "${x}"}),
             ),
         ] {
             assert!(check(rules.clone()).is_ok(), "{rules}");
@@ -202,22 +202,22 @@ mod tests {
         refused(json!({"A.b": [], "a.b": []}), "unique ignoring case");
         refused(json!({"a.b": [{}, {}]}), "at most 1 transform rule");
         let headers: BTreeMap<String, &str> = (0..21).map(|i| (format!("h{i}"), "v")).collect();
-        refused(with_headers(json!(headers)), "at most 20 headers");
-        refused(with_headers(json!({"": "v"})), "must not be empty");
+        refused(with_headers(&json!(headers)), "at most 20 headers");
+        refused(with_headers(&json!({"": "v"})), "must not be empty");
         refused(
-            with_headers(json!({"a b": "v"})),
+            with_headers(&json!({"a b": "v"})),
             "valid HTTP token characters",
         );
         refused(
-            with_headers(json!({"a".repeat(65): "v"})),
+            with_headers(&json!({"a".repeat(65): "v"})),
             "maximum length of 64",
         );
         refused(
-            with_headers(json!({"a": "x\ny"})),
+            with_headers(&json!({"a": "x\ny"})),
             "contains invalid characters",
         );
         refused(
-            with_headers(json!({"a": "x".repeat(2049)})),
+            with_headers(&json!({"a": "x".repeat(2049)})),
             "maximum length of 2048",
         );
         for value in [
@@ -227,11 +227,11 @@ mod tests {
             "${e2b.secrets.x",
         ] {
             refused(
-                with_headers(json!({"a": value})),
+                with_headers(&json!({"a": value})),
                 "malformed E2B placeholder",
             );
         }
         let secrets: String = (0..33).map(|i| format!("${{e2b.secrets.s{i}}}")).collect();
-        refused(with_headers(json!({"a": secrets})), "more than 32 secrets");
+        refused(with_headers(&json!({"a": secrets})), "more than 32 secrets");
     }
 }

@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use soulbox_api_types::admin::{BuildCancelResult, RunningCounts, SandboxKillResult};
 use soulbox_api_types::team::ApiKeyName;
 use soulbox_store::{ListQuery, Team};
-use soulbox_types::ApiKeyId;
+use soulbox_types::{ApiKeyId, SandboxId};
 
 use crate::auth::{self, AdminAuth};
 use crate::convert;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathArgs};
 use crate::state::{Api, Shared};
+
+/// Enough to keep the kernel busy, and not the whole server.
+const PARALLEL_KILLS: usize = 16;
 
 /// Kills every sandbox of a team. One that ends by itself meanwhile is neither killed nor failed.
 pub(crate) async fn kill_sandboxes(
@@ -28,21 +32,42 @@ pub(crate) async fn kill_sandboxes(
         limit: u32::MAX,
         ..ListQuery::all(team.id.clone())
     };
-    let mut result = SandboxKillResult {
-        killed_count: 0,
-        failed_count: 0,
+    let views = api.sandboxes.list(&all).await?.items;
+    let kills = views
+        .into_iter()
+        .map(|view| kill(&api, &team, view.record.id));
+    let outcomes: Vec<Outcome> = stream::iter(kills)
+        .buffer_unordered(PARALLEL_KILLS)
+        .collect()
+        .await;
+    let count = |wanted| {
+        outcomes
+            .iter()
+            .map(|outcome| u64::from(*outcome == wanted))
+            .sum()
     };
-    for view in api.sandboxes.list(&all).await?.items {
-        match api.sandboxes.kill(&team.id, &view.record.id).await {
-            Ok(true) => result.killed_count += 1,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(sandbox.id = %view.record.id, %error, "sandbox could not be killed");
-                result.failed_count += 1;
-            }
+    Ok(Json(SandboxKillResult {
+        killed_count: count(Outcome::Killed),
+        failed_count: count(Outcome::Failed),
+    }))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Killed,
+    EndedByItself,
+    Failed,
+}
+
+async fn kill(api: &Api, team: &Team, id: SandboxId) -> Outcome {
+    match api.sandboxes.kill(&team.id, &id).await {
+        Ok(true) => Outcome::Killed,
+        Ok(false) => Outcome::EndedByItself,
+        Err(error) => {
+            tracing::warn!(sandbox.id = %id, %error, "sandbox could not be killed");
+            Outcome::Failed
         }
     }
-    Ok(Json(result))
 }
 
 pub(crate) async fn running_counts(

@@ -3,7 +3,7 @@
 //! Apart from the rest because it alone touches files. The parsers are plain functions on text; what cannot be read
 //! counts as zero, since a report without a CPU model is still a report.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use soulbox_api_types::admin::{DiskMetrics, MachineInfo, NodeMetrics};
@@ -35,10 +35,10 @@ impl HostReader {
         data_dir: &Path,
     ) -> Result<HostReading, tokio::task::JoinError> {
         let (reader, data_dir) = (self.clone(), data_dir.to_owned());
-        tokio::task::spawn_blocking(move || reader.read_blocking(data_dir)).await
+        tokio::task::spawn_blocking(move || reader.read_blocking(&data_dir)).await
     }
 
-    fn read_blocking(&self, data_dir: PathBuf) -> HostReading {
+    fn read_blocking(&self, data_dir: &Path) -> HostReading {
         let text = |path| std::fs::read_to_string(path).unwrap_or_default();
         let memory = text("/proc/meminfo");
         let cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -55,7 +55,7 @@ impl HostReader {
                     .saturating_sub(meminfo_number(&memory, "HugePages_Free")),
                 huge_pages_reserved: meminfo_number(&memory, "HugePages_Rsvd"),
                 huge_page_size_bytes: meminfo_bytes(&memory, "Hugepagesize"),
-                disks: disk(&data_dir, &text("/proc/self/mountinfo"))
+                disks: disk(data_dir, &text("/proc/self/mountinfo"))
                     .into_iter()
                     .collect(),
                 ..NodeMetrics::default()

@@ -88,6 +88,7 @@ pub(crate) async fn once(
     task.await.map_err(ApiError::internal)?
 }
 
+/// Keeps the answer, or gives the key back. The caller gets the answer even when neither can be written.
 async fn settle(
     api: &Shared,
     team: &TeamId,
@@ -95,18 +96,22 @@ async fn settle(
     response: Response,
 ) -> Result<Response, ApiError> {
     let status = response.status();
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        api.store.release_idempotent(team, key).await?;
-        return Ok(response);
-    }
     let (parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, usize::MAX)
         .await
         .map_err(ApiError::internal)?;
-    let text = String::from_utf8_lossy(&bytes);
-    api.store
-        .finish_idempotent(team, key, status.as_u16(), &text)
-        .await?;
+    let nothing_done = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    let written = if nothing_done {
+        api.store.release_idempotent(team, key).await
+    } else {
+        let text = String::from_utf8_lossy(&bytes);
+        api.store
+            .finish_idempotent(team, key, status.as_u16(), &text)
+            .await
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, "answer to an idempotent request could not be kept");
+    }
     Ok(Response::from_parts(parts, bytes.into()))
 }
 

@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::stack::{ADMIN, Stack};
 
+/// Headers, and the status and message that they lead to.
+type Case<'a> = (&'a [(&'a str, &'a str)], u16, String);
+
 const LIST: &str = "/v2/sandboxes";
 
 #[tokio::test]
@@ -13,7 +16,7 @@ async fn refusals() {
     let unknown_key = format!("e2b_{}", "0".repeat(40));
     let key_line =
         "Invalid API key, please visit https://e2b.dev/docs/api-key for more information.\n";
-    let cases: &[(&[(&str, &str)], u16, String)] = &[
+    let cases: &[Case<'_>] = &[
         (&[], 401, "authorization header is missing".into()),
         (
             &[("x-api-key", "nonsense")],

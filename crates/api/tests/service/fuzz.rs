@@ -161,7 +161,7 @@ fn check(what: &str, answer: &Answer) {
 fn run<T: std::fmt::Debug>(
     cases: u32,
     strategy: &impl Strategy<Value = T>,
-    test: impl AsyncFn(&Stack, T),
+    test: &impl AsyncFn(&Stack, T),
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -187,7 +187,7 @@ fn run<T: std::fmt::Debug>(
 #[test]
 fn bodies_of_the_right_shape() {
     let strategy = (prop::sample::select(&WITH_BODY[..]), id(), body());
-    run(400, &strategy, async |s, ((method, path), id, body)| {
+    run(400, &strategy, &async |s, ((method, path), id, body)| {
         let path = path.replace('@', &escaped(if id.is_empty() { "x" } else { &id }));
         let answer = s
             .call(method.parse().unwrap(), &path)
@@ -201,7 +201,7 @@ fn bodies_of_the_right_shape() {
 #[test]
 fn bodies_of_any_bytes() {
     let strategy = (prop::sample::select(&WITH_BODY[..]), any::<Vec<u8>>());
-    run(150, &strategy, async |s, ((method, path), bytes)| {
+    run(150, &strategy, &async |s, ((method, path), bytes)| {
         let path = path.replace('@', "iabc");
         let answer = s
             .call(method.parse().unwrap(), &path)
@@ -221,7 +221,7 @@ fn queries() {
     ];
     let pairs = prop::collection::vec((prop::sample::select(&PARAMETERS[..]), value), 0..4);
     let strategy = (prop::sample::select(&WITH_QUERY[..]), id(), pairs);
-    run(300, &strategy, async |s, (path, id, pairs)| {
+    run(300, &strategy, &async |s, (path, id, pairs)| {
         let path = path.replace('@', &escaped(if id.is_empty() { "x" } else { &id }));
         let query: Vec<String> = pairs
             .iter()

@@ -13,6 +13,10 @@ fn ids(list: &Value) -> Vec<String> {
         .collect()
 }
 
+fn one(id: &str) -> Vec<String> {
+    vec![id.to_owned()]
+}
+
 async fn listed(s: &Stack, query: &str) -> Vec<String> {
     ids(&s.get(format!("/v2/sandboxes{query}")).await.ok(200))
 }
@@ -113,11 +117,11 @@ async fn filters() {
     let tagged = s
         .create(json!({"metadata": {"user id": "a&b=c", "x": "1"}}))
         .await;
-    assert_eq!(listed(&s, "?metadata=x%3D1").await, [tagged.clone()]);
+    assert_eq!(listed(&s, "?metadata=x%3D1").await, one(&tagged));
     // quote("user id")=quote("a&b=c"), form-encoded, then encoded by the HTTP library.
     assert_eq!(
         listed(&s, "?metadata=user%252520id%3Da%252526b%25253Dc").await,
-        [tagged.clone()]
+        one(&tagged)
     );
     assert_eq!(listed(&s, "?metadata=x%3D2").await, Vec::<String>::new());
     assert_eq!(
@@ -132,7 +136,7 @@ async fn filters() {
         .refused(400, "Error parsing metadata");
     assert_eq!(
         ids(&s.get("/sandboxes?metadata=x%3D1").await.ok(200)),
-        [tagged.clone()]
+        one(&tagged)
     );
 
     assert_eq!(listed(&s, "?state=running").await.len(), 2);
@@ -147,7 +151,7 @@ async fn filters() {
     let started = detail["startedAt"].as_str().unwrap();
     assert_eq!(
         listed(&s, &format!("?startedAfter={started}")).await,
-        [tagged.clone()],
+        one(&tagged),
         "inclusive"
     );
 

@@ -29,6 +29,7 @@ async fn teams_of_a_caller() {
         .ok(200);
 }
 
+#[expect(clippy::too_many_lines, reason = "one life in order")]
 #[tokio::test]
 async fn keys_from_birth_to_end() {
     let s = Stack::start().await;

@@ -242,6 +242,7 @@ async fn reading_tags() {
         .refused(404, "template 'base' not found");
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[tokio::test]
 async fn changing_tags_is_judged_and_refused() {
     let s = Stack::start().await;
