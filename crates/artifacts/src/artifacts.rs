@@ -343,7 +343,10 @@ mod tests {
     fn what_is_published_is_found() {
         let (_dir, artifacts, manifest) = published();
         assert_eq!(artifacts.manifest("t").unwrap().as_ref(), Some(&manifest));
-        assert_eq!(artifacts.manifests().unwrap(), std::slice::from_ref(&manifest));
+        assert_eq!(
+            artifacts.manifests().unwrap(),
+            std::slice::from_ref(&manifest)
+        );
         assert_eq!(
             artifacts.layers(&manifest).unwrap(),
             [artifacts.layer_path(&manifest.layers[0])]
