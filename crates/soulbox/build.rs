@@ -11,7 +11,10 @@ fn main() {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let default = manifest.join(format!("../../target/guest/{arch}-unknown-linux-gnu/guest"));
     let directory = env::var_os("SOULBOX_GUEST_DIR").map_or(default, PathBuf::from);
-    for (variable, program) in [("SOULBOX_JAIL", "soulbox-jail"), ("SOULBOX_ENVD", "soulbox-envd")] {
+    for (variable, program) in [
+        ("SOULBOX_JAIL", "soulbox-jail"),
+        ("SOULBOX_ENVD", "soulbox-envd"),
+    ] {
         let path = directory.join(program);
         println!("cargo::rerun-if-changed={}", path.display());
         assert_built(&path);
@@ -21,5 +24,9 @@ fn main() {
 }
 
 fn assert_built(path: &Path) {
-    assert!(path.is_file(), "{} is not built. FIX: make guest", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not built. FIX: make guest",
+        path.display()
+    );
 }

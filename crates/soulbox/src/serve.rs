@@ -7,7 +7,6 @@ mod claim;
 mod credentials;
 mod templates;
 
-use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +14,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use soulbox_api::{AdminToken, ApiState, LayerPaths, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
-use soulbox_driver::route::Route;
 use soulbox_driver::Driver;
+use soulbox_driver::route::Route;
 use soulbox_driver_linux::NamespaceDriver;
 use soulbox_edge::{Edge, EdgeConfig, Routes};
 use soulbox_orchestrator::{Sandboxes, Settings};
@@ -68,11 +67,18 @@ struct Server {
 }
 
 impl Server {
-    async fn start(config: &Config, driver: Arc<NamespaceDriver>, address: SocketAddr) -> anyhow::Result<Self> {
+    async fn start(
+        config: &Config,
+        driver: Arc<NamespaceDriver>,
+        address: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let artifacts = Arc::new(Artifacts::open(data_dir).context("cannot open the templates")?);
-        let store = Store::open(&data_dir.join("soulbox.db")).await.context("cannot open the database")?;
-        let credentials = Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
+        let store = Store::open(&data_dir.join("soulbox.db"))
+            .await
+            .context("cannot open the database")?;
+        let credentials =
+            Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
         templates::register(&store, &artifacts).await?;
         let settings = Settings {
             max_timeout: config.max_timeout,
@@ -80,9 +86,15 @@ impl Server {
             domain: config.domain.clone(),
             ..Settings::new(credentials.token_seed)
         };
-        let sandboxes = Sandboxes::start(store.clone(), driver, settings).await.context("cannot adopt sandboxes")?;
+        let sandboxes = Sandboxes::start(store.clone(), driver, settings)
+            .await
+            .context("cannot adopt sandboxes")?;
         let shutdown = CancellationToken::new();
-        tokio::spawn(templates::keep_registered(store.clone(), Arc::clone(&artifacts), shutdown.clone()));
+        tokio::spawn(templates::keep_registered(
+            store.clone(),
+            Arc::clone(&artifacts),
+            shutdown.clone(),
+        ));
         let state = ApiState {
             sandboxes: sandboxes.clone(),
             store,
@@ -100,7 +112,11 @@ impl Server {
             layers: LayerPaths::new(move |digest| layer_path(&artifacts, digest)),
             shutdown: shutdown.clone(),
         };
-        Ok(Self { sandboxes, state, shutdown })
+        Ok(Self {
+            sandboxes,
+            state,
+            shutdown,
+        })
     }
 
     fn serve(
@@ -115,7 +131,10 @@ impl Server {
             .map(|files| soulbox_edge::tls::server_config_from_files(&files.cert, &files.key))
             .transpose()?;
         let routes = Arc::new(LiveRoutes(self.sandboxes.clone()));
-        let edge_config = EdgeConfig { domain: config.domain.clone(), ..EdgeConfig::default() };
+        let edge_config = EdgeConfig {
+            domain: config.domain.clone(),
+            ..EdgeConfig::default()
+        };
         let edge = Edge::new(routes, soulbox_api::router(self.state.clone()), edge_config);
         let (stopping, api) = (shutdown.clone(), self.shutdown.clone());
         tokio::spawn(async move {

@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{NamespaceDriver, Programs, Settings};
-use soulbox_net::resolver::Resolver;
+use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::Block;
-
-/// Claims of blocks, on a file system that a reboot empties: what they stand for is gone then, too.
-const RUN_DIR: &str = "/run/soulbox";
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What this server holds on the host while it runs, and longer while sandboxes do.
 #[derive(Debug)]
@@ -22,12 +20,16 @@ pub(crate) struct Claim {
     block: Block,
     /// Held, not read: the lock ends with the process.
     _lock: File,
-    resolver: Option<Resolver>,
+    /// Stops the DNS forwarder when it goes.
+    _resolver: DropGuard,
 }
 
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
-    pub(crate) async fn take(data_dir: &Path, dns_upstreams: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub(crate) async fn take(
+        data_dir: &Path,
+        dns_upstreams: &[SocketAddr],
+    ) -> anyhow::Result<Self> {
         if !rustix::process::geteuid().is_root() {
             bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
         }
@@ -38,33 +40,69 @@ impl Claim {
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize()?;
         let lock = lock(&data_dir)?;
-        let block = block::claim(Path::new(RUN_DIR), &data_dir)?;
-        gateway::ensure(block).context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
-        firewall::apply(block).context("cannot set up the firewall\nFIX: soulbox doctor")?;
-        let resolver = Resolver::start(block, dns_upstreams)
-            .await
-            .context("cannot start the DNS forwarder\nFIX: free port 53 on the gateway's address")?;
-        Ok(Self { data_dir, block, _lock: lock, resolver: Some(resolver) })
+        let block = block::claim(Path::new(block::RUN_DIR), &data_dir)?;
+        gateway::ensure(block)
+            .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
+        firewall::apply(&firewall::render(block, true))
+            .context("cannot set up the firewall\nFIX: soulbox doctor")?;
+        let resolver = forward_dns(block, dns_upstreams).await?;
+        Ok(Self {
+            data_dir,
+            block,
+            _lock: lock,
+            _resolver: resolver,
+        })
     }
 
-    pub(crate) fn driver(&self, slots_ready: usize, programs: Programs<'_>) -> anyhow::Result<NamespaceDriver> {
-        let settings = Settings { data_dir: self.data_dir.clone(), block: self.block, slots_ready };
-        NamespaceDriver::new(&settings, programs).context("this host cannot run sandboxes\nFIX: soulbox doctor")
+    pub(crate) fn driver(
+        &self,
+        slots_ready: usize,
+        programs: Programs<'_>,
+    ) -> anyhow::Result<NamespaceDriver> {
+        let settings = Settings {
+            data_dir: self.data_dir.clone(),
+            block: self.block,
+            slots_ready,
+        };
+        NamespaceDriver::new(&settings, programs)
+            .context("this host cannot run sandboxes\nFIX: soulbox doctor")
     }
 
     /// Takes down what no sandbox needs any more.
-    pub(crate) fn release(mut self) -> anyhow::Result<()> {
-        drop(self.resolver.take());
+    pub(crate) fn release(self) -> anyhow::Result<()> {
         firewall::remove(self.block).context("cannot remove the firewall table")?;
         gateway::remove(self.block).context("cannot remove the gateway")?;
-        Hierarchies::detect()?.remove_block(&self.block.prefix()).context("cannot remove the cgroups")?;
-        block::release(Path::new(RUN_DIR), self.block, &self.data_dir).context("cannot release the address block")
+        Hierarchies::detect()?
+            .remove_block(&self.block.prefix())
+            .context("cannot remove the cgroups")?;
+        block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
+            .context("cannot release the address block")
     }
+}
+
+/// Starts the DNS forwarder on the gateway's address.
+async fn forward_dns(block: Block, upstreams: &[SocketAddr]) -> anyhow::Result<DropGuard> {
+    let upstreams = if upstreams.is_empty() {
+        Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))
+    } else {
+        Upstreams::Fixed(upstreams.to_vec())
+    };
+    let config = ResolverConfig::for_network(block.gateway(), &block.cidr(), upstreams)?;
+    let resolver = Resolver::bind(config).await.with_context(|| {
+        format!("cannot forward DNS\nFIX: free port 53 on {}", block.gateway())
+    })?;
+    let stop = CancellationToken::new();
+    tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
+    Ok(stop.drop_guard())
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => bail!(

@@ -33,17 +33,31 @@ impl Credentials {
     ) -> anyhow::Result<Self> {
         let seed = ensure_file(&data_dir.join("token.seed"), || random_hex(32))?;
         let admin_token = ensure_file(&data_dir.join("admin.token"), || random_hex(32))?;
-        let node_id = ensure_file(&data_dir.join("node.id"), || ExecutionId::random().to_string())?;
+        let node_id = ensure_file(&data_dir.join("node.id"), || {
+            ExecutionId::random().to_string()
+        })?;
         let token_seed = decode_seed(&seed).with_context(|| {
-            format!("{} is damaged\nFIX: restore it; without it running sandboxes cannot be entered", data_dir.join("token.seed").display())
+            format!(
+                "{} is damaged\nFIX: restore it; without it running sandboxes cannot be entered",
+                data_dir.join("token.seed").display()
+            )
         })?;
         let path = data_dir.join("client.env");
         let key = match known_key(&path, store).await? {
             Some(key) => key,
-            None => store.create_api_key(&store.default_team().await?.id, LOCAL_KEY).await?.1,
+            None => {
+                store
+                    .create_api_key(&store.default_team().await?.id, LOCAL_KEY)
+                    .await?
+                    .1
+            }
         };
         write_private(&path, &client_env(url, &key, config)).context("cannot write client.env")?;
-        Ok(Self { token_seed, admin_token, node_id })
+        Ok(Self {
+            token_seed,
+            admin_token,
+            node_id,
+        })
     }
 }
 
@@ -53,7 +67,12 @@ async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let Some(key) = text.lines().find_map(|line| line.strip_prefix("E2B_API_KEY=")) else { return Ok(None) };
+    let Some(key) = text
+        .lines()
+        .find_map(|line| line.strip_prefix("E2B_API_KEY="))
+    else {
+        return Ok(None);
+    };
     let known = store.authenticate(key).await?.is_some();
     Ok(known.then(|| key.to_owned()))
 }
@@ -62,7 +81,10 @@ async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>>
 fn client_env(url: &str, key: &str, config: &Config) -> String {
     let mut lines = match (&config.domain, &config.tls) {
         (Some(domain), Some(tls)) => {
-            let port = url.rsplit_once(':').map(|(_, port)| port).filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
+            let port = url
+                .rsplit_once(':')
+                .map(|(_, port)| port)
+                .filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
             let domain = port.map_or_else(|| domain.clone(), |port| format!("{domain}:{port}"));
             let cert = tls.cert.display();
             vec![
@@ -71,7 +93,10 @@ fn client_env(url: &str, key: &str, config: &Config) -> String {
                 format!("NODE_EXTRA_CA_CERTS={cert}"),
             ]
         }
-        _ => vec![format!("E2B_API_URL={url}"), format!("E2B_SANDBOX_URL={url}")],
+        _ => vec![
+            format!("E2B_API_URL={url}"),
+            format!("E2B_SANDBOX_URL={url}"),
+        ],
     };
     lines.push(format!("E2B_API_KEY={key}"));
     lines.join("\n") + "\n"
@@ -82,7 +107,8 @@ fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Str
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = make();
-            write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+            write_private(path, &text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             Ok(text)
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -92,11 +118,17 @@ fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Str
 /// Writes whole or not at all, readable by the owner only, and lasting.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 fn random_hex(bytes: usize) -> String {
@@ -124,7 +156,10 @@ mod tests {
     fn seeds_round_trip() {
         let text = random_hex(32);
         let seed = decode_seed(&text).unwrap();
-        assert_eq!(seed.iter().map(|b| format!("{b:02x}")).collect::<String>(), text);
+        assert_eq!(
+            seed.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+            text
+        );
         assert!(decode_seed("xx").is_none());
         assert!(decode_seed(&"zz".repeat(32)).is_none());
     }
@@ -136,6 +171,9 @@ mod tests {
         let path = dir.path().join("secret");
         assert_eq!(ensure_file(&path, || "one".to_owned()).unwrap(), "one");
         assert_eq!(ensure_file(&path, || "two".to_owned()).unwrap(), "one");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

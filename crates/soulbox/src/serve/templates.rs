@@ -30,17 +30,30 @@ pub(crate) async fn register(store: &Store, artifacts: &Arc<Artifacts>) -> anyho
             default_user: manifest.default_user,
             default_workdir: manifest.default_workdir,
         };
-        store.upsert_bootstrap_template(&wanted).await.context("cannot register a template")?;
+        store
+            .upsert_bootstrap_template(&wanted)
+            .await
+            .context("cannot register a template")?;
     }
     Ok(())
 }
 
 /// Looks again from time to time, until the server stops.
-pub(crate) async fn keep_registered(store: Store, artifacts: Arc<Artifacts>, stop: CancellationToken) {
+pub(crate) async fn keep_registered(
+    store: Store,
+    artifacts: Arc<Artifacts>,
+    stop: CancellationToken,
+) {
     let mut seen = artifacts.manifests().unwrap_or_default();
-    while stop.run_until_cancelled(tokio::time::sleep(RESCAN)).await.is_some() {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(RESCAN))
+        .await
+        .is_some()
+    {
         let reader = Arc::clone(&artifacts);
-        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || reader.manifests()).await else { continue };
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || reader.manifests()).await else {
+            continue;
+        };
         if found == seen {
             continue;
         }
