@@ -1,25 +1,39 @@
-//! Which block of slots and addresses a server holds, among several servers on one machine.
+//! Which block of slots this server holds, when several servers share a machine.
 //!
-//! A claim is a file `<run>/blocks/<number>` that holds the path of the server's data directory. It outlives the server,
-//! because its sandboxes do, and ends with a reboot (the directory is on a tmpfs), with a clean stop or with
-//! `soulbox purge`.
+//! One file per block in a run directory, holding the absolute data directory of its server. All of it happens under
+//! a lock on the directory, so two servers that start together cannot take the same block, and a file that is empty
+//! belongs to somebody who died while writing it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use soulbox_types::ErrorKind;
 use soulbox_types::slot::{BLOCKS, Block};
 
-/// Why no block could be claimed.
+/// Where servers of this machine claim their blocks.
+pub const RUN_DIR: &str = "/run/soulbox/blocks";
+
+/// A block could not be claimed or released.
 #[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    /// Other servers hold all of them.
-    #[error("{BLOCKS} servers on this machine hold all address blocks\nFIX: soulbox purge --data-dir <one that is not used any more>")]
-    Exhausted,
-    /// The claims cannot be read or written.
-    #[error("cannot use {path}")]
+pub enum ClaimError {
+    /// Every block has a living owner.
+    #[error(
+        "all {BLOCKS} address blocks of this machine are taken, by the servers of {}\nFIX: stop one of these servers, or delete the data directory of one that is no longer wanted",
+        owners.join(", ")
+    )]
+    AllTaken {
+        /// Data directories of the owners.
+        owners: Vec<String>,
+    },
+    /// A file or directory cannot be used.
+    #[error("cannot {operation} {}\nFIX: run the server as root, or give it a run directory that it may write to", path.display())]
     Io {
-        /// File or directory.
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
         path: PathBuf,
         /// What the kernel said.
         #[source]
@@ -27,110 +41,272 @@ pub enum BlockError {
     },
 }
 
-/// What is known of one block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Holder {
-    Nobody,
-    Server { data_dir: PathBuf, exists: bool },
-}
-
-/// What to try next, given who holds what: the own block, else a free one, else one whose server's data is gone.
-fn choose(holders: &[Holder], own: &Path) -> Option<usize> {
-    let position = |wanted: &dyn Fn(&Holder) -> bool| holders.iter().position(wanted);
-    position(&|h| matches!(h, Holder::Server { data_dir, .. } if data_dir == own))
-        .or_else(|| position(&|h| *h == Holder::Nobody))
-        .or_else(|| position(&|h| matches!(h, Holder::Server { exists: false, .. })))
-}
-
-/// Claims a block for the server with this data directory, the same one as before if it has one.
-///
-/// # Errors
-/// When all blocks are held, or the claims cannot be read or written.
-pub fn claim(run_dir: &Path, data_dir: &Path) -> Result<Block, BlockError> {
-    let blocks = run_dir.join("blocks");
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BlockError::Io { path, source }
-    };
-    fs::create_dir_all(&blocks).map_err(at(&blocks))?;
-    // Two servers that start at once take turns. The lock ends with the descriptor.
-    let lock_path = blocks.join("lock");
-    let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-    lock.lock().map_err(at(&lock_path))?;
-    let holders: Vec<Holder> =
-        (0..BLOCKS).map(|n| holder(&blocks.join(n.to_string()))).collect::<Result<_, _>>().map_err(at(&blocks))?;
-    let number = choose(&holders, data_dir).and_then(|n| u8::try_from(n).ok()).ok_or(BlockError::Exhausted)?;
-    let path = blocks.join(number.to_string());
-    write_whole(&path, data_dir).map_err(at(&path))?;
-    Block::new(number).ok_or(BlockError::Exhausted)
-}
-
-/// Gives a block back, if this server holds it.
-///
-/// # Errors
-/// When the claim cannot be read or removed.
-pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), BlockError> {
-    let path = run_dir.join("blocks").join(block.number().to_string());
-    let ours = matches!(holder(&path), Ok(Holder::Server { data_dir: held, .. }) if held == data_dir);
-    if !ours {
-        return Ok(());
-    }
-    fs::remove_file(&path).map_err(|source| BlockError::Io { path, source })
-}
-
-fn holder(path: &Path) -> io::Result<Holder> {
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Holder::Nobody),
-        Err(error) => Err(error),
-        Ok(text) => {
-            let data_dir = PathBuf::from(text);
-            let exists = data_dir.is_dir();
-            Ok(Holder::Server { data_dir, exists })
+impl ClaimError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::AllTaken { .. } => ErrorKind::LimitExceeded,
+            Self::Io { .. } => ErrorKind::Internal,
         }
     }
 }
 
-fn write_whole(path: &Path, data_dir: &Path) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
-    file.write_all(data_dir.as_os_str().as_encoded_bytes())?;
-    fs::rename(draft, path)
+/// What is known about one block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Claim {
+    Free,
+    /// Claimed for this data directory, which exists.
+    Held(PathBuf),
+    /// Claimed by a server whose data directory is gone.
+    Stale,
+}
+
+/// Chooses a block: our own again, else the first free one, else one whose owner is gone.
+fn choose(claims: &[(Block, Claim)], data_dir: &Path) -> Option<Block> {
+    let find = |wanted: &dyn Fn(&Claim) -> bool| {
+        claims
+            .iter()
+            .find(|(_, claim)| wanted(claim))
+            .map(|(block, _)| *block)
+    };
+    find(&|claim| matches!(claim, Claim::Held(owner) if owner == data_dir))
+        .or_else(|| find(&|claim| *claim == Claim::Free))
+        .or_else(|| find(&|claim| *claim == Claim::Stale))
+}
+
+fn at<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ClaimError + use<'a> {
+    move |source| ClaimError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn lock(run_dir: &Path) -> Result<File, ClaimError> {
+    fs::create_dir_all(run_dir).map_err(at("create", run_dir))?;
+    let path = run_dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(at("open", &path))?;
+    file.lock().map_err(at("lock", &path))?;
+    Ok(file)
+}
+
+fn path_of(run_dir: &Path, block: Block) -> PathBuf {
+    run_dir.join(block.number().to_string())
+}
+
+fn read(run_dir: &Path, block: Block) -> Result<Claim, ClaimError> {
+    let path = path_of(run_dir, block);
+    let owner = match fs::read(&path) {
+        Ok(bytes) => PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Claim::Free),
+        Err(error) => return Err(at("read", &path)(error)),
+    };
+    // When in doubt (no permission to look) it counts as held.
+    let gone = owner.as_os_str().is_empty() || matches!(owner.try_exists(), Ok(false));
+    Ok(if gone {
+        Claim::Stale
+    } else {
+        Claim::Held(owner)
+    })
+}
+
+/// Claims a block for the server of `data_dir`, which must exist. The same server gets the same block again.
+///
+/// # Errors
+/// When all blocks are taken, or the directories cannot be used.
+pub fn claim(run_dir: &Path, data_dir: &Path) -> Result<Block, ClaimError> {
+    let data_dir = fs::canonicalize(data_dir).map_err(at("find", data_dir))?;
+    let _lock = lock(run_dir)?;
+    let claims: Vec<(Block, Claim)> = (0..BLOCKS)
+        .filter_map(Block::new)
+        .map(|block| Ok((block, read(run_dir, block)?)))
+        .collect::<Result<_, ClaimError>>()?;
+    let Some(block) = choose(&claims, &data_dir) else {
+        let owners = claims.iter().filter_map(|(_, claim)| match claim {
+            Claim::Held(owner) => Some(owner.display().to_string()),
+            Claim::Free | Claim::Stale => None,
+        });
+        return Err(ClaimError::AllTaken {
+            owners: owners.collect(),
+        });
+    };
+    if !claims.contains(&(block, Claim::Held(data_dir.clone()))) {
+        write(&path_of(run_dir, block), &data_dir)?;
+    }
+    Ok(block)
+}
+
+fn write(path: &Path, data_dir: &Path) -> Result<(), ClaimError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(at("remove", path)(error));
+        }
+        _ => {}
+    }
+    // Exclusive all the same: somebody without the lock must not be overwritten.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(at("create", path))?;
+    file.write_all(data_dir.as_os_str().as_bytes())
+        .map_err(at("write", path))
+}
+
+/// Gives a block back, if this data directory holds it. Only for `purge`: a stopped server keeps its block for the
+/// sandboxes that it left running.
+///
+/// # Errors
+/// When the files cannot be used.
+pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), ClaimError> {
+    // The directory may be gone by now; its name then stands as it was given.
+    let data_dir = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let _lock = lock(run_dir)?;
+    let path = path_of(run_dir, block);
+    match fs::read(&path) {
+        Ok(bytes) if bytes == data_dir.as_os_str().as_bytes() => {
+            fs::remove_file(&path).map_err(at("remove", &path))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(at("read", &path)(error)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+
     use super::*;
 
-    fn server(path: &str, exists: bool) -> Holder {
-        Holder::Server { data_dir: PathBuf::from(path), exists }
+    fn block(number: u8) -> Block {
+        Block::new(number).unwrap()
+    }
+
+    struct Dirs {
+        root: tempfile::TempDir,
+    }
+
+    impl Dirs {
+        fn new() -> Self {
+            Self {
+                root: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn run(&self) -> PathBuf {
+            self.root.path().join("run/blocks")
+        }
+
+        fn data(&self, name: &str) -> PathBuf {
+            let path = self.root.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        }
     }
 
     #[test]
-    fn the_own_block_first_then_a_free_one_then_a_dead_one() {
-        let own = Path::new("/d");
-        assert_eq!(choose(&[Holder::Nobody, server("/d", true)], own), Some(1));
-        assert_eq!(choose(&[server("/x", false), Holder::Nobody], own), Some(1));
-        assert_eq!(choose(&[server("/y", true), server("/x", false)], own), Some(1));
-        assert_eq!(choose(&[server("/y", true)], own), None);
+    fn the_choice() {
+        let me = Path::new("/me");
+        let held = |path: &str| Claim::Held(path.into());
+        let choose = |claims: &[Claim]| {
+            let claims: Vec<_> = (0..).map(block).zip(claims.iter().cloned()).collect();
+            choose(&claims, me).map(Block::number)
+        };
+        assert_eq!(
+            choose(&[Claim::Free, held("/me")]),
+            Some(1),
+            "our own first"
+        );
+        assert_eq!(
+            choose(&[held("/a"), Claim::Stale, Claim::Free]),
+            Some(2),
+            "free before stale"
+        );
+        assert_eq!(choose(&[held("/a"), Claim::Stale, held("/b")]), Some(1));
+        assert_eq!(choose(&[held("/a"), held("/b")]), None);
     }
 
     #[test]
-    fn claims_last_and_never_collide() {
-        let run = tempfile::tempdir().unwrap();
-        let data: Vec<_> = (0..BLOCKS).map(|_| tempfile::tempdir().unwrap()).collect();
-        let claimed: std::collections::HashSet<Block> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                data.iter().map(|d| scope.spawn(|| claim(run.path(), d.path()).unwrap())).collect();
-            threads.into_iter().map(|t| t.join().unwrap()).collect()
-        });
-        assert_eq!(claimed.len(), data.len());
-        let again = claim(run.path(), data[3].path()).unwrap();
-        assert_eq!(claim(run.path(), data[3].path()).unwrap(), again);
-        let other = tempfile::tempdir().unwrap();
-        assert!(matches!(claim(run.path(), other.path()), Err(BlockError::Exhausted)));
-        release(run.path(), again, other.path()).unwrap();
-        assert!(claim(run.path(), other.path()).is_err());
-        release(run.path(), again, data[3].path()).unwrap();
-        assert_eq!(claim(run.path(), other.path()).unwrap(), again);
+    fn the_same_server_gets_its_block_again() {
+        let dirs = Dirs::new();
+        let (a, b) = (dirs.data("a"), dirs.data("b"));
+        assert_eq!(claim(&dirs.run(), &a).unwrap(), block(0));
+        assert_eq!(claim(&dirs.run(), &b).unwrap(), block(1));
+        assert_eq!(claim(&dirs.run(), &a.join(".")).unwrap(), block(0));
+        release(&dirs.run(), block(0), &b).unwrap();
+        assert_eq!(
+            claim(&dirs.run(), &a).unwrap(),
+            block(0),
+            "not b's to give back"
+        );
+        release(&dirs.run(), block(0), &a).unwrap();
+        release(&dirs.run(), block(0), &a).unwrap();
+        assert_eq!(claim(&dirs.run(), &dirs.data("c")).unwrap(), block(0));
+        assert!(
+            claim(&dirs.run(), Path::new("/nonexistent"))
+                .unwrap_err()
+                .to_string()
+                .contains("FIX:")
+        );
+    }
+
+    #[test]
+    fn blocks_of_the_dead_are_taken_last() {
+        let dirs = Dirs::new();
+        for i in 0..BLOCKS {
+            assert_eq!(
+                claim(&dirs.run(), &dirs.data(&format!("d{i}"))).unwrap(),
+                block(i)
+            );
+        }
+        let late = dirs.data("late");
+        let error = claim(&dirs.run(), &late).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+        assert!(error.to_string().contains("/d3") && error.to_string().contains("FIX:"));
+        fs::remove_dir(dirs.data("d5")).unwrap();
+        assert_eq!(claim(&dirs.run(), &late).unwrap(), block(5));
+        fs::write(path_of(&dirs.run(), block(9)), "").unwrap();
+        assert_eq!(
+            claim(&dirs.run(), &dirs.data("later")).unwrap(),
+            block(9),
+            "died while writing"
+        );
+    }
+
+    #[test]
+    fn racing_servers_get_different_blocks() {
+        for _ in 0..20 {
+            let dirs = Dirs::new();
+            let barrier = Barrier::new(usize::from(BLOCKS));
+            let blocks: HashSet<u8> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..BLOCKS)
+                    .map(|i| {
+                        let (run, data, barrier) =
+                            (dirs.run(), dirs.data(&format!("d{i}")), &barrier);
+                        scope.spawn(move || {
+                            barrier.wait();
+                            claim(&run, &data).unwrap().number()
+                        })
+                    })
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect()
+            });
+            assert_eq!(blocks.len(), usize::from(BLOCKS));
+        }
     }
 }

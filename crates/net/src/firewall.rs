@@ -1,106 +1,212 @@
-//! What packets of sandboxes may do, as one nftables table per block.
+//! The packet filter of one block: what its sandboxes may reach, as the text of one nftables table.
 //!
-//! The text is a pure function of the block. The rules name interfaces by prefix and the block's network, never single
-//! sandboxes: creating a sandbox changes nothing here.
+//! Text, because `nft -f` replaces a table in one transaction: there is no moment without rules. The table is ours
+//! alone, so it can be replaced and removed without looking at anybody else's. What must stay true: a sandbox
+//! reaches the internet and DNS on its gateway, nothing else of the host, no private range, no other sandbox; nobody
+//! reaches a sandbox by its address.
 
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
+use std::io::{self, Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use soulbox_types::ErrorKind;
 use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
-/// The table of a block. Loading it twice is fine: the first two lines make the old one, if any, go away in the same
-/// transaction.
+const NFT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The rules could not be put in place or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The program is not there or cannot be run.
+    #[error("cannot run nft\nFIX: install the package nftables, and run the server as root")]
+    Run(#[source] io::Error),
+    /// It says no.
+    #[error("nft refused the rules: {}\nFIX: check that the kernel has nf_tables (modprobe nf_tables nft_masq nft_reject_inet)", message.trim())]
+    Refused {
+        /// What it printed.
+        message: String,
+    },
+    /// It does not come to an end.
+    #[error("nft did not finish within {} s", NFT_LIMIT.as_secs())]
+    Timeout,
+}
+
+impl FirewallError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Run(_) | Self::Refused { .. } => ErrorKind::Unavailable,
+            Self::Timeout => ErrorKind::Timeout,
+        }
+    }
+}
+
+/// The commands that put the block's table in place, whatever was there before. With `host_dns`, port 53 on the
+/// gateway's address is open to sandboxes.
 #[must_use]
-pub fn render(block: Block) -> String {
-    let (table, network, gateway) = (block.prefix(), block.cidr(), block.gateway());
+pub fn render(block: Block, host_dns: bool) -> String {
+    let (table, cidr, gateway) = (block.prefix(), block.cidr(), block.gateway());
     let cables = format!("\"{table}v*\"");
+    let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
+    let dns = if host_dns {
+        format!(
+            "\n    iifname {cables} ip daddr {gateway} udp dport 53 accept\
+             \n    iifname {cables} ip daddr {gateway} tcp dport 53 accept"
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "table inet {table} {{}}
+        r"table inet {table}
 delete table inet {table}
 table inet {table} {{
-    set closed {{ type ipv4_addr; flags interval; elements = {{ {closed} }} }}
+  set closed {{
+    type ipv4_addr
+    flags interval
+    elements = {{ {closed} }}
+  }}
 
-    # From sandboxes to anywhere else.
-    chain forward {{
-        type filter hook forward priority filter - 10; policy accept;
-        iifname {cables} jump from_sandbox
-        oifname {cables} ct state established,related accept
-        oifname {cables} drop
-    }}
-    chain from_sandbox {{
-        meta nfproto ipv6 drop
-        ip saddr != {network} drop
-        oifname {cables} reject with icmp type admin-prohibited
-        ip daddr @closed meta l4proto tcp reject with tcp reset
-        ip daddr @closed reject with icmp type admin-prohibited
-    }}
+  # Before connection tracking: what bears a false source, or is IPv6, leaves no trace.
+  chain anti_spoof {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname {cables} meta nfproto ipv6 drop
+    iifname {cables} ip saddr != {cidr} drop
+  }}
 
-    # From sandboxes to this machine: its DNS forwarder and nothing else.
-    chain input {{
-        type filter hook input priority filter - 10; policy accept;
-        iifname {cables} jump to_host
-    }}
-    chain to_host {{
-        meta nfproto ipv6 drop
-        ip saddr != {network} drop
-        ip daddr {gateway} udp dport 53 accept
-        ip daddr {gateway} tcp dport 53 accept
-        ct state established,related accept
-        meta l4proto tcp reject with tcp reset
-        reject with icmp type admin-prohibited
-    }}
+  # From a sandbox to this machine: DNS and nothing else.
+  chain input {{
+    type filter hook input priority filter - 5; policy accept;{dns}
+    iifname {cables} meta l4proto tcp reject with tcp reset
+    iifname {cables} reject with icmp type admin-prohibited
+  }}
 
-    # From this machine to sandboxes: answers only. Their ports are reached through the edge.
-    chain output {{
-        type filter hook output priority filter - 10; policy accept;
-        oifname {cables} ct state new meta l4proto tcp reject with tcp reset
-        oifname {cables} ct state new drop
-    }}
+  # From this machine to a sandbox: answers only. Ports are dialled from inside.
+  chain output {{
+    type filter hook output priority filter - 5; policy accept;
+    oifname {cables} ct state established,related accept
+    oifname {cables} meta l4proto tcp reject with tcp reset
+    oifname {cables} drop
+  }}
 
-    chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {network} oifname != {cables} masquerade
-    }}
+  chain forward {{
+    type filter hook forward priority filter - 5; policy accept;
+    iifname {cables} jump from_sandbox
+    oifname {cables} ct state established,related accept
+    oifname {cables} drop
+  }}
+
+  chain from_sandbox {{
+    ct state invalid drop
+    ip daddr @closed meta l4proto tcp reject with tcp reset
+    ip daddr @closed reject with icmp type admin-prohibited
+    oifname {ours} drop
+  }}
+
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {cidr} oifname != {ours} masquerade
+  }}
 }}
 "
     )
 }
 
-/// Loads the table of a block.
-///
-/// # Errors
-/// When `nft` is missing or refuses; the text is its own.
-pub fn apply(block: Block) -> io::Result<()> {
-    nft(&render(block))
-}
-
-/// Removes the table of a block.
-///
-/// # Errors
-/// When `nft` is missing or refuses.
-pub fn remove(block: Block) -> io::Result<()> {
+/// The commands that remove the block's table, whether it is there or not.
+#[must_use]
+pub fn render_removal(block: Block) -> String {
     let table = block.prefix();
-    nft(&format!("table inet {table} {{}}\ndelete table inet {table}\n"))
+    format!("table inet {table}\ndelete table inet {table}\n")
 }
 
-fn nft(script: &str) -> io::Result<()> {
+/// Gives commands to `nft`. Blocks for some milliseconds.
+///
+/// # Errors
+/// When `nft` cannot be run or refuses.
+pub fn apply(text: &str) -> Result<(), FirewallError> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot run nft: {e}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes())?;
+        .map_err(FirewallError::Run)?;
+    let written = child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()));
+    let status = wait(&mut child)?;
+    let mut message = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr
+            .read_to_string(&mut message)
+            .map_err(FirewallError::Run)?;
     }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
+    if !status {
+        return Err(FirewallError::Refused { message });
     }
-    Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    written.map_err(FirewallError::Run)
+}
+
+fn wait(child: &mut Child) -> Result<bool, FirewallError> {
+    let deadline = Instant::now() + NFT_LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().map_err(FirewallError::Run)? {
+            return Ok(status.success());
+        }
+        if Instant::now() > deadline {
+            child
+                .kill()
+                .and_then(|()| child.wait())
+                .map_err(FirewallError::Run)?;
+            return Err(FirewallError::Timeout);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Removes the block's rules.
+///
+/// # Errors
+/// When `nft` cannot be run or refuses.
+pub fn remove(block: Block) -> Result<(), FirewallError> {
+    apply(&render_removal(block))
+}
+
+/// Chains of others that drop what a sandbox sends, out of the output of `nft list chains`: an `accept` of ours does
+/// not help against them, since every base chain of a hook must let a packet pass. Docker makes such a chain.
+#[must_use]
+pub fn foreign_forward_drops(chains: &str) -> Vec<String> {
+    let (mut table, mut chain, mut found) = (String::new(), String::new(), Vec::new());
+    for line in chains.lines().map(str::trim) {
+        let name = |text: &str| text.trim_end_matches('{').trim().to_owned();
+        if let Some(rest) = line.strip_prefix("table ") {
+            table = name(rest);
+        } else if let Some(rest) = line.strip_prefix("chain ") {
+            chain = name(rest);
+        } else if line.contains("hook forward")
+            && line.contains("policy drop")
+            && !table.starts_with("ip6 ")
+        {
+            found.push(format!("{table} {chain}"));
+        }
+    }
+    found
+}
+
+/// What to do about [`foreign_forward_drops`], for `soulbox doctor`.
+#[must_use]
+pub fn foreign_forward_drop_fix(block: Block, has_docker: bool) -> String {
+    let (table, chain) = (
+        block.prefix(),
+        if has_docker { "DOCKER-USER" } else { "FORWARD" },
+    );
+    format!(
+        "FIX: iptables -I {chain} -i '{table}v+' -j ACCEPT && \
+         iptables -I {chain} -o '{table}v+' -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    )
 }
 
 #[cfg(test)]
@@ -109,21 +215,20 @@ mod tests {
 
     #[test]
     fn whole_table() {
-        insta::assert_snapshot!(render(Block::new(1).unwrap()));
+        insta::assert_snapshot!(render(Block::new(1).unwrap(), true));
+        assert!(!render(Block::new(1).unwrap(), false).contains("dport 53"));
     }
 
     #[test]
-    fn nft_accepts_the_table() {
-        // In a network namespace of its own, made by a program of its own.
-        let mut child = Command::new("unshare")
-            .args(["--net", "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let twice = render(Block::new(1).unwrap()).repeat(2);
-        child.stdin.take().unwrap().write_all(twice.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fn forward_drops_of_others() {
+        let listing = "table ip filter {\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n\
+                       \tchain DOCKER-USER {\n\t}\n}\ntable ip6 filter {\n\tchain FORWARD {\n\t\ttype filter hook forward \
+                       priority filter; policy drop;\n\t}\n}\ntable inet sb0 {\n\tchain forward {\n\t\ttype filter hook forward \
+                       priority filter - 5; policy accept;\n\t}\n}\n";
+        assert_eq!(foreign_forward_drops(listing), ["ip filter FORWARD"]);
+        assert!(
+            foreign_forward_drop_fix(Block::new(0).unwrap(), true)
+                .contains("DOCKER-USER -i 'sb0v+'")
+        );
     }
 }

@@ -3,5 +3,7 @@
 //! It knows blocks of slots and nothing of who stands in one.
 
 pub mod block;
+mod dns;
 pub mod firewall;
 pub mod gateway;
+pub mod resolver;

@@ -1,0 +1,241 @@
+//! As much of the DNS wire format as a forwarder must understand: the header and the one question (RFC 1035 §4.1).
+//!
+//! Pure functions on bytes that strangers sent; nothing here may panic.
+
+/// Length of the fixed header.
+pub(crate) const HEADER_BYTES: usize = 12;
+/// Most bytes of a query. Real ones stay far below; the rest is somebody trying something.
+const MAX_QUERY_BYTES: usize = 4096;
+
+/// Response codes used here.
+pub(crate) const FORMERR: u8 = 1;
+pub(crate) const SERVFAIL: u8 = 2;
+pub(crate) const NOTIMP: u8 = 4;
+pub(crate) const REFUSED: u8 = 5;
+
+/// What to do with a message from a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Pass it on; the question ends at this offset.
+    Forward { question_end: usize },
+    /// Answer with this code; the question, if it can be read, ends at the offset.
+    Answer { rcode: u8, question_end: usize },
+    /// Not a query: no answer, lest two servers answer each other for ever.
+    Ignore,
+}
+
+fn u16_at(message: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([
+        *message.get(at)?,
+        *message.get(at + 1)?,
+    ]))
+}
+
+/// The id of a message.
+pub(crate) fn id(message: &[u8]) -> Option<u16> {
+    u16_at(message, 0)
+}
+
+/// Puts another id in place.
+pub(crate) fn set_id(message: &mut [u8], id: u16) {
+    if let Some(place) = message.get_mut(..2) {
+        place.copy_from_slice(&id.to_be_bytes());
+    }
+}
+
+/// The response code, 15 when there is none.
+pub(crate) fn rcode(message: &[u8]) -> u8 {
+    message.get(3).map_or(15, |flags| flags & 0x0f)
+}
+
+fn question_end(message: &[u8]) -> Option<usize> {
+    let mut at = HEADER_BYTES;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        at += length;
+        // No label is longer than 63 (more is a compression pointer), no name longer than 255 (RFC 1035 §2.3.4).
+        if length > 63 || at - HEADER_BYTES > 254 {
+            return None;
+        }
+    }
+    (message.len() >= at + 4).then_some(at + 4)
+}
+
+/// Judges a message from a sandbox.
+pub(crate) fn judge(message: &[u8]) -> Verdict {
+    const RESPONSE: u8 = 0x80;
+    let (Some(flags), Some(questions)) = (message.get(2), u16_at(message, 4)) else {
+        return Verdict::Ignore;
+    };
+    if message.len() < HEADER_BYTES || message.len() > MAX_QUERY_BYTES || flags & RESPONSE != 0 {
+        return Verdict::Ignore;
+    }
+    let answer = |rcode, question_end| Verdict::Answer {
+        rcode,
+        question_end,
+    };
+    if flags & 0x78 != 0 {
+        return answer(NOTIMP, HEADER_BYTES);
+    }
+    let (answers, authorities) = (u16_at(message, 6), u16_at(message, 8));
+    let Some(end) = question_end(message)
+        .filter(|_| questions == 1 && answers == Some(0) && authorities == Some(0))
+    else {
+        return answer(FORMERR, HEADER_BYTES);
+    };
+    let (kind, class) = (u16_at(message, end - 4), u16_at(message, end - 2));
+    // 251 to 255: IXFR, AXFR, MAILB, MAILA, ANY. Zone transfers and amplification, nothing a resolver's client needs.
+    if matches!(kind, Some(251..=255)) || class != Some(1) {
+        return answer(REFUSED, end);
+    }
+    Verdict::Forward { question_end: end }
+}
+
+/// An answer without records.
+pub(crate) fn empty_answer(query: &[u8], question_end: usize, rcode: u8) -> Vec<u8> {
+    let mut answer = query
+        .get(..question_end.max(HEADER_BYTES))
+        .unwrap_or_default()
+        .to_vec();
+    if let Some(header) = answer.get_mut(..HEADER_BYTES) {
+        // Response, same opcode and RD; recursion is available.
+        header[2] = 0x80 | (header[2] & 0x79);
+        header[3] = 0x80 | (rcode & 0x0f);
+        header[4..12].fill(0);
+        header[5] = u8::from(question_end > HEADER_BYTES);
+    }
+    answer
+}
+
+/// Whether `answer` is a response to exactly this query: same id, same question.
+pub(crate) fn answers(answer: &[u8], query: &[u8], question_end: usize) -> bool {
+    answer.len() >= question_end
+        && id(answer) == id(query)
+        && answer[2] & 0x80 != 0
+        && u16_at(answer, 4) == Some(1)
+        && answer[HEADER_BYTES..question_end]
+            .eq_ignore_ascii_case(&query[HEADER_BYTES..question_end])
+}
+
+#[cfg(test)]
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1]);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts() {
+        let good = query("example.com", 1);
+        assert_eq!(
+            judge(&good),
+            Verdict::Forward {
+                question_end: good.len()
+            }
+        );
+        let mut with_edns = good.clone();
+        with_edns[11] = 1;
+        with_edns.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            judge(&with_edns),
+            Verdict::Forward {
+                question_end: good.len()
+            }
+        );
+        for kind in [251, 252, 255] {
+            assert!(matches!(
+                judge(&query("example.com", kind)),
+                Verdict::Answer { rcode: REFUSED, .. }
+            ));
+        }
+        let change = |at: usize, value: u8| {
+            let mut message = good.clone();
+            message[at] = value;
+            judge(&message)
+        };
+        assert_eq!(change(2, 0x81), Verdict::Ignore);
+        assert!(matches!(
+            change(2, 0x11),
+            Verdict::Answer { rcode: NOTIMP, .. }
+        ));
+        assert!(matches!(
+            change(5, 0),
+            Verdict::Answer { rcode: FORMERR, .. }
+        ));
+        assert!(matches!(
+            change(5, 2),
+            Verdict::Answer { rcode: FORMERR, .. }
+        ));
+        assert!(matches!(
+            change(7, 1),
+            Verdict::Answer { rcode: FORMERR, .. }
+        ));
+        assert!(
+            matches!(change(12, 0xc0), Verdict::Answer { rcode: FORMERR, .. }),
+            "compressed question"
+        );
+        assert!(
+            matches!(
+                change(good.len() - 1, 3),
+                Verdict::Answer { rcode: REFUSED, .. }
+            ),
+            "class CHAOS"
+        );
+        assert!(matches!(
+            judge(&query(&"abcdefgh.".repeat(40), 1)),
+            Verdict::Answer { rcode: FORMERR, .. }
+        ));
+        for n in 0..good.len() {
+            assert!(
+                !matches!(judge(&good[..n]), Verdict::Forward { .. }),
+                "{n} bytes"
+            );
+        }
+        assert_eq!(judge(&vec![0; 5000]), Verdict::Ignore);
+    }
+
+    #[test]
+    fn only_the_right_answer_counts() {
+        let query_ = query("Example.com", 1);
+        let end = query_.len();
+        let mut answer = query_.clone();
+        assert!(!answers(&answer, &query_, end), "a query is no answer");
+        answer[2] |= 0x80;
+        assert!(answers(&answer, &query_, end));
+        answer[13] = b'e';
+        assert!(answers(&answer, &query_, end), "names know no case");
+        answer[0] ^= 1;
+        assert!(!answers(&answer, &query_, end));
+        let mut other = query("exbmple.com", 1);
+        other[2] |= 0x80;
+        assert!(!answers(&other, &query_, end));
+        assert!(!answers(&answer[..end - 1], &query_, end));
+    }
+
+    #[test]
+    fn empty_answers_are_well_formed() {
+        let good = query("example.com", 1);
+        let answer = empty_answer(&good, good.len(), SERVFAIL);
+        assert!(answers(&answer, &good, good.len()));
+        assert_eq!(
+            (rcode(&answer), answer[2], answer[3]),
+            (SERVFAIL, 0x81, 0x82)
+        );
+        let bare = empty_answer(&good, HEADER_BYTES, FORMERR);
+        assert_eq!((bare.len(), bare[5]), (HEADER_BYTES, 0));
+    }
+}
