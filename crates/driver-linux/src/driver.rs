@@ -16,6 +16,7 @@ use soulbox_linux::{exec, namespace, process};
 use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex, Timestamp};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
@@ -29,6 +30,8 @@ use crate::state::{SandboxState, VERSION};
 
 /// envd starts in milliseconds; on a machine that is overloaded a hundredfold it still starts within this.
 const ENVD_START: Duration = Duration::from_secs(30);
+/// Removing the files of a sandbox takes long only when there are very many.
+const CLEANUP: Duration = Duration::from_secs(20);
 /// Launches at the same time, per CPU. More only makes all of them slower.
 const LAUNCHES_PER_CPU: usize = 2;
 
@@ -51,6 +54,7 @@ pub struct NamespaceDriver {
     launches: Semaphore,
     slots_ready: usize,
     pool: OnceLock<Arc<Pool>>,
+    cleanups: TaskTracker,
 }
 
 impl NamespaceDriver {
@@ -67,7 +71,19 @@ impl NamespaceDriver {
             launches,
             slots_ready: settings.slots_ready,
             pool: OnceLock::new(),
+            cleanups: TaskTracker::new(),
         })
+    }
+
+    /// Waits until nothing is left of guests that have ended.
+    pub async fn settle(&self) {
+        self.cleanups.close();
+        if tokio::time::timeout(CLEANUP, self.cleanups.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("remains of ended sandboxes stay until the next start");
+        }
     }
 
     fn pool(&self) -> &Arc<Pool> {
@@ -108,7 +124,7 @@ impl NamespaceDriver {
             network,
             self.dialer.clone(),
         ));
-        tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool())));
+        tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool()), self.cleanups.clone()));
         guest
     }
 
@@ -154,6 +170,7 @@ impl Driver for NamespaceDriver {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.launches.close();
+            self.settle().await;
             let pool = Arc::clone(self.pool());
             if tokio::task::spawn_blocking(move || pool.stop())
                 .await

@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
@@ -61,9 +62,11 @@ impl NamespaceGuest {
 
     /// Waits for the end and then removes everything that is left. One task per guest, started when the guest is made;
     /// it is the only one that cleans up.
-    pub(crate) async fn watch(self: Arc<Self>, pool: Arc<Pool>) {
+    pub(crate) async fn watch(self: Arc<Self>, pool: Arc<Pool>, cleanups: TaskTracker) {
         self.wait_for_end().await;
         process::reap(&self.pidfd);
+        // Taken before anybody learns of the end: who waits for the cleanups then waits for this one.
+        let _cleaning = cleanups.token();
         self.ended.send_replace(true);
         self.clean_up(&pool).await;
     }

@@ -7,12 +7,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use soulbox_launch_plan::{LaunchPlan, SlotPlan};
 use soulbox_linux::exec;
 use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::Block;
+use soulbox_types::{SandboxSpec, SlotIndex};
 
-use crate::cgroup::Hierarchies;
-use crate::plan::{HostFacts, Places, SandboxFiles};
+use crate::cgroup::{Hierarchies, SlotCgroup};
+use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::seccomp;
 
 /// The two programs that the driver runs.
@@ -105,6 +107,37 @@ impl Host {
             sys,
         })
     }
+}
+
+/// The plans that a sandbox would be made by on this host, for people to read. Changes nothing.
+///
+/// # Errors
+/// When the host lacks something that a driver needs.
+pub fn plans_for(
+    spec: &SandboxSpec,
+    data_dir: &Path,
+    slot: SlotIndex,
+) -> io::Result<(SlotPlan, LaunchPlan)> {
+    let cgroup = SlotCgroup::new(Hierarchies::detect()?, slot);
+    let facts = facts()?;
+    let run = data_dir.join("run");
+    let visible = usize::try_from(spec.limits.vcpu_count)
+        .unwrap_or(usize::MAX)
+        .min(facts.cpus.len());
+    let places = Places {
+        root: run.join("root"),
+        empty_file: run.join("empty-file"),
+        empty_directory: run.join("empty"),
+        sys: run.join(format!("sys-{visible}")),
+    };
+    let files = SandboxFiles {
+        directory: data_dir.join("sandboxes").join(spec.id.as_str()),
+    };
+    let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
+    Ok((
+        slot_plan(slot, cgroup.user_procs_files(), spec.network),
+        launch,
+    ))
 }
 
 fn facts() -> io::Result<HostFacts> {

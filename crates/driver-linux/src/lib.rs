@@ -19,4 +19,4 @@ mod slot;
 mod state;
 
 pub use driver::{NamespaceDriver, Settings};
-pub use host::Programs;
+pub use host::{Programs, plans_for};

@@ -2,9 +2,11 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod key;
+pub(crate) mod purge;
 pub(crate) mod sandbox;
 pub(crate) mod template;
 pub(crate) mod terminal;

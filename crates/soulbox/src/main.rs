@@ -23,7 +23,10 @@ use soulbox_telemetry::logs;
 use soulbox_telemetry::metrics::Recorder;
 use tokio_util::sync::CancellationToken;
 
-use args::{BenchCommand, Cli, Command, ConfigCommand, Global, SandboxCommand, TemplateCommand};
+use args::{
+    BenchCommand, Cli, Command, ConfigCommand, DebugCommand, Global, SandboxCommand,
+    TemplateCommand,
+};
 use failure::Failure;
 use output::Output;
 
@@ -96,8 +99,12 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         }
         Command::Bench(command) => return bench(&global, command, output),
         Command::Doctor => return commands::doctor::run(&session::data_dir(&global)?, output),
-        Command::Debug(_) | Command::Purge(_) => {
-            return Err(Failure::internal("this command is not built yet"));
+        Command::Debug(DebugCommand::Plan { template }) => {
+            commands::debug::plan(&session::data_dir(&global)?, &template, output)?;
+        }
+        Command::Purge(args) => {
+            let purge = commands::purge::run(session::data_dir(&global)?, args, output);
+            runtime()?.block_on(purge)?;
         }
     }
     Ok(ExitCode::SUCCESS)

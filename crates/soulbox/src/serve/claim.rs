@@ -89,7 +89,10 @@ async fn forward_dns(block: Block, upstreams: &[SocketAddr]) -> anyhow::Result<D
     };
     let config = ResolverConfig::for_network(block.gateway(), &block.cidr(), upstreams)?;
     let resolver = Resolver::bind(config).await.with_context(|| {
-        format!("cannot forward DNS\nFIX: free port 53 on {}", block.gateway())
+        format!(
+            "cannot forward DNS\nFIX: free port 53 on {}",
+            block.gateway()
+        )
     })?;
     let stop = CancellationToken::new();
     tokio::spawn(resolver.run(stop.clone().cancelled_owned()));

@@ -1,0 +1,76 @@
+//! `soulbox debug plan`: the steps that turn a process into a sandbox on this host.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use soulbox_artifacts::Artifacts;
+use soulbox_types::slot::Block;
+use soulbox_types::{NetworkMode, SandboxId, SandboxSpec, SlotIndex, TemplateId, TemplateImage};
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+#[derive(Serialize)]
+struct Plans {
+    slot: Vec<String>,
+    launch: Vec<String>,
+}
+
+pub(crate) fn plan(data_dir: &Path, template: &str, output: Output) -> Result<(), Failure> {
+    let spec = example(data_dir, template)?;
+    let slot = Block::new(0)
+        .and_then(|block| SlotIndex::new(block, 0))
+        .ok_or_else(|| Failure::internal("there is no first slot"))?;
+    let (slot, launch) =
+        soulbox_driver_linux::plans_for(&spec, data_dir, slot).map_err(|error| {
+            Failure::user("cannot plan a sandbox on this host")
+                .because(error)
+                .fix("soulbox doctor")
+        })?;
+    let lines = |text: String| text.lines().map(str::to_owned).collect();
+    let plans = Plans {
+        slot: lines(slot.to_string()),
+        launch: lines(launch.to_string()),
+    };
+    output.show(&plans, |plans| {
+        format!(
+            "# ahead of time, once per slot\n{}\n\n# when a sandbox is created\n{}",
+            plans.slot.join("\n"),
+            plans.launch.join("\n")
+        )
+    })
+}
+
+fn example(data_dir: &Path, template: &str) -> Result<SandboxSpec, Failure> {
+    let cannot =
+        |error| Failure::user("cannot read the templates").because(anyhow::Error::from(error));
+    let artifacts = Artifacts::open(data_dir).map_err(cannot)?;
+    let manifest = artifacts
+        .manifest(template)
+        .map_err(cannot)?
+        .ok_or_else(|| {
+            Failure::user(format!(
+                "there is no template {template} in {}",
+                data_dir.display()
+            ))
+            .fix(format!("soulbox template bootstrap {template}"))
+        })?;
+    Ok(SandboxSpec {
+        id: SandboxId::random(),
+        image: TemplateImage {
+            template_id: TemplateId::random(),
+            layers: manifest
+                .layers
+                .iter()
+                .map(|digest| artifacts.layer_path(digest))
+                .collect(),
+            default_user: manifest.default_user,
+            default_workdir: manifest.default_workdir,
+        },
+        limits: manifest.limits,
+        network: NetworkMode::Internet,
+        env_vars: BTreeMap::new(),
+        envd_access_token: String::new(),
+    })
+}
