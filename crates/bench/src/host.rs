@@ -3,7 +3,7 @@
 //! Only for a server on this machine, and mostly only for root; where it cannot be read the answer is None, and the
 //! report says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -48,26 +48,34 @@ fn kib(text: &str, field: &str) -> Option<u64> {
         .ok()
 }
 
-/// The processes of each sandbox: those whose cgroup's path names it.
+/// The processes of each sandbox, known by the sandbox's name in what they are confined with: the path of a cgroup,
+/// or a directory that their root is mounted from.
 #[must_use]
 pub fn processes_by_sandbox(ids: &[String]) -> BTreeMap<String, Vec<u32>> {
+    let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+    let ours = fs::read_link("/proc/self/ns/mnt").ok();
     let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for pid in pids() {
-        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        // Who sees our mounts is in no sandbox; most processes of a machine are done with here.
+        if fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() == ours {
             continue;
-        };
-        if let Some(id) = ids.iter().find(|id| names(&cgroups, id)) {
-            found.entry(id.clone()).or_default().push(pid);
+        }
+        let id = read("cgroup")
+            .and_then(|text| named(&text, &ids))
+            .or_else(|| read("mountinfo").and_then(|text| named(&text, &ids)));
+        if let Some(id) = id {
+            found.entry(id).or_default().push(pid);
         }
     }
     found
 }
 
-/// Whether the sandbox is named in the text as a word of its own.
-fn names(cgroups: &str, id: &str) -> bool {
-    cgroups
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .any(|word| word == id)
+/// The sandbox that a text names as a word of its own.
+fn named(text: &str, ids: &BTreeSet<&str>) -> Option<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .find(|word| ids.contains(word))
+        .map(ToOwned::to_owned)
 }
 
 fn pids() -> Vec<u32> {
@@ -155,9 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn cgroups_name_sandboxes_as_words() {
-        assert!(names("0::/soulbox/i0abc/user\n", "i0abc"));
-        assert!(names("4:memory:/sb0-i0abc.scope\n", "i0abc"));
-        assert!(!names("0::/soulbox/i0abcd\n", "i0abc"));
+    fn sandboxes_are_named_as_words() {
+        let ids = BTreeSet::from(["i0abc"]);
+        let found = |text: &str| named(text, &ids).is_some();
+        assert!(found("0::/soulbox/i0abc/user\n"));
+        assert!(found("4:memory:/sb0-i0abc.scope\n"));
+        assert!(found(
+            "396 1605 0:83 / / rw - overlay x rw,upperdir=/var/lib/soulbox/sandboxes/i0abc/disk/upper"
+        ));
+        assert!(!found("0::/soulbox/i0abcd\n"));
     }
 }
