@@ -3,7 +3,9 @@
 Run by `make demo`. Against a server of your own: load its client.env, then `python examples/demo.py`.
 """
 
+import os
 import time
+from urllib.request import Request, urlopen
 
 from e2b import CommandExitException, Sandbox
 
@@ -43,8 +45,10 @@ try:
     server = sandbox.commands.run("python3 -m http.server 8000 --directory /home/user/project", background=True)
     page = sandbox.commands.run("curl -sS --retry 20 --retry-connrefused --retry-delay 0 --retry-max-time 10 localhost:8000/notes.txt")
     show("background server", f"process {server.pid} answers {page.stdout.splitlines()[0]!r}")
-    show("reachable at", sandbox.get_host(8000))
-    show("processes", [process.cmd for process in sandbox.commands.list()])
+    request = Request(f"{os.environ['E2B_SANDBOX_URL']}/notes.txt", headers={"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"})
+    with urlopen(request, timeout=10) as response:
+        show("from outside", f"port 8000 answers {response.status}, {len(response.read())} bytes")
+    show("processes", [" ".join(process.args[-1:]) for process in sandbox.commands.list()])
     server.kill()
 
     # --- looking at it ---
