@@ -100,10 +100,20 @@ pub(crate) fn load(inputs: &Inputs) -> Result<Effective, Failure> {
     })
 }
 
+/// What an unreadable usual file means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// A failure: who is configured by it must not start without it.
+    Fails,
+    /// As if it were not there: a client without rights to the server's file can still name the server.
+    IsIgnored,
+}
+
 /// Reads file and environment. `file` is the one asked for; without it the usual one is read if it exists.
 pub(crate) fn read_inputs(
     file: Option<&Path>,
     flags: Vec<(Setting, String)>,
+    unreadable: Unreadable,
 ) -> Result<Inputs, Failure> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -118,6 +128,7 @@ pub(crate) fn read_inputs(
     let file = match std::fs::read_to_string(&path) {
         Ok(text) => Some((path, text)),
         Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(_) if asked.is_none() && unreadable == Unreadable::IsIgnored => None,
         Err(error) => {
             return Err(Failure::usage(format!(
                 "cannot read configuration file {}",

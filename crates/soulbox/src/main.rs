@@ -72,7 +72,11 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     let global = cli.global;
     match cli.command {
         Command::Serve(args) => {
-            let inputs = config::read_inputs(global.config.as_deref(), args.layer(&global))?;
+            let inputs = config::read_inputs(
+                global.config.as_deref(),
+                args.layer(&global),
+                config::Unreadable::Fails,
+            )?;
             let config = config::load(&inputs)?.config;
             run_server(config)?;
         }

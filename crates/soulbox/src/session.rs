@@ -9,7 +9,7 @@ use soulbox_types::ErrorKind;
 
 use crate::args::{Global, ServeArgs};
 use crate::config::raw::{Inputs, RawConfig, Setting, Source};
-use crate::config::read_inputs;
+use crate::config::{Unreadable, read_inputs};
 use crate::failure::Failure;
 
 /// The data directory and whether somebody named it for this command.
@@ -32,9 +32,13 @@ impl DataDir {
     }
 }
 
-/// Reads what says where the server is. An unreadable default file does not matter here.
+/// Reads what says where the server is.
 fn inputs(global: &Global) -> Result<Inputs, Failure> {
-    read_inputs(global.config.as_deref(), ServeArgs::default().layer(global))
+    read_inputs(
+        global.config.as_deref(),
+        ServeArgs::default().layer(global),
+        Unreadable::IsIgnored,
+    )
 }
 
 /// The data directory of this command.
@@ -94,9 +98,16 @@ fn no_endpoint(data_dir: &Path, error: &EndpointError) -> Failure {
 pub(crate) fn failure(error: &ClientError, sandbox: Option<&str>) -> Failure {
     match (error, error.kind()) {
         (ClientError::Unreachable { authority, source }, _) => {
+            let cause = soulbox_telemetry::chain(source.as_ref());
+            // The only words that tell a server with a certificate we do not trust from no server at all.
+            let fix = if cause.contains("certificate") {
+                "name the certificate of the server's authority with SSL_CERT_FILE"
+            } else {
+                "soulbox serve  (or check E2B_API_URL)"
+            };
             Failure::unavailable(format!("no server answers at {authority}"))
-                .because(anyhow::anyhow!("{}", soulbox_telemetry::chain(source.as_ref())))
-                .fix("soulbox serve  (or check E2B_API_URL)")
+                .because(anyhow::anyhow!(cause))
+                .fix(fix)
         }
         // envd has its own words for who runs a command and which process is meant.
         (ClientError::Refused { code: Code::Rpc(_), .. }, ErrorKind::Unauthenticated) => {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::args::{Global, ServeArgs};
 use crate::config::raw::Setting;
-use crate::config::{Effective, load, read_inputs};
+use crate::config::{Effective, Unreadable, load, read_inputs};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 
@@ -17,7 +17,11 @@ struct Row {
 
 /// Prints it, or all its problems.
 pub(crate) fn check(global: &Global, args: &ServeArgs, output: Output) -> Result<(), Failure> {
-    let inputs = read_inputs(global.config.as_deref(), args.layer(global))?;
+    let inputs = read_inputs(
+        global.config.as_deref(),
+        args.layer(global),
+        Unreadable::Fails,
+    )?;
     output.show(&rows(&load(&inputs)?), |rows| {
         table(
             ["KEY", "VALUE", "FROM"],
