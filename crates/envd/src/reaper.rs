@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
 
@@ -27,10 +28,33 @@ pub(crate) struct Reaper(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    expected: HashMap<Pid, oneshot::Sender<Exit>>,
+    expected: HashMap<Pid, Owner>,
     /// Exits of children nobody has claimed yet, kept only while a spawn is under way: a program may end before its
     /// process number has come back from the fork server.
     unclaimed: Option<HashMap<Pid, Exit>>,
+}
+
+/// Who waits for a child.
+#[derive(Debug)]
+struct Owner {
+    status: oneshot::Sender<Exit>,
+    reaped: CancellationToken,
+}
+
+/// The end of a child, when it comes.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) status: oneshot::Receiver<Exit>,
+    /// Cancelled in the moment the status is taken: from then on the number may belong to another process.
+    pub(crate) reaped: CancellationToken,
+}
+
+impl Owner {
+    fn told(self, exit: Exit) {
+        self.reaped.cancel();
+        // An owner that is gone has no use for the status.
+        let _ = self.status.send(exit);
+    }
 }
 
 impl Reaper {
@@ -64,8 +88,7 @@ impl Reaper {
     fn ended(&self, pid: Pid, exit: Exit) {
         let mut state = lock(&self.0);
         if let Some(owner) = state.expected.remove(&pid) {
-            // An owner that is gone has no use for the status.
-            let _ = owner.send(exit);
+            owner.told(exit);
         } else if let Some(unclaimed) = &mut state.unclaimed {
             unclaimed.insert(pid, exit);
         }
@@ -77,16 +100,21 @@ impl Reaper {
     }
 
     /// To be called when the answer is there; gives the exit of the new process, now or later.
-    pub(crate) fn spawn_ends(&self, pid: Option<Pid>) -> Option<oneshot::Receiver<Exit>> {
+    pub(crate) fn spawn_ends(&self, pid: Option<Pid>) -> Option<Ending> {
         let mut state = lock(&self.0);
         let unclaimed = state.unclaimed.take().unwrap_or_default();
         let pid = pid?;
-        let (owner, exit) = oneshot::channel();
+        let (sender, status) = oneshot::channel();
+        let reaped = CancellationToken::new();
+        let owner = Owner {
+            status: sender,
+            reaped: reaped.clone(),
+        };
         match unclaimed.get(&pid) {
-            Some(status) => drop(owner.send(*status)),
+            Some(exit) => owner.told(*exit),
             None => drop(state.expected.insert(pid, owner)),
         }
-        Some(exit)
+        Some(Ending { status, reaped })
     }
 }
 
@@ -116,12 +144,19 @@ mod tests {
         reaper.ended(pid(7), Exit::Code(3));
         reaper.ended(pid(8), Exit::Code(4));
         assert_eq!(
-            reaper.spawn_ends(Some(pid(7))).unwrap().try_recv(),
+            reaper.spawn_ends(Some(pid(7))).unwrap().status.try_recv(),
             Ok(Exit::Code(3))
         );
         // The stranger is forgotten.
         reaper.spawn_begins();
-        assert!(reaper.spawn_ends(Some(pid(8))).unwrap().try_recv().is_err());
+        assert!(
+            reaper
+                .spawn_ends(Some(pid(8)))
+                .unwrap()
+                .status
+                .try_recv()
+                .is_err()
+        );
     }
 
     #[test]
@@ -129,10 +164,11 @@ mod tests {
         let reaper = Reaper::default();
         reaper.ended(pid(9), Exit::Code(0));
         reaper.spawn_begins();
-        let mut exit = reaper.spawn_ends(Some(pid(9))).unwrap();
-        assert!(exit.try_recv().is_err());
+        let Ending { mut status, reaped } = reaper.spawn_ends(Some(pid(9))).unwrap();
+        assert!(status.try_recv().is_err() && !reaped.is_cancelled());
         reaper.ended(pid(9), Exit::Code(1));
-        assert_eq!(exit.try_recv(), Ok(Exit::Code(1)));
+        assert!(reaped.is_cancelled());
+        assert_eq!(status.try_recv(), Ok(Exit::Code(1)));
         assert!(reaper.spawn_ends(None).is_none());
     }
 }

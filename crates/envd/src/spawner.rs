@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::{Ending, Reaper};
 use crate::watched::watched;
 
 /// Longer than any exec takes, unless the program lies on a file system that hangs.
@@ -34,7 +34,7 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: Pid,
-    pub(crate) exit: oneshot::Receiver<Exit>,
+    pub(crate) ending: Ending,
 }
 
 #[derive(Debug)]
@@ -64,9 +64,9 @@ impl Spawner {
             while let Some(job) = jobs.recv().await {
                 reaper.spawn_begins();
                 let answer = server.spawn_restarting(&job, &user_cgroups).await;
-                let exit = reaper.spawn_ends(answer.as_ref().ok().copied());
-                let answer = match (answer, exit) {
-                    (Ok(pid), Some(exit)) => Ok(Started { pid, exit }),
+                let ending = reaper.spawn_ends(answer.as_ref().ok().copied());
+                let answer = match (answer, ending) {
+                    (Ok(pid), Some(ending)) => Ok(Started { pid, ending }),
                     (Ok(_), None) => Err(SpawnError::Gone(io::ErrorKind::InvalidData.into())),
                     (Err(error), _) => Err(error),
                 };

@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use soulbox_envd_proto::process::pty::Size;
 use soulbox_envd_proto::process::{ProcessConfig, StartRequest};
 use soulbox_linux::pty::{self, Pty};
-use soulbox_linux::spawn::{SpawnError, SpawnRequest};
+use soulbox_linux::spawn::{Credentials, SpawnError, SpawnRequest};
 use tokio::sync::mpsc;
 
 use super::input::{Input, Terminal};
@@ -62,7 +62,7 @@ pub(crate) async fn start(
             .collect(),
         env: environment(&app.inherited_path, user, app.settings.variables(), &config),
         cwd: cwd.into_bytes(),
-        credentials: Some(user.credentials()),
+        credentials: identity(user),
         controlling_terminal: pty.is_set(),
         oom_score_adj: Some(OOM_SCORE),
         limits: Vec::new(),
@@ -85,7 +85,9 @@ pub(crate) async fn start(
         .await
         .map_err(|e| spawn_failed(&e))?;
 
-    let process = Arc::new(Process::new(started.pid, config, tag, input, terminal));
+    let process = Arc::new(
+        Process::new(started.pid, config, tag, started.ending.reaped).with_streams(input, terminal),
+    );
     let heard = process
         .listen()
         .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
@@ -94,10 +96,17 @@ pub(crate) async fn start(
         Arc::clone(&app.processes),
         Arc::clone(&process),
         outputs,
-        started.exit,
+        started.ending.status,
         deadline,
     ));
     Ok(Started { process, heard })
+}
+
+/// Without root there is only one account whose processes can be started, and nothing to change for it.
+fn identity(user: &User) -> Option<Credentials> {
+    let me = rustix::process::geteuid();
+    let already = !me.is_root() && me.as_raw() == user.uid;
+    (!already).then(|| user.credentials())
 }
 
 fn working_directory(

@@ -55,11 +55,12 @@ async fn wait(
         status = &mut exit => status,
         () = expired => {
             // Not yet waited for, so the number is still its own. Its children keep what they have.
-            let _ = kill_process(process.pid, Signal::KILL);
+            if !process.reaped.is_cancelled() {
+                let _ = kill_process(process.pid, Signal::KILL);
+            }
             exit.await
         }
     };
-    process.reaped.cancel();
     if process.doomed() {
         process.stop_output.cancel();
     }

@@ -56,7 +56,7 @@ pub(crate) struct Process {
     pub(crate) terminal: Option<Terminal>,
     /// Tells the output pumps to take what there is and stop, whoever still holds the other end.
     pub(crate) stop_output: CancellationToken,
-    /// Becomes true when the exit status has been taken.
+    /// Cancelled by the reaper when it takes the exit status.
     pub(crate) reaped: CancellationToken,
     state: Mutex<State>,
 }
@@ -79,18 +79,26 @@ impl Process {
         pid: Pid,
         config: ProcessConfig,
         tag: Option<String>,
-        input: Option<Input>,
-        terminal: Option<Terminal>,
+        reaped: CancellationToken,
     ) -> Self {
+        let stop_output = CancellationToken::new();
         Self {
             pid,
             config,
             tag,
+            input: None,
+            terminal: None,
+            stop_output,
+            reaped,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn with_streams(self, input: Option<Input>, terminal: Option<Terminal>) -> Self {
+        Self {
             input,
             terminal,
-            stop_output: CancellationToken::new(),
-            reaped: CancellationToken::new(),
-            state: Mutex::default(),
+            ..self
         }
     }
 
@@ -275,8 +283,7 @@ mod tests {
             pid,
             ProcessConfig::default(),
             tag.map(str::to_owned),
-            None,
-            None,
+            CancellationToken::new(),
         ))
     }
 
