@@ -1,4 +1,10 @@
 //! `process.Process` as clients meet it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::needless_pass_by_value,
+    reason = "a failure of a helper is a failure of the test, and literals read best where they are used"
+)]
 
 mod common;
 
