@@ -102,7 +102,8 @@ impl Refusal {
             let page = page(status, &message, sandbox);
             return respond(status, "text/html; charset=utf-8", page.into());
         }
-        let json = serde_json::to_vec(&body).expect("strings and numbers always serialize");
+        // Strings and numbers always serialize.
+        let json = serde_json::to_vec(&body).unwrap_or_default();
         respond(status, "application/json; charset=utf-8", json.into())
     }
 }
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn exact_bodies() {
         let check = |refusal: Refusal, status: u16, body: &str| {
-            assert_eq!(json(&refusal), (status, body.to_owned()))
+            assert_eq!(json(&refusal), (status, body.to_owned()));
         };
         check(
             Refusal::NotFound,

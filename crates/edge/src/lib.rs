@@ -1,15 +1,18 @@
 //! The one port: every request of every client enters here and goes to the control plane or into a sandbox.
 //!
 //! Suggested reading order: [`decide`] (whose request is it), [`answer`] (what the edge says itself), [`rewrite`]
-//! (what changes on the way), `proxy` (the way), `server` (connections of clients).
+//! (what changes on the way), `proxy` and `errand` (the way), `server` and `connection` (the clients).
 //! The edge knows neither templates nor SQL: it learns the way to a sandbox from [`Routes`].
 
 pub mod answer;
 mod body;
+mod connection;
 mod control;
 pub mod decide;
+mod errand;
 mod gate;
 mod guard;
+mod h2_streams;
 mod pool;
 mod proxy;
 pub mod rewrite;

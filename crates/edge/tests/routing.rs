@@ -1,5 +1,10 @@
 //! Who gets a request, what the edge says itself, and what changes on the way.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 mod common;
 
@@ -176,7 +181,7 @@ async fn envds_own_routes_are_reserved() {
 #[tokio::test]
 async fn private_sandboxes_ask_for_the_traffic_token() {
     let world = World::with(EdgeConfig::default(), None, |route| {
-        route.traffic_access_token = Some("s3cret".into())
+        route.traffic_access_token = Some("s3cret".into());
     })
     .await;
     world.mirror(8080).await;
@@ -220,7 +225,7 @@ async fn private_sandboxes_ask_for_the_traffic_token() {
 #[tokio::test]
 async fn the_host_can_be_masked() {
     let world = World::with(EdgeConfig::default(), None, |route| {
-        route.mask_request_host = Some("localhost:${PORT}".into())
+        route.mask_request_host = Some("localhost:${PORT}".into());
     })
     .await;
     world.mirror(8080).await;

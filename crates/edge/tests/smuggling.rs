@@ -1,5 +1,10 @@
 //! Requests that two readers could understand differently, byte by byte.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 mod common;
 

@@ -1,5 +1,10 @@
 //! Bodies as they flow: order, duplex, backpressure, and every way a stream can break off.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 mod common;
 

@@ -1,6 +1,13 @@
 //! How fast the edge is beside a direct connection. Not a check: run with
 //! `cargo test --release -p soulbox-edge --test throughput -- --ignored --nocapture`.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a test program"
+)]
 
 mod common;
 

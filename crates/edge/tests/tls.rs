@@ -1,5 +1,10 @@
 //! TLS towards clients with ALPN, and towards servers inside.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 mod common;
 
@@ -100,7 +105,7 @@ async fn alpn_chooses_the_protocol() {
 async fn ports_that_speak_tls_inside_are_reached_without_verification() {
     let made = make();
     let world = World::with(EdgeConfig::default(), None, |route| {
-        route.https_ports = vec![8443]
+        route.https_ports = vec![8443];
     })
     .await;
     let server = world.raw_server(8443).await;

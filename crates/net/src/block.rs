@@ -1,6 +1,6 @@
 //! Which block of slots this server holds, when several servers share a machine.
 //!
-//! One file per block in a run directory, holding the absolute data directory of its server. All of it happens under
+//! One file per block, `<run dir>/blocks/<number>`, holding the absolute data directory of its server. All of it happens under
 //! a lock on the directory, so two servers that start together cannot take the same block, and a file that is empty
 //! belongs to somebody who died while writing it.
 
@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use soulbox_types::ErrorKind;
 use soulbox_types::slot::{BLOCKS, Block};
 
-/// Where servers of this machine claim their blocks.
-pub const RUN_DIR: &str = "/run/soulbox/blocks";
+/// Below this the servers of this machine claim their blocks. A reboot empties it; what the claims stand for is gone
+/// then, too.
+pub const RUN_DIR: &str = "/run/soulbox";
 
 /// A block could not be claimed or released.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +88,9 @@ fn at<'a>(
 }
 
 fn lock(run_dir: &Path) -> Result<File, ClaimError> {
-    fs::create_dir_all(run_dir).map_err(at("create", run_dir))?;
-    let path = run_dir.join("lock");
+    let blocks = run_dir.join("blocks");
+    fs::create_dir_all(&blocks).map_err(at("create", &blocks))?;
+    let path = blocks.join("lock");
     let file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -100,7 +102,7 @@ fn lock(run_dir: &Path) -> Result<File, ClaimError> {
 }
 
 fn path_of(run_dir: &Path, block: Block) -> PathBuf {
-    run_dir.join(block.number().to_string())
+    run_dir.join("blocks").join(block.number().to_string())
 }
 
 fn read(run_dir: &Path, block: Block) -> Result<Claim, ClaimError> {
@@ -206,7 +208,7 @@ mod tests {
         }
 
         fn run(&self) -> PathBuf {
-            self.root.path().join("run/blocks")
+            self.root.path().join("run")
         }
 
         fn data(&self, name: &str) -> PathBuf {

@@ -2,6 +2,7 @@
 //!
 //! It knows blocks of slots and nothing of who stands in one.
 
+mod ask;
 pub mod block;
 mod dns;
 pub mod firewall;

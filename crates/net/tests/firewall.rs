@@ -1,7 +1,12 @@
 //! The rules at work: a fresh network namespace plays the host, others two sandboxes and the world.
 //!
 //! Needs root, `nft` and `ip`; without them it says so and is skipped. Only child processes change namespaces.
-#![allow(missing_docs, reason = "a test program")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};

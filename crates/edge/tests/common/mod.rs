@@ -1,9 +1,12 @@
 //! An edge on loopback before fake sandboxes, and small raw clients that hide nothing from a test.
 #![allow(
     dead_code,
-    clippy::missing_panics_doc,
     missing_docs,
     unreachable_pub,
+    missing_debug_implementations,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::panic,
     reason = "shared by several test programs; tests may panic"
 )]
 
