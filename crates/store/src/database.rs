@@ -19,6 +19,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
+use tokio::sync::oneshot;
 
 use crate::error::During;
 use crate::keys::KeyCache;
@@ -128,16 +129,35 @@ impl Store {
 
     /// Writes down what has been deferred: log entries, spawn counts, times of last use.
     ///
+    /// # Cancel safety
+    /// The writing goes on in a task of its own when the future is dropped: half-way through a commit nobody could
+    /// say whether to write again.
+    ///
     /// # Errors
     /// When the database fails; what was not written is kept for the next time.
     pub async fn flush(&self) -> Result<(), StoreError> {
         if self.inner.deferred.lock().is_empty() {
             return Ok(());
         }
+        let (reply, answer) = oneshot::channel();
+        let store = self.clone();
+        soulbox_telemetry::task::spawn("store-flush", async move {
+            // The caller may have gone away.
+            drop(reply.send(store.write_deferred().await));
+        });
+        answer.await.unwrap_or_else(|_| {
+            Err(StoreError::Query {
+                operation: "write deferred rows",
+                source: sqlx::Error::WorkerCrashed,
+            })
+        })
+    }
+
+    async fn write_deferred(&self) -> Result<(), StoreError> {
         // Whoever holds the one writing connection is the only flush; what it takes is back or written when it ends.
         let mut transaction = self.write().await?;
         let taken = TakenDeferred::take(self);
-        write_deferred(&mut transaction, taken.content()).await?;
+        insert_deferred(&mut transaction, taken.content()).await?;
         transaction.commit().await.during("write deferred rows")?;
         taken.written();
         Ok(())
@@ -250,7 +270,7 @@ impl Deferred {
     }
 }
 
-/// What a flush has taken. Goes back when it is dropped without having been written, also when the flush's future is.
+/// What a flush has taken. Goes back when it is dropped without having been written.
 struct TakenDeferred<'a> {
     store: &'a Store,
     content: Option<Deferred>,
@@ -298,7 +318,7 @@ impl Drop for TakenDeferred<'_> {
     }
 }
 
-async fn write_deferred(
+async fn insert_deferred(
     transaction: &mut Transaction<'static, Db>,
     deferred: &Deferred,
 ) -> Result<(), StoreError> {

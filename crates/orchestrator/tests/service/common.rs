@@ -239,6 +239,17 @@ pub(crate) async fn pass(seconds: u64) {
     }
 }
 
+/// Lets time pass until `condition` holds.
+pub(crate) async fn pass_until(what: &str, condition: impl AsyncFn() -> bool) {
+    for _ in 0..60 {
+        if condition().await {
+            return;
+        }
+        pass(1).await;
+    }
+    panic!("a minute has passed without {what}");
+}
+
 /// Gives the tasks, and the database behind them, a moment to do what they can.
 pub(crate) async fn settle() {
     for _ in 0..3 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{new_sandbox, pass, settle, wait_for, world, world_with};
+use crate::common::{new_sandbox, pass, pass_until, settle, wait_for, world, world_with};
 use soulbox_driver::{DriverError, GuestStats};
 use soulbox_orchestrator::SandboxError;
 use soulbox_store::{ListQuery, RecordState};
@@ -278,7 +278,8 @@ async fn a_guest_that_ends_by_itself_leaves_nothing() {
     world.driver.guest(&id).unwrap().exit();
     world.wait_gone(&id).await;
     assert!(route.closed.is_cancelled());
-    assert!(!world.kill(&id).await);
+    // A kill that comes in time joins the one that clears up.
+    wait_for("nothing to kill", async || !world.kill(&id).await).await;
     assert_eq!(world.listed().await, [other]);
     assert_eq!(
         world.log(&id).await,
@@ -468,7 +469,6 @@ async fn readings_every_five_seconds() {
         pids: 3,
         oom_kills: 2,
     });
-    pass(10).await;
     let team = &world.team.id;
     let samples = async || {
         world
@@ -477,24 +477,31 @@ async fn readings_every_five_seconds() {
             .await
             .unwrap()
     };
-    wait_for("three readings", async || samples().await.len() == 3).await;
+    pass_until("three readings", async || samples().await.len() >= 3).await;
     let samples = samples().await;
-    let shown: Vec<_> = samples
-        .iter()
-        .map(|s| (s.cpu_used_pct, s.mem_used_bytes))
-        .collect();
-    assert_eq!(shown, [(0.0, 0), (50.0, 1000), (0.0, 1000)]);
+    let (first, second, third) = (&samples[0], &samples[1], &samples[2]);
     assert_eq!(
-        (samples[2].mem_total_bytes, samples[2].cpu_count),
-        (512 << 20, 2)
+        [first, second, third].map(|sample| sample.mem_used_bytes),
+        [0, 1000, 1000]
     );
-    assert_eq!(samples[1].at.since(samples[0].at), Duration::from_secs(5));
+    // Five seconds of one of two CPUs; a turn comes late when the database does.
+    let gap = second.at.since(first.at);
+    assert!((5.0..5.9).contains(&gap.as_secs_f64()), "{gap:?}");
+    assert!(
+        (second.cpu_used_pct - 250.0 / gap.as_secs_f64()).abs() < 0.01,
+        "{second:?}"
+    );
+    assert_eq!(
+        [first.cpu_used_pct, third.cpu_used_pct].map(f64::to_bits),
+        [0, 0]
+    );
+    assert_eq!((third.mem_total_bytes, third.cpu_count), (512 << 20, 2));
     let latest = world
         .sandboxes
         .latest_metrics(team, std::slice::from_ref(&id))
         .await
         .unwrap();
-    assert_eq!(latest, samples[2..]);
+    assert_eq!(latest, samples[samples.len() - 1..]);
     let log = world.log(&id).await;
     assert_eq!(
         log[1..],
@@ -512,15 +519,12 @@ async fn readings_every_five_seconds() {
     );
     // They outlive the sandbox.
     assert!(world.kill(&id).await);
-    assert_eq!(
-        world
-            .sandboxes
-            .metrics(team, &id, None, None)
-            .await
-            .unwrap()
-            .len(),
-        3
-    );
+    let kept = world
+        .sandboxes
+        .metrics(team, &id, None, None)
+        .await
+        .unwrap();
+    assert_eq!(kept.len(), samples.len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -539,8 +543,7 @@ async fn a_thousand_sandboxes() {
         .await
         .unwrap();
     assert_eq!((page.items.len(), page.total_running), (100, 1000));
-    pass(5).await;
-    wait_for("a reading of each", async || {
+    pass_until("a reading of each", async || {
         world
             .sandboxes
             .latest_metrics(&world.team.id, &ids)
