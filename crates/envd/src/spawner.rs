@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use soulbox_linux::spawn::{ForkServer, SpawnError, SpawnRequest, Stdio};
+use soulbox_linux::spawn::{ForkServer, SpawnError, SpawnRequest, Stdio, Step};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -60,10 +60,14 @@ impl Spawner {
     ) -> io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let mut server = Server::new(server)?;
+        let mut rescue = Rescue(None);
         tokio::spawn(async move {
             while let Some(job) = jobs.recv().await {
                 reaper.spawn_begins();
-                let answer = server.spawn_restarting(&job, &user_cgroups).await;
+                let answer = match server.spawn_restarting(&job, &user_cgroups).await {
+                    Err(error) if out_of_processes(&error) => rescue.spawn(&job).await,
+                    other => other,
+                };
                 let ending = reaper.spawn_ends(answer.as_ref().ok().copied());
                 let answer = match (answer, ending) {
                     (Ok(pid), Some(ending)) => Ok(Started { pid, ending }),
@@ -96,6 +100,27 @@ impl Spawner {
             .await
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
+    }
+}
+
+/// Whether the user's processes have used up the sandbox's number.
+fn out_of_processes(error: &SpawnError) -> bool {
+    matches!(error, SpawnError::Step { step: Step::Clone, source } if source.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// A fork server in envd's own cgroup, for when the user's is full: a few processes are set aside there, so that
+/// somebody can still come in and clean up. Started when it is first needed.
+struct Rescue(Option<Server>);
+
+impl Rescue {
+    async fn spawn(&mut self, job: &Job) -> Result<Pid, SpawnError> {
+        let server = match self.0.take() {
+            Some(server) => server,
+            None => ForkServer::start(&[])
+                .and_then(Server::new)
+                .map_err(SpawnError::Gone)?,
+        };
+        self.0.insert(server).spawn_restarting(job, &[]).await
     }
 }
 

@@ -2,10 +2,6 @@
 //!
 //! Written out instead of using a library, because what is tested is the wire itself: frames as they arrive, headers as
 //! they are, connections that break.
-#![expect(
-    clippy::allow_attributes,
-    reason = "what is dead differs from program to program"
-)]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
