@@ -25,6 +25,9 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     let server = server_pid(api);
     let server_before = server.and_then(host::rss_kib);
     let mut report = Report::new("idle");
+    // A server that cannot create at all is an error, not a hundred failures.
+    let first = create_usable(api, &request(&options.template)).await?;
+    api.kill(&first.sandbox.sandbox_id).await?;
     let (ids, made) = fill(api, &options.template, count).await;
     tokio::time::sleep(SETTLE).await;
     let (look, list) = ask(api, &ids).await;

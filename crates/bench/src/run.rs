@@ -185,10 +185,15 @@ pub(crate) async fn create_usable(api: &Api, request: &NewSandbox) -> Result<Cre
     })
 }
 
-/// An error and its causes, for the failure column.
+/// Why one of many failed, for the failure column.
 pub(crate) fn reason(error: &BenchError) -> String {
+    let error: &dyn std::error::Error = match error {
+        // Its wrapper speaks of the whole measurement.
+        BenchError::Client(error) => error,
+        other => other,
+    };
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
