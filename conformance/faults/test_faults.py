@@ -19,7 +19,7 @@ import pytest
 from e2b import CommandExitException, Sandbox, SandboxException, SandboxNotFoundException, SandboxQuery
 
 import host
-from server import Server, from_environment, kill_every_sandbox, prepare_data_dir, wait_until
+from server import Server, from_environment, kill_every_sandbox, patience, prepare_data_dir, wait_until
 
 
 def options(server: Server) -> dict[str, str]:
@@ -91,9 +91,9 @@ def test_sandboxes_outlive_a_killed_server(started):
     assert sandbox_again._envd_access_token == sandbox._envd_access_token
     listed = Sandbox.list(query=SandboxQuery(metadata={"kept": "yes"}), **options(server)).next_items()
     assert [info.sandbox_id for info in listed] == [sandbox.sandbox_id]
-    first = int(sandbox_again.files.read("/tmp/count"))
-    time.sleep(0.5)
-    assert int(sandbox_again.files.read("/tmp/count")) > first
+    # Empty for a moment each time it is written.
+    first = int(wait_until("a number", 5, lambda: sandbox_again.files.read("/tmp/count")))
+    wait_until("it goes on counting", 5, lambda: int(sandbox_again.files.read("/tmp/count") or 0) > first)
     handle = sandbox_again.commands.connect(pid)
     assert next(iter(handle))[0].strip().isdigit()
     handle.disconnect()
@@ -144,7 +144,7 @@ def test_timeout_that_passes_after_the_restart(started):
     server.start()
     again = moved(sandbox, server)
     wait_until("the sandbox is gone", 7, lambda: not again.is_running())
-    assert 4 <= time.monotonic() - born <= 7.5
+    assert 4 <= time.monotonic() - born <= patience(7.5)
 
 
 def test_restart_by_sigterm_keeps_sandboxes(started):
@@ -231,9 +231,9 @@ def test_sigterm_finishes_what_is_in_flight(started):
     server = started()
     results: list[str] = []
     sandbox = Sandbox.create(timeout=300, **options(server))
-    thread = threading.Thread(target=lambda: results.append(sandbox.commands.run("sleep 1.5; echo finished").stdout))
+    thread = threading.Thread(target=lambda: results.append(sandbox.commands.run("touch /tmp/begun; sleep 1.5; echo finished").stdout))
     thread.start()
-    time.sleep(0.5)
+    wait_until("the command runs", 5, lambda: sandbox.files.exists("/tmp/begun"))
     assert server.stop() == 0
     thread.join(10)
     assert results == ["finished\n"]
@@ -247,8 +247,8 @@ def test_sigterm_does_not_wait_for_ever(started):
     sandbox = Sandbox.create(timeout=300, **options(server))
     sandbox.commands.run("sleep 300", background=True, timeout=0)
     began = time.monotonic()
-    assert server.stop(timeout=40) == 0
-    assert time.monotonic() - began < 35
+    assert server.stop(timeout=100) == 0
+    assert time.monotonic() - began < patience(35)
 
 
 def test_two_servers_beside_each_other(started):
@@ -337,7 +337,7 @@ def test_client_that_does_not_read(started):
     for _ in range(10):
         began = time.monotonic()
         assert sandbox.commands.run("echo others").stdout == "others\n"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < patience(2)
     other = Sandbox.create(timeout=60, **options(server))
     assert other.commands.run("seq 10000").stdout.endswith("10000\n")
     assert resident() - before < 60_000, "kilobytes"

@@ -48,6 +48,8 @@ def test_files_in_shared_memory_count(sandbox):
 
 @pytest.mark.seconds(180)
 def test_fork_bomb_is_contained(sandbox):
+    """The neighbours do not notice, and the sandbox can be cleaned up through the API: envd must be able to start a
+    command of root although every process id of the user's cgroup is in use."""
     bomb = "bomb() { bomb | bomb & }; bomb; sleep 3"
     sandbox.files.write("/tmp/bomb.sh", bomb)
     sandbox.commands.run("nohup bash /tmp/bomb.sh >/dev/null 2>&1 &")

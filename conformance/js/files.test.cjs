@@ -129,7 +129,7 @@ test('signed links', async () => {
 })
 
 test('ports', async () => {
-  await sandbox.commands.run('cd /tmp && echo page > index.html && nohup python3 -m http.server --bind 127.0.0.1 8000 >/dev/null 2>&1 &')
+  await sandbox.commands.run('cd /tmp; echo page > index.html; nohup python3 -m http.server --bind 127.0.0.1 8000 >/dev/null 2>&1 &')
   const url = new URL(process.env.E2B_API_URL)
   const get = (headers) =>
     new Promise((resolve, reject) => {
@@ -143,7 +143,7 @@ test('ports', async () => {
     })
   const host = sandbox.getHost(8000)
   assert.ok(host.startsWith(`8000-${sandbox.sandboxId}.`))
-  await waitUntil('the server', 5_000, async () => (await get({ host })).text === 'page\n')
+  await waitUntil('the server', 20_000, async () => (await get({ host })).text === 'page\n')
   assert.equal((await get({ 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': '8000' })).text, 'page\n')
   const closed = await fetch(`${url.origin}/`, { headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': '9998' } })
   assert.equal(closed.status, 502)

@@ -96,10 +96,11 @@ test('metrics', async () => {
 
 test('what a killed sandbox does to a running command', async () => {
   const sandbox = await create()
-  const run = sandbox.commands.run('sleep 60')
-  await sleep(500)
+  const handle = await sandbox.commands.run('sleep 60', { background: true })
+  // Expected before it happens: a rejection that nobody awaits yet would end the process.
+  const told = assert.rejects(handle.wait(), (error) => error.name === 'TimeoutError' && /sandbox was killed or reached its end of life/.test(error.message))
   await sandbox.kill()
-  await assert.rejects(run, (error) => error.name === 'TimeoutError' && /sandbox was killed or reached its end of life/.test(error.message))
+  await told
 })
 
 test('what the end of its time does to a running command', async () => {

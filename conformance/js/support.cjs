@@ -1,5 +1,6 @@
 'use strict'
 // What the JavaScript suites share: sandboxes that end with their test, and waiting for an event.
+const { cpus, loadavg } = require('node:os')
 const { after } = require('node:test')
 const { Sandbox } = require('e2b')
 
@@ -18,9 +19,12 @@ function creator() {
   }
 }
 
-/** Resolves with the first truthy value of `condition`, rejects after `timeoutMs`. */
+/** A time limit that holds on an idle machine, made longer by as much as this one is busy. */
+const patience = (ms) => ms * Math.min(10, Math.max(1, loadavg()[0] / cpus().length))
+
+/** Resolves with the first truthy value of `condition`, rejects after `patience(timeoutMs)`. */
 async function waitUntil(what, timeoutMs, condition) {
-  const deadline = Date.now() + timeoutMs
+  const deadline = Date.now() + patience(timeoutMs)
   for (;;) {
     const value = await condition()
     if (value) return value
@@ -31,4 +35,4 @@ async function waitUntil(what, timeoutMs, condition) {
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
-module.exports = { UNKNOWN, creator, waitUntil, sleep }
+module.exports = { UNKNOWN, creator, patience, waitUntil, sleep }

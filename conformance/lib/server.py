@@ -21,17 +21,21 @@ TEMPLATE_PARTS = ("layers", "templates")
 
 
 def prepare_data_dir(base_data: Path, target: Path) -> None:
-    """Gives `target` the templates of `base_data`, by hard links: layers are immutable."""
+    """Gives `target` the templates of `base_data`, by hard links: layers are immutable. On another file system: a copy."""
     target.mkdir(parents=True, exist_ok=True)
     for part in TEMPLATE_PARTS:
         source = base_data / part
-        if source.exists():
-            subprocess.run(["cp", "-al", str(source), str(target / part)], check=True)
+        if not source.exists():
+            continue
+        linked = subprocess.run(["cp", "-al", str(source), str(target / part)], stderr=subprocess.DEVNULL)
+        if linked.returncode != 0:
+            shutil.rmtree(target / part, ignore_errors=True)
+            subprocess.run(["cp", "-a", str(source), str(target / part)], check=True)
 
 
 def new_data_dir(base_data: Path, purpose: str) -> Path:
-    """Makes a temporary data directory on the file system of `base_data`, so that links work."""
-    directory = Path(tempfile.mkdtemp(prefix=f"soulbox-{purpose}-", dir=base_data.resolve().parent))
+    """Makes a temporary data directory with the base template."""
+    directory = Path(tempfile.mkdtemp(prefix=f"soulbox-{purpose}-"))
     prepare_data_dir(base_data, directory)
     return directory
 
@@ -68,7 +72,7 @@ class Server:
         assert self.process is not None, "the server was started"
         return self.process.pid
 
-    def start(self, timeout: float = 30) -> "Server":
+    def start(self, timeout: float = 60) -> "Server":
         """Starts the process and returns once it has printed `READY <url>`."""
         command = [str(self.binary), "serve", "--data-dir", str(self.data_dir), "--listen", "127.0.0.1:0"]
         with self.log_path.open("ab") as log:
@@ -118,7 +122,7 @@ class Server:
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = 60) -> int:
         """Asks the server to end and returns its exit code."""
         if self.process is None:
             return 0
@@ -169,13 +173,20 @@ def from_environment(purpose: str, *arguments: str) -> Server:
     return Server(Path(os.environ["CONFORMANCE_BINARY"]), new_data_dir(base_data, purpose), *arguments)
 
 
+def patience(seconds: float) -> float:
+    """A time limit that holds on an idle machine, made longer by as much as this one is busy."""
+    return seconds * min(10, max(1, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+
 def wait_until(what: str, timeout: float, condition, interval: float = 0.05):
-    """Returns the first true value of `condition()`; fails with its last value when there is none in time."""
+    """Returns the first true value of `condition()`; fails with its last value when there is none within
+    `patience(timeout)`."""
+    timeout = patience(timeout)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what} (last value: {value!r})")
+            raise AssertionError(f"not within {timeout:.1f} s: {what} (last value: {value!r})")
         time.sleep(interval)
