@@ -114,6 +114,12 @@ impl Hierarchies {
         roots
     }
 
+    /// In how many hierarchies `user` and `envd` are told apart.
+    #[must_use]
+    pub fn split_count(&self) -> usize {
+        self.split_roots().len()
+    }
+
     /// Hierarchies in which `user` and `envd` are told apart.
     fn split_roots(&self) -> Vec<&Path> {
         let mut roots: Vec<&Path> = match self {
@@ -268,6 +274,13 @@ impl SlotCgroup {
             .collect()
     }
 
+    /// Of those, the ones that hold the user's own limits.
+    #[must_use]
+    pub fn limit_procs_files(&self) -> Vec<PathBuf> {
+        let split = self.hierarchies.split_roots().into_iter();
+        split.map(|root| root.join(&self.relative).join("user/cgroup.procs")).collect()
+    }
+
     /// Moves envd out of the user's part. Takes milliseconds of waiting for the kernel: not on the path of a create.
     ///
     /// # Errors
@@ -348,7 +361,10 @@ impl SlotCgroup {
                     Ok(text) => {
                         pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()))
                     }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    // Removed before it was opened, or between that and the reading.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::NotFound
+                            || error.raw_os_error() == Some(libc::ENODEV) => {}
                     Err(error) => return Err(error),
                 }
             }

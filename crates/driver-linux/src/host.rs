@@ -1,10 +1,10 @@
 //! What this server needs from its host, gathered and prepared once at start.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use soulbox_launch_plan::{LaunchPlan, SlotPlan};
@@ -37,6 +37,7 @@ pub(crate) struct Host {
     pub(crate) jail: OwnedFd,
     pub(crate) envd: OwnedFd,
     pub(crate) boot_id: String,
+    data: PathBuf,
     run: PathBuf,
     sandboxes: PathBuf,
 }
@@ -52,23 +53,23 @@ impl Host {
         let run = data_dir.join("run");
         let sandboxes = data_dir.join("sandboxes");
         // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.
-        for directory in [
-            data_dir,
-            &run,
-            &sandboxes,
-            &run.join("root"),
-            &run.join("empty"),
-        ] {
+        for directory in [data_dir, &run, &sandboxes, &run.join("root")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)?;
         }
+        for directory in [&run, &sandboxes] {
+            fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+        }
+        // What covers others with it is read by users inside.
+        DirBuilder::new().recursive(true).create(run.join("empty"))?;
+        fs::set_permissions(run.join("empty"), Permissions::from_mode(0o755))?;
         fs::write(run.join("empty-file"), "")?;
         Ok(Self {
             block,
+            facts: facts(&hierarchies)?,
             hierarchies,
-            facts: facts()?,
             cpuinfo: fs::read_to_string("/proc/cpuinfo")?,
             seccomp: seccomp::program(),
             jail: exec::sealed_memfd("soulbox-jail", programs.jail, true)?,
@@ -76,6 +77,7 @@ impl Host {
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
                 .trim()
                 .to_owned(),
+            data: data_dir.to_owned(),
             run,
             sandboxes,
         })
@@ -101,6 +103,7 @@ impl Host {
             make_sys(&self.run, &sys, visible)?;
         }
         Ok(Places {
+            data: self.data.clone(),
             root: self.run.join("root"),
             empty_file: self.run.join("empty-file"),
             empty_directory: self.run.join("empty"),
@@ -118,13 +121,14 @@ pub fn plans_for(
     data_dir: &Path,
     slot: SlotIndex,
 ) -> io::Result<(SlotPlan, LaunchPlan)> {
-    let cgroup = SlotCgroup::new(Hierarchies::detect()?, slot);
-    let facts = facts()?;
+    let hierarchies = Hierarchies::detect()?;
+    let facts = facts(&hierarchies)?;
     let run = data_dir.join("run");
     let visible = usize::try_from(spec.limits.vcpu_count)
         .unwrap_or(usize::MAX)
         .min(facts.cpus.len());
     let places = Places {
+        data: data_dir.to_owned(),
         root: run.join("root"),
         empty_file: run.join("empty-file"),
         empty_directory: run.join("empty"),
@@ -135,12 +139,12 @@ pub fn plans_for(
     };
     let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
     Ok((
-        slot_plan(slot, cgroup.user_procs_files(), spec.network),
+        slot_plan(slot, &SlotCgroup::new(hierarchies, slot), spec.network),
         launch,
     ))
 }
 
-fn facts() -> io::Result<HostFacts> {
+fn facts(hierarchies: &Hierarchies) -> io::Result<HostFacts> {
     let cpus = rustix::thread::sched_getaffinity(None)?;
     let cpus = (0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(1024))
         .filter(|cpu| usize::try_from(*cpu).is_ok_and(|cpu| cpus.is_set(cpu)))
@@ -159,6 +163,7 @@ fn facts() -> io::Result<HostFacts> {
     Ok(HostFacts {
         cpus,
         proc_entries,
+        limit_hierarchies: hierarchies.split_count(),
         may_protect_envd: effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE),
         open_files_limit: open_files.unwrap_or(u64::MAX),
     })

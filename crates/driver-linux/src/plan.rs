@@ -10,6 +10,8 @@ use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::UIDS_PER_SLOT;
 use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
 
+use crate::cgroup::SlotCgroup;
+
 /// What the plan depends on besides the sandbox itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
@@ -17,6 +19,8 @@ pub struct HostFacts {
     pub cpus: Vec<u32>,
     /// Names below `/proc` that this kernel has, other than processes.
     pub proc_entries: BTreeSet<String>,
+    /// Hierarchies in which the user's processes have limits of their own.
+    pub limit_hierarchies: usize,
     /// Whether this server may lower `oom_score_adj` (CAP_SYS_RESOURCE).
     pub may_protect_envd: bool,
     /// Highest limit of open files that this server may hand on.
@@ -26,6 +30,8 @@ pub struct HostFacts {
 /// Directories and files on the host that launches use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
+    /// The server's data directory.
+    pub data: PathBuf,
     /// An empty directory, on which each jail mounts its root (in a mount namespace of its own).
     pub root: PathBuf,
     /// An empty file, to cover others with.
@@ -85,8 +91,8 @@ const MASKED_FILES: [&str; 12] = [
     "vmallocinfo",
 ];
 
-/// Directories of `/proc` that tell about the host's hardware.
-const MASKED_DIRECTORIES: [&str; 8] = [
+/// Directories of `/proc` that tell about the host's hardware and load.
+const MASKED_DIRECTORIES: [&str; 9] = [
     "acpi",
     "asound",
     "bus",
@@ -94,6 +100,7 @@ const MASKED_DIRECTORIES: [&str; 8] = [
     "dynamic_debug",
     "fs",
     "irq",
+    "pressure",
     "scsi",
 ];
 
@@ -111,7 +118,7 @@ const ENVD_OOM_SCORE: i32 = -900;
 
 /// What is prepared ahead.
 #[must_use]
-pub fn slot_plan(slot: SlotIndex, procs_files: Vec<PathBuf>, network: NetworkMode) -> SlotPlan {
+pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: NetworkMode) -> SlotPlan {
     let network = match network {
         NetworkMode::Offline => Network::Loopback,
         NetworkMode::Internet => Network::Cable {
@@ -123,7 +130,12 @@ pub fn slot_plan(slot: SlotIndex, procs_files: Vec<PathBuf>, network: NetworkMod
     SlotPlan {
         steps: vec![
             SlotStep::NewSession,
-            SlotStep::JoinCgroups { procs_files },
+            SlotStep::JoinCgroups {
+                procs_files: cgroup.user_procs_files(),
+            },
+            SlotStep::KeepCgroups {
+                procs_files: cgroup.limit_procs_files(),
+            },
             SlotStep::CreateUserNamespace {
                 uid_base: slot.uid_base(),
                 count: UIDS_PER_SLOT,
@@ -195,12 +207,19 @@ pub fn launch_plan(
             keep: CAPABILITIES.to_vec(),
         },
         LaunchStep::ExecEnvd {
-            argv: ["envd", "--boot-fd", "3", "--status-fd", "4"]
-                .map(str::to_owned)
-                .to_vec(),
+            argv: envd_argv(host.limit_hierarchies),
         },
     ]);
     LaunchPlan { steps }
+}
+
+/// Descriptors 3 and 4 are the boot document and the status pipe; the kept cgroups follow.
+fn envd_argv(limit_hierarchies: usize) -> Vec<String> {
+    let mut argv = ["envd", "--boot-fd", "3", "--status-fd", "4"].map(str::to_owned).to_vec();
+    for number in 5..5 + limit_hierarchies {
+        argv.extend(["--user-cgroup-fd".to_owned(), number.to_string()]);
+    }
+    argv
 }
 
 fn root_steps(
@@ -220,10 +239,12 @@ fn root_steps(
         path: files.disk(),
         read_only: false,
     });
+    let relative = |path: &Path| path.strip_prefix(&places.data).unwrap_or(path).to_owned();
     steps.push(LaunchStep::MountOverlay {
-        lower: spec.image.layers.clone(),
-        upper: files.upper(),
-        work: files.work(),
+        base: places.data.clone(),
+        lower: spec.image.layers.iter().map(|path| relative(path)).collect(),
+        upper: relative(&files.upper()),
+        work: relative(&files.work()),
         target: places.root.clone(),
         owner,
     });
@@ -343,6 +364,7 @@ mod tests {
             directory: PathBuf::from("/d/sandboxes/x"),
         };
         let places = Places {
+            data: PathBuf::from("/d"),
             root: PathBuf::from("/d/run/root"),
             empty_file: PathBuf::from("/d/run/empty-file"),
             empty_directory: PathBuf::from("/d/run/empty"),
@@ -354,6 +376,7 @@ mod tests {
         let host = HostFacts {
             cpus: (0..cpus).collect(),
             proc_entries,
+            limit_hierarchies: 2,
             may_protect_envd: true,
             open_files_limit: 1 << 20,
         };
@@ -388,8 +411,9 @@ mod tests {
     #[test]
     fn slot_plans() {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
-        let files = vec![PathBuf::from("/cg/soulbox/sb0/3/user/cgroup.procs")];
-        insta::assert_snapshot!(slot_plan(slot, files, NetworkMode::Internet));
+        let root = PathBuf::from("/cg");
+        let cgroup = SlotCgroup::new(crate::cgroup::Hierarchies::Unified { root }, slot);
+        insta::assert_snapshot!(slot_plan(slot, &cgroup, NetworkMode::Internet));
     }
 
     #[test]

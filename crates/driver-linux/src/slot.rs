@@ -175,7 +175,7 @@ impl Pool {
     fn try_make(&self, index: SlotIndex, network: NetworkMode) -> Result<Slot, SlotError> {
         let cgroup = SlotCgroup::new(self.host.hierarchies.clone(), index);
         cgroup.create().map_err(SlotError::Cgroup)?;
-        let plan = slot_plan(index, cgroup.user_procs_files(), network);
+        let plan = slot_plan(index, &cgroup, network);
         let started = Jail::start(&self.host.jail, &plan);
         let (jail, namespace) = started.inspect_err(|_| remove_cgroup(&cgroup))?;
         if network == NetworkMode::Internet {

@@ -114,6 +114,7 @@ impl Launch<'_> {
                 self.idmap(path, *read_only).map_err(on(path))
             }
             LaunchStep::MountOverlay {
+                base,
                 lower,
                 upper,
                 work,
@@ -121,6 +122,7 @@ impl Launch<'_> {
                 owner,
             } => {
                 self.root.clone_from(target);
+                rustix::process::chdir(base).map_err(|e| on(base)(e.into()))?;
                 capability::set_fs_ids(*owner, *owner).map_err(on("file system ids"))?;
                 let mounted = overlay(lower, upper, work, target).map_err(on(target));
                 capability::set_fs_ids(0, 0).map_err(on("file system ids"))?;
@@ -162,6 +164,8 @@ impl Launch<'_> {
                     ("gid", gid.as_str()),
                     ("mode", "620"),
                     ("ptmxmode", "666"),
+                    // All instances share the host's kernel.pty.max of 4096.
+                    ("max", "256"),
                 ];
                 let attributes = Attributes {
                     no_dev: false,
@@ -301,13 +305,10 @@ impl Launch<'_> {
             let null =
                 rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
             let null = exec::lift(null)?;
-            exec::keep_only_fds(&[
-                null.as_fd(),
-                null.as_fd(),
-                null.as_fd(),
-                self.handed.boot.as_fd(),
-                self.handed.status.as_fd(),
-            ])?;
+            let mut fds = vec![null.as_fd(), null.as_fd(), null.as_fd()];
+            fds.extend([self.handed.boot.as_fd(), self.handed.status.as_fd()]);
+            fds.extend(self.slot.cgroups.iter().map(AsFd::as_fd));
+            exec::keep_only_fds(&fds)?;
             let strings = |list: &mut dyn Iterator<Item = &str>| -> io::Result<Vec<CString>> {
                 list.map(|s| CString::new(s).map_err(io::Error::from))
                     .collect()

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::thread::UnshareFlags;
 use soulbox_launch_plan::{SlotPlan, SlotStep};
-use soulbox_linux::{mount, namespace};
+use soulbox_linux::{exec, mount, namespace};
 
 use crate::{Failure, network};
 
@@ -18,11 +18,14 @@ pub(crate) struct Slot {
     pub(crate) network: OwnedFd,
     /// The sandbox's user namespace.
     pub(crate) user: OwnedFd,
+    /// `cgroup.procs` files of the user's limits.
+    pub(crate) cgroups: Vec<OwnedFd>,
 }
 
 pub(crate) fn prepare(plan: &SlotPlan) -> Result<Slot, Failure> {
     let mut network = None;
     let mut user = None;
+    let mut cgroups = Vec::new();
     for step in &plan.steps {
         let fail = |detail: &str, source: io::Error| Failure::new(step.name(), detail, source);
         match step {
@@ -32,6 +35,13 @@ pub(crate) fn prepare(plan: &SlotPlan) -> Result<Slot, Failure> {
             SlotStep::JoinCgroups { procs_files } => {
                 for file in procs_files {
                     fs::write(file, "0").map_err(|e| fail(&file.display().to_string(), e))?;
+                }
+            }
+            SlotStep::KeepCgroups { procs_files } => {
+                for path in procs_files {
+                    let opened = fs::File::options().write(true).open(path);
+                    let file = opened.map_err(|e| fail(&path.display().to_string(), e))?;
+                    cgroups.push(exec::lift(file).map_err(|e| fail("cgroup.procs", e))?);
                 }
             }
             SlotStep::CreateUserNamespace { uid_base, count } => {
@@ -56,7 +66,7 @@ pub(crate) fn prepare(plan: &SlotPlan) -> Result<Slot, Failure> {
         }
     }
     match (network, user) {
-        (Some(network), Some(user)) => Ok(Slot { network, user }),
+        (Some(network), Some(user)) => Ok(Slot { network, user, cgroups }),
         _ => Err(Failure::new(
             "read-plan",
             "slot plan lacks a namespace",

@@ -36,6 +36,11 @@ pub enum SlotStep {
         /// Absolute paths of `cgroup.procs` files.
         procs_files: Vec<PathBuf>,
     },
+    /// Keeps `cgroup.procs` files open for envd: a successor of its fork server puts itself back into the user's limits.
+    KeepCgroups {
+        /// Absolute paths of `cgroup.procs` files.
+        procs_files: Vec<PathBuf>,
+    },
     /// Makes the user namespace of the sandbox, maps its ids and keeps it by a file descriptor. It is joined last
     /// and owns nothing: every other namespace belongs to the host.
     CreateUserNamespace {
@@ -87,6 +92,9 @@ pub enum LaunchStep {
     },
     /// Mounts the overlay that is the sandbox's root.
     MountOverlay {
+        /// Directory that the paths below are relative to, if they are: the sandbox can read how its root was mounted
+        /// and need not learn where the host keeps things.
+        base: PathBuf,
         /// Layers, topmost first.
         lower: Vec<PathBuf>,
         /// The sandbox's own files.
@@ -202,7 +210,8 @@ pub enum LaunchStep {
         /// Classic BPF instructions: code, jt, jf, k.
         program: Vec<(u16, u8, u8, u32)>,
     },
-    /// Hands over the boot document and the status pipe, closes everything else and becomes envd.
+    /// Hands over the boot document (3), the status pipe (4) and the kept cgroups (5 and up), closes everything else and
+    /// becomes envd.
     ExecEnvd {
         /// Arguments, the program's name first.
         argv: Vec<String>,
@@ -282,6 +291,7 @@ impl SlotStep {
         match self {
             Self::NewSession => "new-session",
             Self::JoinCgroups { .. } => "join-cgroups",
+            Self::KeepCgroups { .. } => "keep-cgroups",
             Self::CreateUserNamespace { .. } => "create-user-namespace",
             Self::UnshareNetwork(_) => "unshare-network",
             Self::UnshareMountIpcUtsCgroup => "unshare-mount-ipc-uts-cgroup",

@@ -9,7 +9,7 @@ pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
     match step {
         SlotStep::NewSession | SlotStep::UnshareMountIpcUtsCgroup | SlotStep::MakeMountsPrivate => {
         }
-        SlotStep::JoinCgroups { procs_files } => {
+        SlotStep::JoinCgroups { procs_files } | SlotStep::KeepCgroups { procs_files } => {
             for file in procs_files {
                 write!(f, " {}", file.display())?;
             }
@@ -50,12 +50,14 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
             work,
             target,
             owner,
+            base,
         } => {
             let lower: Vec<_> = lower.iter().map(|p| p.display().to_string()).collect();
             let (upper, work, target) = (upper.display(), work.display(), target.display());
             write!(
                 f,
-                " {target} lower={} upper={upper} work={work} owner={owner}",
+                " {target} base={} lower={} upper={upper} work={work} owner={owner}",
+                base.display(),
                 lower.join(",")
             )?;
         }
