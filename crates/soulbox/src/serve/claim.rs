@@ -75,6 +75,7 @@ impl Claim {
         Hierarchies::detect()?
             .remove_block(&self.block.prefix())
             .context("cannot remove the cgroups")?;
+        remove_run_dir(&self.data_dir.join("run"))?;
         block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
             .context("cannot release the address block")
     }
@@ -97,6 +98,16 @@ async fn forward_dns(block: Block, upstreams: &[SocketAddr]) -> anyhow::Result<D
     let stop = CancellationToken::new();
     tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
     Ok(stop.drop_guard())
+}
+
+/// Removes what launches use: made again at the next start.
+fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(run) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", run.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
