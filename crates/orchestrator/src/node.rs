@@ -73,17 +73,13 @@ impl Node {
         )
     }
 
-    /// A sandbox of which only the record is at hand.
-    pub(crate) fn view_of_record(&self, record: SandboxRecord) -> SandboxView {
-        let running = self
-            .live
-            .get(&record.id)
-            .and_then(|handle| handle.running());
-        let token = match running {
-            Some(run) => run.guest.spec().envd_access_token.clone(),
+    /// A recorded sandbox as its owner sees it; none when it is on its way out and its record has not gone yet.
+    pub(crate) fn view_of_record(&self, record: SandboxRecord) -> Option<SandboxView> {
+        let token = match self.live.get(&record.id) {
+            Some(handle) => handle.running()?.guest.spec().envd_access_token.clone(),
             None => self.tokens.envd(&record.id),
         };
-        self.view_with(record, token)
+        Some(self.view_with(record, token))
     }
 
     fn view_with(&self, record: SandboxRecord, envd_access_token: String) -> SandboxView {

@@ -102,7 +102,7 @@ impl Sandboxes {
             .map_err(store_error("read a sandbox"))?;
         let paused = record.filter(|record| record.state == RecordState::Paused);
         paused
-            .map(|record| self.node.view_of_record(record))
+            .and_then(|record| self.node.view_of_record(record))
             .ok_or_else(|| Node::not_found(id))
     }
 
@@ -121,7 +121,7 @@ impl Sandboxes {
             items: page
                 .items
                 .into_iter()
-                .map(|record| self.node.view_of_record(record))
+                .filter_map(|record| self.node.view_of_record(record))
                 .collect(),
             next_cursor: page.next_cursor,
             total_running: page.total_running,

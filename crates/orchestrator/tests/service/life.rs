@@ -484,9 +484,9 @@ async fn readings_every_five_seconds() {
         [first, second, third].map(|sample| sample.mem_used_bytes),
         [0, 1000, 1000]
     );
-    // Five seconds of one of two CPUs; a turn comes late when the database does.
+    // Five seconds of one of two CPUs; a turn is late when the database is.
     let gap = second.at.since(first.at);
-    assert!((5.0..5.9).contains(&gap.as_secs_f64()), "{gap:?}");
+    assert!((4.7..5.9).contains(&gap.as_secs_f64()), "{gap:?}");
     assert!(
         (second.cpu_used_pct - 250.0 / gap.as_secs_f64()).abs() < 0.01,
         "{second:?}"
