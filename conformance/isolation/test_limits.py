@@ -46,7 +46,7 @@ def test_files_in_shared_memory_count(sandbox):
     assert sandbox.commands.run("rm -f /dev/shm/big; echo usable", user="root").stdout == "usable\n"
 
 
-@pytest.mark.seconds(180)
+@pytest.mark.seconds(240)
 def test_fork_bomb_is_contained(sandbox):
     """The neighbours do not notice, and the sandbox can be cleaned up through the API: envd must be able to start a
     command of root although every process id of the user's cgroup is in use."""
@@ -70,7 +70,7 @@ def test_fork_bomb_is_contained(sandbox):
         except Exception:
             return False
 
-    wait_until("the sandbox is usable again", 60, calm, interval=0.5)
+    wait_until("the sandbox is usable again", 40, calm, interval=0.5)
 
 
 def test_number_of_processes_is_limited(sandbox):

@@ -20,7 +20,7 @@ function creator() {
 }
 
 /** A time limit that holds on an idle machine, made longer by as much as this one is busy. */
-const patience = (ms) => ms * Math.min(10, Math.max(1, loadavg()[0] / cpus().length))
+const patience = (ms) => ms * Math.min(4, Math.max(1, loadavg()[0] / cpus().length))
 
 /** Resolves with the first truthy value of `condition`, rejects after `patience(timeoutMs)`. */
 async function waitUntil(what, timeoutMs, condition) {

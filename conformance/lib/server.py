@@ -175,7 +175,7 @@ def from_environment(purpose: str, *arguments: str) -> Server:
 
 def patience(seconds: float) -> float:
     """A time limit that holds on an idle machine, made longer by as much as this one is busy."""
-    return seconds * min(10, max(1, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    return seconds * min(4, max(1, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def wait_until(what: str, timeout: float, condition, interval: float = 0.05):

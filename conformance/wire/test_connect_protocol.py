@@ -278,6 +278,20 @@ def test_deadline(envd):
         assert error["code"] == "invalid_argument", answer
 
 
+def test_kill_resets_open_streams():
+    """Not just closed: the 2.45 generation looks whether the sandbox is gone only after a reset."""
+    made = api("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 60}).json
+    with raw.Wire() as wire:
+        body = envelope(json.dumps(shell("sleep 60")).encode())
+        wire.send(raw.request_bytes("POST", "/process.Process/Start", address(made) | {"Content-Type": "application/connect+json"}, body))
+        wire.head()
+        wire.chunk()
+        assert api("DELETE", f"/sandboxes/{made['sandboxID']}").status == 204
+        with pytest.raises(ConnectionResetError):
+            while wire.socket.recv(65536):
+                pass
+
+
 def test_keepalive(envd):
     found = stream(envd, "/process.Process/Start", shell("sleep 2.5"), Keepalive_Ping_Interval="1")
     assert len([1 for _, message in found if "keepalive" in message.get("event", {})]) == 2

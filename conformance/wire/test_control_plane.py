@@ -179,6 +179,10 @@ def test_large_but_allowed_metadata(create):
     assert api("GET", f"/sandboxes/{sandbox['sandboxID']}").json["metadata"] == big
 
 
+def test_metadata_without_end_is_refused():
+    refused(api("POST", "/v2/sandboxes", {"templateID": "base", "metadata": {f"k{n}": "v" * 1000 for n in range(2000)}}), 400)
+
+
 @pytest.mark.parametrize("bad", ["UPPER", "a-b-c", "with%20space", "%00", "..", "a.b", "i%2F..%2Fx", "ü", "-", "%ff"])
 @pytest.mark.parametrize("method, tail, body", [("GET", "", None), ("DELETE", "", None), ("POST", "/timeout", {"timeout": 1}), ("POST", "/connect", {"timeout": 1})])
 def test_bad_ids(bad, method, tail, body):
