@@ -21,7 +21,11 @@ class Answer:
 
     def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes, complete: bool):
         self.status = status
-        self.headers = {name.lower(): value for name, value in headers}
+        self.headers: dict[str, str] = {}
+        for name, value in headers:
+            name = name.lower()
+            # Lines with the same name mean the same as one line with both values.
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         self.body = body
         # False when the connection ended before the framing said so.
         self.complete = complete
