@@ -53,6 +53,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     edge.await.context("the edge panicked")?;
     server.sandboxes.shutdown().await;
     driver.shutdown().await;
+    server.state.store.close().await;
     if server.sandboxes.running_count() == 0 {
         claim.release()?;
     }
