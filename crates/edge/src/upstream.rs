@@ -30,7 +30,7 @@ use crate::tls;
 const RETRY_GAPS_MS: [u64; 4] = [100, 200, 300, 400];
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes that hyper holds per direction of a connection. Large enough that one system call moves much.
-pub(crate) const BUFFER_BYTES: usize = 256 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 512 * 1024;
 
 /// A socket into a sandbox.
 #[derive(Debug)]
