@@ -2,6 +2,11 @@
 //!
 //! Needs no server and no root.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which the lint does not know as such"
+)]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
