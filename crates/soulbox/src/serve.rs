@@ -80,7 +80,7 @@ impl Server {
             .context("cannot open the database")?;
         let credentials =
             Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
-        templates::register(&store, &artifacts).await?;
+        templates::register(&store, &artifacts, config.default_limits).await?;
         let settings = Settings {
             max_timeout: config.max_timeout,
             max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
@@ -94,6 +94,7 @@ impl Server {
         tokio::spawn(templates::keep_registered(
             store.clone(),
             Arc::clone(&artifacts),
+            config.default_limits,
             shutdown.clone(),
         ));
         let state = ApiState {

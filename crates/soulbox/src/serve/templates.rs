@@ -6,13 +6,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
 use soulbox_store::{BootstrapTemplate, Store};
+use soulbox_types::Limits;
 use tokio_util::sync::CancellationToken;
 
 /// A template that is bootstrapped while the server runs can be used after this long.
 const RESCAN: Duration = Duration::from_secs(5);
 
-/// Registers every template that has a manifest.
-pub(crate) async fn register(store: &Store, artifacts: &Arc<Artifacts>) -> anyhow::Result<()> {
+/// Registers every template that has a manifest. Bootstrapped templates ask for nothing: they get the limits of the
+/// configuration.
+pub(crate) async fn register(
+    store: &Store,
+    artifacts: &Arc<Artifacts>,
+    limits: Limits,
+) -> anyhow::Result<()> {
     let reader = Arc::clone(artifacts);
     let manifests = tokio::task::spawn_blocking(move || reader.manifests())
         .await?
@@ -24,7 +30,7 @@ pub(crate) async fn register(store: &Store, artifacts: &Arc<Artifacts>) -> anyho
         let wanted = BootstrapTemplate {
             alias: manifest.name,
             description: Some(manifest.distribution),
-            limits: manifest.limits,
+            limits,
             layers: manifest.layers.iter().map(ToString::to_string).collect(),
             envd_version: soulbox_envd_proto::ENVD_VERSION.to_owned(),
             default_user: manifest.default_user,
@@ -42,6 +48,7 @@ pub(crate) async fn register(store: &Store, artifacts: &Arc<Artifacts>) -> anyho
 pub(crate) async fn keep_registered(
     store: Store,
     artifacts: Arc<Artifacts>,
+    limits: Limits,
     stop: CancellationToken,
 ) {
     let mut seen = artifacts.manifests().unwrap_or_default();
@@ -57,7 +64,7 @@ pub(crate) async fn keep_registered(
         if found == seen {
             continue;
         }
-        match register(&store, &artifacts).await {
+        match register(&store, &artifacts, limits).await {
             Ok(()) => seen = found,
             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot register templates"),
         }
