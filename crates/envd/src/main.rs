@@ -8,10 +8,12 @@ mod args;
 mod body;
 mod boot;
 mod call;
+mod clock;
 mod cors;
 mod directories;
 mod files;
 mod filesystem;
+mod idle;
 mod init;
 mod metrics;
 mod path;
@@ -168,6 +170,7 @@ async fn serve(
     };
     announce(args, &listener);
     boot::report(status, "ready");
+    tokio::spawn(async { idle::trim_after_work().await });
     server::serve(listener, endpoints).await
 }
 

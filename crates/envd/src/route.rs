@@ -14,6 +14,7 @@ use tower::Service as _;
 
 use crate::app::App;
 use crate::filesystem::FilesystemService;
+use crate::idle::Work;
 use crate::process::ProcessService;
 use crate::reply::{Refusal, Reply, empty, json, no_store};
 use crate::{cors, files, init, rpc_timeout};
@@ -53,6 +54,7 @@ impl Endpoints {
         if let Some(preflight) = cors::preflight(request.method(), request.headers()) {
             return Ok(preflight);
         }
+        let _work = Work;
         let from_page = request.headers().contains_key(ORIGIN);
         let mut reply = if self.may_pass(&request) {
             self.dispatch(request).await

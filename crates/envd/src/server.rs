@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 
+use crate::idle::Work;
 use crate::route::Endpoints;
 
 const BACKLOG: u32 = 1024;
@@ -16,8 +19,12 @@ const BACKLOG: u32 = 1024;
 const IDLE: Duration = Duration::from_secs(640);
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(15);
+/// More wait in the backlog: descriptors must be left for processes and files.
+const CONNECTIONS_MAX: usize = 4096;
 const STREAMS_MAX: u32 = 1000;
 const HEADERS_MAX: u32 = 64 * 1024;
+/// Of one HTTP/1.1 connection: bounds its headers, and what is read and written at once.
+const BUFFER_MAX: usize = 256 * 1024;
 
 /// Opens the port.
 ///
@@ -39,17 +46,25 @@ pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
     let mut http = Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE);
+        .header_read_timeout(IDLE)
+        .max_buf_size(BUFFER_MAX);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_PATIENCE)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_MAX);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
+        // Never closed, so there is always a place sooner or later.
+        let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(http.clone(), stream, endpoints.clone()));
+                let connection = connection(http.clone(), stream, endpoints.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
             }
             // Out of descriptors or memory: the connections that are there must end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -60,6 +75,7 @@ pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
 async fn connection(http: Builder<TokioExecutor>, stream: TcpStream, endpoints: Endpoints) {
     // Small frames must leave at once; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
+    let _work = Work;
     let service = service_fn(move |request| {
         let endpoints = endpoints.clone();
         async move { endpoints.answer(request).await }

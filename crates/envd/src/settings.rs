@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use soulbox_envd_proto::{Boot, InitBody};
 use subtle::ConstantTimeEq;
 
+use crate::clock;
 use crate::sync::lock;
 use crate::timestamp;
 use crate::user::{User, UserError};
@@ -26,6 +27,8 @@ struct State {
     default_workdir: Option<String>,
     /// Nanoseconds since 1970 of the last accepted `/init`.
     last_init: Option<i128>,
+    /// Whether the control plane's time is to be taken over: only in a sandbox.
+    sets_clock: bool,
 }
 
 /// What became of an `/init`.
@@ -62,6 +65,7 @@ impl Settings {
             .collect();
         let settings = Self(Mutex::new(State {
             identity,
+            sets_clock: true,
             ..State::default()
         }));
         settings.init(&boot.init, None);
@@ -88,6 +92,9 @@ impl Settings {
                 return InitOutcome::Stale;
             }
             state.last_init = Some(at);
+            if state.sets_clock {
+                clock::correct(at);
+            }
         }
         state.token.clone_from(&body.access_token);
         if let Some(variables) = &body.env_vars {

@@ -7,6 +7,7 @@
 
 pub mod capability;
 pub mod exec;
+pub mod heap;
 pub mod link;
 pub mod mount;
 pub mod namespace;

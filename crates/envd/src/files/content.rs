@@ -15,6 +15,8 @@ use flate2::write::GzEncoder;
 use http_body::{Body, Frame, SizeHint};
 use rustix::buffer::spare_capacity;
 
+use crate::idle::Work;
+
 /// Large: at a gigabyte a second, system calls and frames are what costs.
 const CHUNK: usize = 256 * 1024;
 const GZIP_CHUNK: usize = 64 * 1024;
@@ -38,6 +40,7 @@ pub(crate) struct Content {
     file: File,
     segments: VecDeque<Segment>,
     turn: u32,
+    _work: Work,
 }
 
 impl Content {
@@ -46,6 +49,7 @@ impl Content {
             file,
             segments: segments.into_iter().collect(),
             turn: 0,
+            _work: Work,
         }
     }
 
@@ -160,6 +164,7 @@ pub(crate) struct Gzipped {
     /// Taken when the file's end has been written.
     encoder: Option<GzEncoder<Vec<u8>>>,
     turn: u32,
+    _work: Work,
 }
 
 impl Gzipped {
@@ -169,6 +174,7 @@ impl Gzipped {
             file,
             encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())),
             turn: 0,
+            _work: Work,
         }
     }
 

@@ -1,10 +1,11 @@
 //! Watches on directories: who has one, and the conditions for a new one.
 //!
-//! [`tree`] turns the kernel's events into clients', [`wire`] writes those, this file keeps the watches and wakes them.
+//! [`tree`] turns the kernel's events into clients', [`queue`] keeps them, [`wire`] writes those, this file keeps the watches and wakes them.
 //! Reading the kernel's queue is synchronous and done by whoever needs it: a task per watch, so that new directories
 //! are followed promptly; a client that polls; and every operation that has just made a directory, through
 //! [`Watchers::catch_up`], so that what happens in it next is seen.
 
+mod queue;
 mod tree;
 mod wire;
 

@@ -16,15 +16,17 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Envd {
-    child: Child,
+    child: Option<Child>,
     pub(crate) address: SocketAddr,
     pub(crate) home: tempfile::TempDir,
 }
 
 impl Drop for Envd {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 
@@ -52,14 +54,23 @@ impl Envd {
             .parse()
             .unwrap();
         Self {
-            child,
+            child: Some(child),
+            address,
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// One that somebody else has started.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self {
+            child: None,
             address,
             home: tempfile::tempdir().unwrap(),
         }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// A path below a directory of this test's own.

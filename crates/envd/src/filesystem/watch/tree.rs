@@ -18,11 +18,8 @@ use rustix::io::Errno;
 use soulbox_envd_proto::filesystem::{EventType, FilesystemEvent};
 
 use super::WatchError;
-use crate::filesystem::entry::entry;
-use crate::user::Names;
+use super::queue::Queue;
 
-/// Events that wait for a client; beyond that it has lost track anyway.
-const QUEUE_MAX: usize = 65_536;
 /// Directories of one watch.
 const DIRECTORIES_MAX: usize = 65_536;
 
@@ -45,8 +42,7 @@ pub(super) struct Tree {
     reported: HashSet<(i32, OsString)>,
     /// A directory that left its place, until it is clear where to: the kernel reports both halves one after the other.
     moving: Option<(u32, PathBuf)>,
-    queue: VecDeque<FilesystemEvent>,
-    failure: Option<WatchError>,
+    queue: Queue,
 }
 
 /// One event of the kernel.
@@ -80,35 +76,31 @@ impl Tree {
             }
             other => WatchError::Failed(other.to_string()),
         })?;
+        let queue = Queue::new(scope.root.clone(), scope.entries);
         let mut tree = Self {
             scope,
             root,
             watched: HashMap::from([(root, PathBuf::new())]),
             reported: HashSet::new(),
             moving: None,
-            queue: VecDeque::new(),
-            failure: None,
+            queue,
         };
         if tree.scope.recursive {
             tree.look_into(kernel, root, PathBuf::new(), false);
         }
-        match tree.failure.take() {
-            Some(failure) => Err(failure),
+        match tree.queue.failure() {
+            Some(failure) => Err(failure.clone()),
             None => Ok(tree),
         }
     }
 
     /// The next event; the failure that ended the watch, again and again; `None` when nothing has happened.
     pub(super) fn next(&mut self) -> Option<Result<FilesystemEvent, WatchError>> {
-        match self.queue.pop_front() {
-            Some(event) => Some(Ok(event)),
-            None => self.failure.clone().map(Err),
-        }
+        self.queue.next()
     }
 
     /// Takes all events that the kernel has now.
     pub(super) fn drain(&mut self, kernel: BorrowedFd<'_>) {
-        let mut names = None;
         let mut buffer = [MaybeUninit::uninit(); 8192];
         let mut reader = Reader::new(kernel, &mut buffer);
         loop {
@@ -128,13 +120,14 @@ impl Tree {
                     break;
                 }
             };
-            self.apply(kernel, &raw, &mut names);
+            self.apply(kernel, &raw);
         }
         self.resolve_move(kernel, None);
+        self.queue.forget_names();
     }
 
-    fn apply(&mut self, kernel: BorrowedFd<'_>, raw: &Raw, names: &mut Option<Names>) {
-        if self.failure.is_some() {
+    fn apply(&mut self, kernel: BorrowedFd<'_>, raw: &Raw) {
+        if self.queue.failure().is_some() {
             return;
         }
         if raw.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
@@ -152,75 +145,63 @@ impl Tree {
         match &raw.name {
             Some(name) => {
                 let path = directory.join(name);
-                self.apply_to_child(kernel, raw, name, &path, names);
+                self.apply_to_child(kernel, raw, name, &path);
             }
             // Other directories are also somebody's child, and reported there.
-            None if raw.directory == self.root => self.apply_to_root(kernel, raw.flags, names),
+            None if raw.directory == self.root => self.apply_to_root(kernel, raw.flags),
             None => {}
         }
     }
 
-    fn apply_to_root(
-        &mut self,
-        kernel: BorrowedFd<'_>,
-        flags: ReadFlags,
-        names: &mut Option<Names>,
-    ) {
+    fn apply_to_root(&mut self, kernel: BorrowedFd<'_>, flags: ReadFlags) {
         let here = Path::new(".");
         if flags.contains(ReadFlags::MOVE_SELF) {
-            self.emit(EventType::EVENT_TYPE_RENAME, here, names);
+            self.emit(EventType::EVENT_TYPE_RENAME, here);
         }
         if flags.contains(ReadFlags::ATTRIB) {
-            self.emit(EventType::EVENT_TYPE_CHMOD, here, names);
+            self.emit(EventType::EVENT_TYPE_CHMOD, here);
         }
         if flags.contains(ReadFlags::DELETE_SELF) {
-            self.emit(EventType::EVENT_TYPE_REMOVE, here, names);
+            self.emit(EventType::EVENT_TYPE_REMOVE, here);
         }
         if flags.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) {
             self.forget(kernel, Path::new(""));
         }
     }
 
-    fn apply_to_child(
-        &mut self,
-        kernel: BorrowedFd<'_>,
-        raw: &Raw,
-        name: &OsStr,
-        path: &Path,
-        names: &mut Option<Names>,
-    ) {
+    fn apply_to_child(&mut self, kernel: BorrowedFd<'_>, raw: &Raw, name: &OsStr, path: &Path) {
         let flags = raw.flags;
         let follows = self.scope.recursive && flags.contains(ReadFlags::ISDIR);
         let seen = (raw.directory, name.to_owned());
         let arrived = flags.contains(ReadFlags::MOVED_TO);
         if self.resolve_move(kernel, arrived.then_some((raw.cookie, path))) {
-            return self.emit(EventType::EVENT_TYPE_CREATE, path, names);
+            return self.emit(EventType::EVENT_TYPE_CREATE, path);
         }
         if flags.contains(ReadFlags::CREATE) && self.reported.remove(&seen) {
             return;
         }
         if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
-            self.emit(EventType::EVENT_TYPE_CREATE, path, names);
+            self.emit(EventType::EVENT_TYPE_CREATE, path);
             if follows {
                 self.follow(kernel, path);
             }
         }
         if flags.contains(ReadFlags::MOVED_FROM) {
             self.reported.remove(&seen);
-            self.emit(EventType::EVENT_TYPE_RENAME, path, names);
+            self.emit(EventType::EVENT_TYPE_RENAME, path);
             if follows {
                 self.moving = Some((raw.cookie, path.to_owned()));
             }
         }
         if flags.contains(ReadFlags::ATTRIB) {
-            self.emit(EventType::EVENT_TYPE_CHMOD, path, names);
+            self.emit(EventType::EVENT_TYPE_CHMOD, path);
         }
         if flags.contains(ReadFlags::MODIFY) {
-            self.emit(EventType::EVENT_TYPE_WRITE, path, names);
+            self.emit(EventType::EVENT_TYPE_WRITE, path);
         }
         if flags.contains(ReadFlags::DELETE) {
             self.reported.remove(&seen);
-            self.emit(EventType::EVENT_TYPE_REMOVE, path, names);
+            self.emit(EventType::EVENT_TYPE_REMOVE, path);
         }
     }
 
@@ -275,7 +256,6 @@ impl Tree {
     }
 
     fn look_into(&mut self, kernel: BorrowedFd<'_>, directory: i32, path: PathBuf, new: bool) {
-        let mut names = None;
         let mut waiting = VecDeque::from([(directory, path)]);
         while let Some((directory, path)) = waiting.pop_front() {
             let Ok(children) = fs::read_dir(Path::new(&self.scope.root).join(&path)) else {
@@ -284,13 +264,13 @@ impl Tree {
             for child in children.flatten() {
                 let below = path.join(child.file_name());
                 if new {
-                    self.emit(EventType::EVENT_TYPE_CREATE, &below, &mut names);
+                    self.emit(EventType::EVENT_TYPE_CREATE, &below);
                     self.reported.insert((directory, child.file_name()));
                 }
                 if child.file_type().is_ok_and(|kind| kind.is_dir()) {
                     self.watch(kernel, below, &mut waiting);
                 }
-                if self.failure.is_some() {
+                if self.queue.failure().is_some() {
                     return;
                 }
             }
@@ -324,34 +304,12 @@ impl Tree {
         }
     }
 
-    fn emit(&mut self, kind: EventType, path: &Path, names: &mut Option<Names>) {
-        if self.queue.len() >= QUEUE_MAX {
-            return self.fail(WatchError::Overflow);
-        }
-        let described = matches!(
-            kind,
-            EventType::EVENT_TYPE_CREATE
-                | EventType::EVENT_TYPE_WRITE
-                | EventType::EVENT_TYPE_CHMOD
-        );
-        let info = if self.scope.entries && described {
-            let full = crate::path::join(&self.scope.root, &path.to_string_lossy());
-            let full = full.strip_suffix("/.").unwrap_or(&full);
-            entry(full, names.get_or_insert_with(Names::load)).ok()
-        } else {
-            None
-        };
-        let name = path.to_string_lossy().into_owned();
-        self.queue.push_back(FilesystemEvent {
-            name,
-            r#type: kind.into(),
-            entry: info.into(),
-            ..FilesystemEvent::default()
-        });
+    fn emit(&mut self, kind: EventType, path: &Path) {
+        self.queue.emit(kind, path);
     }
 
     fn fail(&mut self, failure: WatchError) {
-        self.failure.get_or_insert(failure);
+        self.queue.fail(failure);
     }
 }
 
