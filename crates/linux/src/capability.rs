@@ -3,8 +3,8 @@
 use std::io;
 
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, Uid, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_thread_res_uid,
 };
 
 /// Highest capability number that may exist; kernels refuse the ones they do not have.
@@ -67,6 +67,25 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
         return Err(io::Error::from(io::ErrorKind::PermissionDenied));
     }
     // Leaving uid 0 has taken the file-system capabilities out of the effective set (capabilities(7)).
+    raise_effective()
+}
+
+/// Acts as another user while `action` runs, with all capabilities kept. The real user stays root.
+///
+/// # Errors
+/// When the kernel does not take the id or the capabilities, or `action` fails.
+pub(crate) fn with_effective_uid<T>(
+    uid: u32,
+    action: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    set_thread_res_uid(Uid::ROOT, Uid::from_raw(uid), Uid::ROOT)?;
+    // Leaving uid 0 has emptied the effective set (capabilities(7)); coming back fills it.
+    let result = raise_effective().and_then(|()| action());
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    result
+}
+
+fn raise_effective() -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     sets.effective = sets.permitted;
     Ok(set_capabilities(None, sets)?)

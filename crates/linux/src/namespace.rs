@@ -11,6 +11,8 @@ use std::path::Path;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::capability;
+
 /// Enters new namespaces.
 ///
 /// # Errors
@@ -50,9 +52,25 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 /// Makes a user namespace in which inner ids `0..count` are the host's `uid_base..`, for users and groups alike.
 /// The namespace lives as long as the returned descriptor or a process in it.
 ///
+/// Its owner is `uid_base`, not root: the kernel counts inotify instances, message queues, pending signals and more
+/// not only against a user inside but also against the owner outside (`kernel/ucount.c`). With one owner for all
+/// namespaces, each could use up what all of them and the host's root have.
+///
 /// # Errors
 /// When the kernel refuses to make it or to map the ids.
 pub fn create_user_namespace(uid_base: u32, count: u32) -> io::Result<OwnedFd> {
+    let pid = capability::with_effective_uid(uid_base, clone_into_user_namespace)?;
+    let result = map_ids(pid, uid_base, count);
+    let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(child) = child {
+        rustix::process::kill_process(child, rustix::process::Signal::KILL)?;
+        waitpid(Some(child), WaitOptions::empty())?;
+    }
+    result
+}
+
+/// A process that does nothing, in a new user namespace. Gives its number.
+fn clone_into_user_namespace() -> io::Result<i64> {
     let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
     // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, and
     // the child calls only pause(2) until it is killed.
@@ -66,13 +84,7 @@ pub fn create_user_namespace(uid_base: u32, count: u32) -> io::Result<OwnedFd> {
             unsafe { libc::pause() };
         }
     }
-    let result = map_ids(pid, uid_base, count);
-    let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    if let Some(child) = child {
-        rustix::process::kill_process(child, rustix::process::Signal::KILL)?;
-        waitpid(Some(child), WaitOptions::empty())?;
-    }
-    result
+    Ok(pid)
 }
 
 fn map_ids(pid: i64, uid_base: u32, count: u32) -> io::Result<OwnedFd> {
