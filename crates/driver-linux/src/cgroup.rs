@@ -278,7 +278,9 @@ impl SlotCgroup {
     #[must_use]
     pub fn limit_procs_files(&self) -> Vec<PathBuf> {
         let split = self.hierarchies.split_roots().into_iter();
-        split.map(|root| root.join(&self.relative).join("user/cgroup.procs")).collect()
+        split
+            .map(|root| root.join(&self.relative).join("user/cgroup.procs"))
+            .collect()
     }
 
     /// Moves envd out of the user's part. Takes milliseconds of waiting for the kernel: not on the path of a create.

@@ -1,11 +1,14 @@
 //! The files of one sandbox on the host: made before the launch, measured while it runs, removed after.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::io::Errno;
 use soulbox_driver::GuestStats;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
@@ -13,6 +16,11 @@ use crate::host::Host;
 use crate::plan::SandboxFiles;
 use crate::shadow;
 
+/// A directory itself, never what a link leads to.
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 /// Entries that one measurement looks at. A sandbox with more is measured low rather than slow.
 const USAGE_ENTRIES: usize = 5000;
 
@@ -52,18 +60,73 @@ fn hosts(name: &str) -> String {
     format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {name}\n")
 }
 
-/// Removes the files. Links inside are removed, never followed.
+/// Removes the files. The guest has chosen the shape of the tree: links are removed, never followed, and depth costs
+/// neither stack nor descriptors. A directory that is not empty moves up, beside the entries that only the server
+/// makes, before its turn comes.
 pub(crate) fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    let top = match openat(CWD, directory, DIRECTORY, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    let mut waiting = Vec::new();
+    let mut moved = 0_u64;
+    empty(&top, &mut |name| {
+        waiting.push(name.to_owned());
+        Ok(())
+    })?;
+    while let Some(name) = waiting.pop() {
+        let child = openat(&top, name.as_c_str(), DIRECTORY, Mode::empty())?;
+        empty(&child, &mut |inner| {
+            waiting.push(move_up(&child, inner, &top, &mut moved)?);
+            Ok(())
+        })?;
+        match unlinkat(&top, name.as_c_str(), AtFlags::REMOVEDIR) {
+            // Reading a directory that changes may miss some of it.
+            Err(Errno::NOTEMPTY) => waiting.push(name),
+            other => other?,
+        }
     }
+    fs::remove_dir(directory)
+}
+
+/// Moves a directory to the top under a name that is free there. An earlier removal may have been cut short.
+fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<CString> {
+    loop {
+        *moved += 1;
+        let place = CString::new(format!("remove-{moved}"))?;
+        match renameat(from, name, top, place.as_c_str()) {
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+            other => return other.map(|()| place).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Removes what a directory holds, but for directories that are not empty, which `full` deals with.
+fn empty(directory: &OwnedFd, full: &mut impl FnMut(&CStr) -> io::Result<()>) -> io::Result<()> {
+    let mut reader = Dir::read_from(directory)?;
+    while let Some(entry) = reader.read() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match unlinkat(directory, name, AtFlags::empty()) {
+            // A directory: Linux says the first, POSIX the second.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTEMPTY) => full(name)?,
+                    other => other?,
+                }
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that a sandbox's own layer takes on the disk.
 pub(crate) fn usage(upper: &Path) -> io::Result<u64> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut pending = vec![openat(CWD, upper, flags, Mode::empty())?];
+    let mut pending = vec![openat(CWD, upper, DIRECTORY, Mode::empty())?];
     let (mut bytes, mut entries) = (0, 0);
     while let Some(directory) = pending.pop() {
         let mut reader = Dir::read_from(&directory)?;
@@ -83,7 +146,7 @@ pub(crate) fn usage(upper: &Path) -> io::Result<u64> {
             bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
                 && pending.len() < 64
-                && let Ok(child) = openat(&directory, name, flags, Mode::empty())
+                && let Ok(child) = openat(&directory, name, DIRECTORY, Mode::empty())
             {
                 pending.push(child);
             }
@@ -104,5 +167,31 @@ mod tests {
         std::os::unix::fs::symlink("/usr", dir.path().join("link")).unwrap();
         let bytes = usage(dir.path()).unwrap();
         assert!((10_000..100_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn trees_of_any_shape_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, tree) = (dir.path().join("kept"), dir.path().join("tree"));
+        fs::write(&kept, "x").unwrap();
+        fs::create_dir_all(tree.join("disk/upper/a/b/c")).unwrap();
+        fs::create_dir_all(tree.join("remove-1/remove-2")).unwrap();
+        fs::write(tree.join("remove-1/remove-2/remove-3"), "x").unwrap();
+        fs::write(tree.join("state.json"), "x").unwrap();
+        std::os::unix::fs::symlink(&kept, tree.join("disk/upper/link")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), tree.join("disk/upper/a/up")).unwrap();
+        for n in 0..500 {
+            fs::create_dir_all(tree.join(format!("disk/upper/wide/{n}/x"))).unwrap();
+        }
+        // Deeper than any path, stack or table of descriptors.
+        let mut at = openat(CWD, &tree, DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..10_000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", DIRECTORY, Mode::empty()).unwrap();
+        }
+        remove(&tree).unwrap();
+        assert!(!tree.exists());
+        assert_eq!(fs::read_to_string(kept).unwrap(), "x");
+        remove(&tree).unwrap();
     }
 }

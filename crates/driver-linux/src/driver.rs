@@ -288,7 +288,7 @@ impl Launch {
         let word = wait_for_envd(status).map_err(|source| host_error("wait for envd", source))?;
         match word.as_str() {
             "ready\n" => Ok(()),
-            "" => Err(jail_error(slot.jail.failure())),
+            "" => Err(silent_end(slot.jail.failure())),
             reason => Err(DriverError::Envd {
                 reason: reason.trim().to_owned(),
             }),
@@ -463,6 +463,18 @@ fn jail_error(error: JailError) -> DriverError {
         JailError::Talk { operation, source } => {
             host_error(&format!("{operation} the jail"), source)
         }
+    }
+}
+
+/// Nobody said a word on the status pipe. Nobody on the jail's socket either: then every step was done, and envd ended.
+fn silent_end(error: JailError) -> DriverError {
+    match error {
+        JailError::Talk { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+            DriverError::Envd {
+                reason: "it ended before it listened".to_owned(),
+            }
+        }
+        other => jail_error(other),
     }
 }
 

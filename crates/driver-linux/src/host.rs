@@ -63,7 +63,9 @@ impl Host {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         // What covers others with it is read by users inside.
-        DirBuilder::new().recursive(true).create(run.join("empty"))?;
+        DirBuilder::new()
+            .recursive(true)
+            .create(run.join("empty"))?;
         fs::set_permissions(run.join("empty"), Permissions::from_mode(0o755))?;
         fs::write(run.join("empty-file"), "")?;
         Ok(Self {

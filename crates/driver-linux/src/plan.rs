@@ -215,7 +215,9 @@ pub fn launch_plan(
 
 /// Descriptors 3 and 4 are the boot document and the status pipe; the kept cgroups follow.
 fn envd_argv(limit_hierarchies: usize) -> Vec<String> {
-    let mut argv = ["envd", "--boot-fd", "3", "--status-fd", "4"].map(str::to_owned).to_vec();
+    let mut argv = ["envd", "--boot-fd", "3", "--status-fd", "4"]
+        .map(str::to_owned)
+        .to_vec();
     for number in 5..5 + limit_hierarchies {
         argv.extend(["--user-cgroup-fd".to_owned(), number.to_string()]);
     }
@@ -242,7 +244,12 @@ fn root_steps(
     let relative = |path: &Path| path.strip_prefix(&places.data).unwrap_or(path).to_owned();
     steps.push(LaunchStep::MountOverlay {
         base: places.data.clone(),
-        lower: spec.image.layers.iter().map(|path| relative(path)).collect(),
+        lower: spec
+            .image
+            .layers
+            .iter()
+            .map(|path| relative(path))
+            .collect(),
         upper: relative(&files.upper()),
         work: relative(&files.work()),
         target: places.root.clone(),
