@@ -23,7 +23,7 @@ use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::guard::{Client, ClientIo, CutSlot, LOOK_INTERVAL, Watch};
+use crate::guard::{Client, ClientIo, ClientSocket, CutSlot, LOOK_INTERVAL, Watch};
 use crate::h2_streams::StreamExecutor;
 use crate::upstream::BUFFER_BYTES;
 use crate::{ClientAddress, Inner};
@@ -93,7 +93,7 @@ impl Connection {
 
     async fn serve_h1<S>(self, socket: S, first: Bytes) -> io::Result<()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
     {
         let io = TokioIo::new(ClientIo::new(socket, first, Arc::clone(&self.client)));
         let cut = CutSlot::default();
@@ -115,8 +115,17 @@ impl Connection {
         loop {
             tokio::select! {
                 biased;
-                result = connection.as_mut() => return result.map_err(io::Error::other),
-                () = poll_fn(|cx| cut.poll(cx)) => return Ok(()),
+                result = connection.as_mut() => return result.map_err(|error| {
+                    // An error of the answer's body, that is. After a malformed request, hyper's refusal must arrive.
+                    if error.is_user() {
+                        self.client.break_off();
+                    }
+                    io::Error::other(error)
+                }),
+                () = poll_fn(|cx| cut.poll(cx)) => {
+                    self.client.break_off();
+                    return Ok(());
+                }
                 () = self.shutdown.cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
@@ -130,7 +139,7 @@ impl Connection {
 
     async fn serve_h2<S>(self, socket: S, first: Bytes) -> io::Result<()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
     {
         let io = TokioIo::new(ClientIo::new(socket, first, Arc::clone(&self.client)));
         let executor = StreamExecutor::default();

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::server::TlsStream;
 
 use crate::body::Closed;
 
@@ -58,6 +60,8 @@ pub(crate) struct Client {
     bytes_in: AtomicU64,
     /// `bytes_in` when the last stream ended: more than that, and a head has been begun.
     bytes_settled: AtomicU64,
+    /// An answer was broken off: the connection is reset.
+    broken_off: AtomicBool,
     /// Its place under the limit of connections, kept by tunnels too.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -78,6 +82,11 @@ impl Client {
             client: Arc::clone(self),
             cut,
         }
+    }
+
+    /// An answer has been broken off; when the connection is dropped, the client is told by a reset.
+    pub(crate) fn break_off(&self) {
+        self.broken_off.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -177,13 +186,42 @@ impl Drop for StreamGuard {
 
 /// A client's socket: counts what is read, and gives back first what was read to find out the protocol.
 #[derive(Debug)]
-pub(crate) struct ClientIo<S> {
+pub(crate) struct ClientIo<S: ClientSocket> {
     inner: S,
     first: Bytes,
     client: Arc<Client>,
 }
 
-impl<S> ClientIo<S> {
+/// A socket that can be closed so that the other end notices that something was broken off.
+pub(crate) trait ClientSocket {
+    /// Makes the close that follows a reset (RST) instead of an ordinary end (FIN).
+    fn reset_on_close(&self);
+}
+
+impl ClientSocket for TcpStream {
+    fn reset_on_close(&self) {
+        // Refused only for a socket that is gone already.
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+impl<S: ClientSocket> ClientSocket for TlsStream<S> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}
+
+/// Clients read an ordinary end in the middle of a chunked answer as a mistake of the protocol, and a reset as what it
+/// is: the sandbox is gone. Only then do they ask why.
+impl<S: ClientSocket> Drop for ClientIo<S> {
+    fn drop(&mut self) {
+        if self.client.broken_off.load(Ordering::Relaxed) {
+            self.inner.reset_on_close();
+        }
+    }
+}
+
+impl<S: ClientSocket> ClientIo<S> {
     pub(crate) fn new(inner: S, first: Bytes, client: Arc<Client>) -> Self {
         client.bytes_in.store(first.len() as u64, Ordering::Relaxed);
         Self {
@@ -194,7 +232,7 @@ impl<S> ClientIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
+impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -217,7 +255,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

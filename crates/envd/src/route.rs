@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use connectrpc::{ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Limits, Router};
-use http::header::{CONTENT_TYPE, HeaderMap, ORIGIN};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, ORIGIN};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -112,7 +112,12 @@ impl Endpoints {
             return refusal;
         }
         // Infallible: errors of a call are answers too.
-        let Ok(response) = self.rpc.clone().call(request).await;
+        let Ok(mut response) = self.rpc.clone().call(request).await;
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 asks for it; the library forgets it for GET.
+            let allow = response.headers_mut().entry(ALLOW);
+            allow.or_insert(HeaderValue::from_static("POST"));
+        }
         response.map(|body| match body {
             // Kept as it is, so that the answer has a Content-Length.
             ConnectRpcBody::Full(full) => full.map_err(|never| match never {}).boxed_unsync(),

@@ -65,7 +65,7 @@ impl Spawner {
             while let Some(job) = jobs.recv().await {
                 reaper.spawn_begins();
                 let answer = match server.spawn_restarting(&job, &user_cgroups).await {
-                    Err(error) if out_of_processes(&error) => rescue.spawn(&job).await,
+                    Err(error) if user_is_full(&error) => rescue.spawn(&job).await,
                     other => other,
                 };
                 let ending = reaper.spawn_ends(answer.as_ref().ok().copied());
@@ -103,9 +103,22 @@ impl Spawner {
     }
 }
 
-/// Whether the user's processes have used up the sandbox's number.
-fn out_of_processes(error: &SpawnError) -> bool {
-    matches!(error, SpawnError::Step { step: Step::Clone, source } if source.kind() == io::ErrorKind::WouldBlock)
+/// Whether the user's processes have used up the sandbox's number of processes or its memory; a fork server that has
+/// gone twice was killed for memory.
+fn user_is_full(error: &SpawnError) -> bool {
+    match error {
+        SpawnError::Step {
+            step: Step::Clone,
+            source,
+        } => {
+            matches!(
+                source.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory
+            )
+        }
+        SpawnError::Step { .. } => false,
+        SpawnError::Gone(_) => true,
+    }
 }
 
 /// A fork server in envd's own cgroup, for when the user's is full: a few processes are set aside there, so that

@@ -11,7 +11,7 @@ use soulbox_api_types::sandbox::{
 use crate::extract::Body;
 
 /// Metadata comes back with every entry of every list. Not in the contract, which has no limit.
-const MAX_METADATA_BYTES: usize = 64 * 1024;
+const MAX_METADATA_BYTES: usize = 1024 * 1024;
 /// More than the kernel takes for a process (`execve`(2): arguments and environment share a quarter of the stack).
 const MAX_ENV_BYTES: usize = 1024 * 1024;
 const MAX_REFRESH_SECONDS: i64 = 3600;
