@@ -66,7 +66,11 @@ pub(crate) fn prepare(plan: &SlotPlan) -> Result<Slot, Failure> {
         }
     }
     match (network, user) {
-        (Some(network), Some(user)) => Ok(Slot { network, user, cgroups }),
+        (Some(network), Some(user)) => Ok(Slot {
+            network,
+            user,
+            cgroups,
+        }),
         _ => Err(Failure::new(
             "read-plan",
             "slot plan lacks a namespace",
