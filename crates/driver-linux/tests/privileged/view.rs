@@ -96,6 +96,20 @@ fn mounts_are_exactly_the_planned_ones() {
     });
 }
 
+/// `mountinfo` still tells where on its disk a covering file lies; the threat model says so.
+#[test]
+fn options_of_mounts_tell_nothing_of_the_data_directory() {
+    on_stage(async |stage| {
+        let sandbox = stage.create().await;
+        let text = sandbox
+            .root("cat /proc/mounts /proc/self/mountstats; sed 's/.* - //' /proc/self/mountinfo")
+            .await;
+        assert!(text.contains("lowerdir="), "{text}");
+        let ours = stage.place.data_dir.display().to_string();
+        assert!(!text.contains(&ours), "{text}");
+    });
+}
+
 #[test]
 fn root_can_neither_mount_nor_unmount() {
     on_stage(async |stage| {
