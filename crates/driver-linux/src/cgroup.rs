@@ -361,7 +361,7 @@ impl SlotCgroup {
                 match fs::read_to_string(root.join(&self.relative).join(part).join("cgroup.procs"))
                 {
                     Ok(text) => {
-                        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()))
+                        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
                     }
                     // Removed before it was opened, or between that and the reading.
                     Err(error)

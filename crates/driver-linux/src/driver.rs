@@ -337,7 +337,7 @@ impl Launch {
         match left {
             Ok(()) => self.pool.release(index),
             Err(error) => {
-                tracing::warn!(%error, sandbox.id = %self.spec.id, "remains of a failed launch stay")
+                tracing::warn!(%error, sandbox.id = %self.spec.id, "remains of a failed launch stay");
             }
         }
     }
@@ -404,10 +404,9 @@ fn reopen(host: &Host, directory: &Path) -> io::Result<Option<Finished>> {
     let Some(pidfd) = process::reopen(state.pid, state.start_time)? else {
         return Ok(None);
     };
-    let network = match namespace::open(Path::new(&format!("/proc/{}/ns/net", state.pid))) {
-        Ok(network) => network,
+    let Ok(network) = namespace::open(Path::new(&format!("/proc/{}/ns/net", state.pid))) else {
         // Ended between the two calls.
-        Err(_) => return Ok(None),
+        return Ok(None);
     };
     let cgroup = SlotCgroup::new(host.hierarchies.clone(), state.slot);
     let files = host.files(state.spec.id.as_str());

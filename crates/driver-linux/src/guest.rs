@@ -86,7 +86,7 @@ impl NamespaceGuest {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, sandbox.id = %self.spec.id, "cannot watch a sandbox")
+                tracing::error!(%error, sandbox.id = %self.spec.id, "cannot watch a sandbox");
             }
         }
     }
@@ -102,7 +102,7 @@ impl NamespaceGuest {
             match self.cgroup.remove() {
                 Ok(()) => return pool.release(self.slot),
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    tokio::time::sleep(CGROUP_RETRY).await
+                    tokio::time::sleep(CGROUP_RETRY).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, sandbox.id = %self.spec.id, "cgroups of a sandbox stay until the next start");

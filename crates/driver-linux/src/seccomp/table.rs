@@ -4,14 +4,30 @@ use libc::*;
 
 use super::Check;
 
+/// A system call number as the filter sees it. Numbers are small and positive, or the program does not compile.
+const fn nr(number: c_long) -> u32 {
+    assert!(number >= 0 && number < 4096);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked above"
+    )]
+    let small = number as u32;
+    small
+}
+
 /// Calls up to this number are judged by the list; later ones are unknown to it and answer `ENOSYS`.
 pub(super) const HIGHEST_KNOWN: u32 = 462;
 
 macro_rules! numbers {
-    ($($name:expr),* $(,)?) => { &[$($name as u32),*] };
+    ($($name:expr),* $(,)?) => { &[$(nr($name)),*] };
 }
 
 /// Allowed with any arguments.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "system call numbers are small and positive"
+)]
 #[cfg(target_arch = "x86_64")]
 pub(super) const ALLOWED: &[u32] = numbers![
     // Calls that every architecture has.
@@ -309,6 +325,10 @@ pub(super) const ALLOWED: &[u32] = numbers![
 ];
 
 /// Allowed with any arguments.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "system call numbers are small and positive"
+)]
 #[cfg(target_arch = "aarch64")]
 pub(super) const ALLOWED: &[u32] = numbers![
     SYS_read,
@@ -567,18 +587,13 @@ pub(super) const ALLOWED: &[u32] = numbers![
 ];
 
 /// Allowed with some arguments.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "system call numbers are small and positive"
-)]
 pub(super) const CHECKED: &[(u32, Check)] = &[
-    (SYS_clone as u32, Check::NoNamespaces),
-    (SYS_unshare as u32, Check::NoNamespaces),
-    (SYS_socket as u32, Check::SocketFamilies),
-    (SYS_socketpair as u32, Check::UnixOnly),
-    (SYS_ioctl as u32, Check::NoTerminalInjection),
-    (SYS_personality as u32, Check::DefaultPersonality),
+    (nr(SYS_clone), Check::NoNamespaces),
+    (nr(SYS_unshare), Check::NoNamespaces),
+    (nr(SYS_socket), Check::SocketFamilies),
+    (nr(SYS_socketpair), Check::UnixOnly),
+    (nr(SYS_ioctl), Check::NoTerminalInjection),
+    (nr(SYS_personality), Check::DefaultPersonality),
 ];
 
 // Not listed, and why:
