@@ -110,6 +110,37 @@ fn on(what: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failed {
 impl Launch<'_> {
     fn step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
         match step {
+            LaunchStep::NewTimeNamespace => {
+                namespace::unshare_time_from_zero().map_err(on("time namespace"))
+            }
+            LaunchStep::PivotRoot { new_root } => mount::pivot_root(new_root).map_err(on(new_root)),
+            LaunchStep::SetHostname { name } => {
+                rustix::system::sethostname(name.as_bytes()).map_err(|e| (name.clone(), e.into()))
+            }
+            LaunchStep::ClonePid1 => Ok(()),
+            LaunchStep::IdmapInPlace { .. }
+            | LaunchStep::MountOverlay { .. }
+            | LaunchStep::MountTmpfs { .. }
+            | LaunchStep::PopulateDev { .. }
+            | LaunchStep::MountDevpts { .. }
+            | LaunchStep::BindReadOnly { .. }
+            | LaunchStep::HoldReadOnly { .. } => self.mount_step(step),
+            LaunchStep::MountProc
+            | LaunchStep::MaskProc { .. }
+            | LaunchStep::ReadOnlyProc { .. }
+            | LaunchStep::ShadowProc { .. } => self.proc_step(step),
+            LaunchStep::SetCpus { .. }
+            | LaunchStep::SetOomScore { .. }
+            | LaunchStep::SetRlimit { .. }
+            | LaunchStep::BecomeGuestRoot
+            | LaunchStep::KeepCapabilities { .. }
+            | LaunchStep::InstallSeccomp { .. }
+            | LaunchStep::ExecEnvd { .. } => self.process_step(step),
+        }
+    }
+
+    fn mount_step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
+        match step {
             LaunchStep::IdmapInPlace { path, read_only } => {
                 self.idmap(path, *read_only).map_err(on(path))
             }
@@ -183,25 +214,7 @@ impl Launch<'_> {
                 self.held.insert(name.clone(), copy);
                 Ok(())
             }
-            LaunchStep::NewTimeNamespace => {
-                namespace::unshare_time_from_zero().map_err(on("time namespace"))
-            }
-            LaunchStep::PivotRoot { new_root } => mount::pivot_root(new_root).map_err(on(new_root)),
-            LaunchStep::SetHostname { name } => {
-                rustix::system::sethostname(name.as_bytes()).map_err(|e| (name.clone(), e.into()))
-            }
-            LaunchStep::ClonePid1 => Ok(()),
-            LaunchStep::MountProc
-            | LaunchStep::MaskProc { .. }
-            | LaunchStep::ReadOnlyProc { .. }
-            | LaunchStep::ShadowProc { .. } => self.proc_step(step),
-            LaunchStep::SetCpus { .. }
-            | LaunchStep::SetOomScore { .. }
-            | LaunchStep::SetRlimit { .. }
-            | LaunchStep::BecomeGuestRoot
-            | LaunchStep::KeepCapabilities { .. }
-            | LaunchStep::InstallSeccomp { .. }
-            | LaunchStep::ExecEnvd { .. } => self.process_step(step),
+            _ => Err((step.name().to_owned(), io::ErrorKind::InvalidInput.into())),
         }
     }
 

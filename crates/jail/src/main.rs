@@ -83,7 +83,10 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
     })
 }
 
-fn receive(control: &OwnedFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Failure> {
+/// A message and the descriptors that came with it.
+type Message = (Vec<u8>, Vec<OwnedFd>);
+
+fn receive(control: &OwnedFd) -> Result<Option<Message>, Failure> {
     socket::receive(control, MESSAGE_LIMIT)
         .map_err(|e| Failure::new("receive-plan", "control socket", e))
 }

@@ -15,7 +15,7 @@ pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
             }
         }
         SlotStep::CreateUserNamespace { uid_base, count } => {
-            write!(f, " 0..{count} -> {uid_base}")?
+            write!(f, " 0..{count} -> {uid_base}")?;
         }
         SlotStep::UnshareNetwork(Network::Loopback) => write!(f, " loopback only")?,
         SlotStep::UnshareNetwork(Network::Cable {
@@ -74,10 +74,10 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
             )?;
         }
         LaunchStep::PopulateDev { target, owner } => {
-            write!(f, " {} owner={owner}", target.display())?
+            write!(f, " {} owner={owner}", target.display())?;
         }
         LaunchStep::MountDevpts { target, tty_gid } => {
-            write!(f, " {} gid={tty_gid}", target.display())?
+            write!(f, " {} gid={tty_gid}", target.display())?;
         }
         LaunchStep::BindReadOnly { source, target } => {
             write!(f, " {} at {}", source.display(), target.display())?;

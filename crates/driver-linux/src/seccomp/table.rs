@@ -24,10 +24,6 @@ macro_rules! numbers {
 }
 
 /// Allowed with any arguments.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "system call numbers are small and positive"
-)]
 #[cfg(target_arch = "x86_64")]
 pub(super) const ALLOWED: &[u32] = numbers![
     // Calls that every architecture has.
@@ -325,10 +321,6 @@ pub(super) const ALLOWED: &[u32] = numbers![
 ];
 
 /// Allowed with any arguments.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "system call numbers are small and positive"
-)]
 #[cfg(target_arch = "aarch64")]
 pub(super) const ALLOWED: &[u32] = numbers![
     SYS_read,
