@@ -60,7 +60,6 @@ impl Internet {
             Ipv4Addr::new(172, 29, third, 10 + number),
             Ipv4Addr::new(192, 168, third, 10 + number),
             Ipv4Addr::new(198, 19, third, 10 + number),
-            Ipv4Addr::new(203, 0, 113, 10 + number),
         ];
         ip(&["netns", "add", &name]);
         ip(&[

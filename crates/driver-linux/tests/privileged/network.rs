@@ -109,6 +109,7 @@ fn closed_ranges_are_unreachable() {
             "100.100.100.200:80",
             "192.0.0.192:80",
             "198.19.255.254:80",
+            "203.0.113.9:80",
             "240.0.0.1:80",
         ];
         targets.extend(others.map(str::to_owned));
