@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,9 +50,10 @@ impl Artifacts {
         let data_dir =
             std::path::absolute(data_dir).map_err(|e| ArtifactError::io("resolve", data_dir, e))?;
         let artifacts = Self { data_dir };
-        // Sandboxes reach layers through mounts only; `layers` is readable so that tools of other users can look.
+        // Layers hold programs with set-id bits that are meant for sandboxes, not for users of the host. Sandboxes reach
+        // them through mounts only.
         for (dir, mode) in [
-            ("layers", 0o755),
+            ("layers", 0o700),
             ("templates", 0o755),
             ("cache", 0o755),
             ("tmp", 0o700),
@@ -63,6 +64,9 @@ impl Artifacts {
                 .mode(mode)
                 .create(&path);
             made.map_err(|e| ArtifactError::io("create", &path, e))?;
+            // Also when it was there, made by something more generous.
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+                .map_err(|e| ArtifactError::io("protect", &path, e))?;
         }
         Ok(artifacts)
     }
