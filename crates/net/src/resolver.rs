@@ -268,16 +268,27 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
+/// Binds a UDP and a TCP socket to one port. With port 0 the kernel chooses the first one's, which may be taken for the
+/// other: then it is asked again.
+async fn bind_both(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    const TRIES: u32 = 20;
+    let mut tries = if listen.port() == 0 { TRIES } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(listen).await?;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 1 => tries -= 1,
+            tcp => return Ok((udp, tcp?)),
+        }
+    }
+}
+
 impl Resolver {
     /// Binds both sockets.
     ///
     /// # Errors
     /// When the address is not there yet or port 53 on it is taken.
     pub async fn bind(config: ResolverConfig) -> io::Result<Self> {
-        let udp = UdpSocket::bind(config.listen).await?;
-        // With port 0 (tests) both must still be the same.
-        let address = udp.local_addr()?;
-        let tcp = TcpListener::bind(address).await?;
+        let (udp, tcp) = bind_both(config.listen).await?;
         let shared = Shared {
             config,
             counts: Arc::default(),
@@ -385,9 +396,9 @@ mod tests {
     async fn upstream(
         reply: impl Fn(&[u8], Transport) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) -> SocketAddr {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (udp, tcp) = bind_both(any).await.unwrap();
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let reply = Arc::new(reply);
         let for_tcp = Arc::clone(&reply);
         tokio::spawn(async move {
