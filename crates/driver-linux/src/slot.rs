@@ -51,7 +51,24 @@ struct State {
     ready: VecDeque<Slot>,
     free: VecDeque<u16>,
     making: usize,
+    /// Whether the makers are at work: from half empty until full. Making a slot takes a core for milliseconds, and a
+    /// maker that starts with every lease would compete with the very launch that leased.
+    filling: bool,
     stopped: bool,
+}
+
+impl State {
+    /// Half empty: time to fill up.
+    fn look(&mut self, target: usize) -> bool {
+        self.filling |= self.ready.len() + self.making <= target / 2;
+        self.filling
+    }
+
+    /// Whether a maker has something to do.
+    fn wants_slot(&mut self, target: usize) -> bool {
+        self.filling &= self.ready.len() + self.making < target;
+        self.filling && !self.free.is_empty()
+    }
 }
 
 /// The pool. Shared by reference counting; [`Pool::stop`] ends its threads.
@@ -75,6 +92,7 @@ impl Pool {
             target,
             state: Mutex::new(State {
                 free,
+                filling: true,
                 ..State::default()
             }),
             changed: Condvar::new(),
@@ -95,7 +113,9 @@ impl Pool {
             if network == NetworkMode::Internet
                 && let Some(slot) = state.ready.pop_front()
             {
-                self.changed.notify_one();
+                if state.look(self.target) {
+                    self.changed.notify_all();
+                }
                 return Ok(slot);
             }
             state.free.pop_front().ok_or(SlotError::Exhausted)?
@@ -133,9 +153,7 @@ impl Pool {
         loop {
             let number = {
                 let mut state = lock(&self.state);
-                while !state.stopped
-                    && (state.ready.len() + state.making >= self.target || state.free.is_empty())
-                {
+                while !state.stopped && !state.wants_slot(self.target) {
                     state = self
                         .changed
                         .wait(state)
