@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from e2b import CommandExitException, Sandbox
+from server import wait_until
 
 FIRST_UID = 0x7000_0000
 
@@ -58,17 +59,25 @@ def test_user_ids_are_mapped_to_a_range_of_its_own(sandbox, root):
         other.kill()
 
 
+def _owners_on_the_host(command_line: bytes) -> list[int]:
+    """The host's user ids of the processes with this command line."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if command_line in open(f"/proc/{pid}/cmdline", "rb").read():
+                found.append(int(re.search(r"^Uid:\s+(\d+)", open(f"/proc/{pid}/status").read(), re.M).group(1)))
+        except OSError:
+            continue
+    return found
+
+
 def test_processes_outside_have_ids_of_the_range(sandbox, root):
     """Seen from the host, root inside is nobody special."""
     base = int(root("cat /proc/self/uid_map").split()[1])
     handle = sandbox.commands.run("exec sleep 4321", background=True, user="root")
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if b"sleep\0" + b"4321" in open(f"/proc/{pid}/cmdline", "rb").read():
-                found.append(int(re.search(r"^Uid:\s+(\d+)", open(f"/proc/{pid}/status").read(), re.M).group(1)))
-        except OSError:
-            continue
+    # The login shell reads its profile first and only then becomes the program.
+    wait_until("the program shows on the host", 20, lambda: _owners_on_the_host(b"sleep\0" + b"4321"))
+    found = _owners_on_the_host(b"sleep\0" + b"4321")
     handle.kill()
     assert found == [base]
 
