@@ -84,7 +84,7 @@ impl Server {
         let settings = Settings {
             max_timeout: config.max_timeout,
             max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
-            domain: config.domain.clone(),
+            domain: public_domain(config, address),
             ..Settings::new(credentials.token_seed)
         };
         let sandboxes = Sandboxes::start(store.clone(), driver, settings)
@@ -166,10 +166,20 @@ fn layer_path(artifacts: &Artifacts, digest: &str) -> std::path::PathBuf {
 
 /// Where clients reach this server.
 fn url(config: &Config, address: SocketAddr) -> String {
-    match (&config.domain, &config.tls) {
-        (Some(domain), Some(_)) if address.port() == 443 => format!("https://api.{domain}"),
-        (Some(domain), Some(_)) => format!("https://api.{domain}:{}", address.port()),
+    match (public_domain(config, address), &config.tls) {
+        (Some(domain), Some(_)) => format!("https://api.{domain}"),
         _ => format!("http://{}", reachable(address)),
+    }
+}
+
+/// The domain as clients must know it: they put `<port>-<id>.` before it and `https://` before that, so a port that is
+/// not the usual one belongs to it.
+fn public_domain(config: &Config, address: SocketAddr) -> Option<String> {
+    let domain = config.domain.as_ref()?;
+    if config.tls.is_some() && address.port() != 443 {
+        Some(format!("{domain}:{}", address.port()))
+    } else {
+        Some(domain.clone())
     }
 }
 
