@@ -71,7 +71,8 @@ def test_kill_during_an_upload(create, flavour):
     sandbox = create()
 
     def blocks():
-        for n in range(600):
+        # Goes on for as long as the kill may take on a busy machine; it ends with the upload.
+        for n in range(6000):
             if n == 20:
                 threading.Thread(target=sandbox.kill).start()
             time.sleep(0.01)
