@@ -159,12 +159,14 @@ def kill_every_sandbox(env: dict[str, str]) -> None:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.read()
 
-    for sandbox in json.loads(call("GET", "/v2/sandboxes")):
-        try:
-            call("DELETE", f"/sandboxes/{sandbox['sandboxID']}")
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
+    # A page holds a hundred; there may be more.
+    while page := json.loads(call("GET", "/v2/sandboxes")):
+        for sandbox in page:
+            try:
+                call("DELETE", f"/sandboxes/{sandbox['sandboxID']}")
+            except urllib.error.HTTPError as error:
+                if error.code != 404:
+                    raise
 
 
 def from_environment(purpose: str, *arguments: str) -> Server:
