@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -68,19 +69,39 @@ def test_kill_during_a_download(create):
 
 
 def test_kill_during_an_upload(create, flavour):
+    """The upload goes on until the kill is answered, and then for ten seconds more unless it is cut."""
     sandbox = create()
+    killed = threading.Event()
+    after_the_kill = 1000
+
+    def kill():
+        sandbox.kill()
+        killed.set()
+
+    def next_block(sent):
+        if sent == 20:
+            threading.Thread(target=kill).start()
+        return b"z" * 65536
+
+    def goes_on(sent_after):
+        return not killed.is_set() or sent_after < after_the_kill
 
     def blocks():
-        # Goes on for as long as the kill may take on a busy machine; it ends with the upload.
-        for n in range(6000):
-            if n == 20:
-                threading.Thread(target=sandbox.kill).start()
+        sent = sent_after = 0
+        while goes_on(sent_after):
             time.sleep(0.01)
-            yield b"z" * 65536
+            yield next_block(sent)
+            sent += 1
+            sent_after += killed.is_set()
 
     async def later_blocks():
-        for block in blocks():
-            yield block
+        # Never blocks the client's own loop: the kill has to go out over it, too.
+        sent = sent_after = 0
+        while goes_on(sent_after):
+            await asyncio.sleep(0.01)
+            yield next_block(sent)
+            sent += 1
+            sent_after += killed.is_set()
 
     with pytest.raises(TimeoutException):
         sandbox.files.write("/tmp/upload", later_blocks() if flavour == "async" else blocks())
