@@ -16,11 +16,10 @@ use soulbox_store::{
     ApiKey, Build, BuildStatus, LogEntry, LogLevel, MetricSample, RecordState, ResolvedTemplate,
     SandboxRecord, Team, TemplateSummary,
 };
-use soulbox_types::{OnTimeout, TemplateImage};
+use soulbox_types::{LayerDigest, OnTimeout, TemplateImage};
 
 use crate::error::ApiError;
 use crate::sandboxes::admission::Admitted;
-use crate::state::LayerPaths;
 
 /// Old clients address sandboxes as `<sandboxID>-<clientID>`; the value means nothing.
 const CLIENT_ID: &str = "6532622b";
@@ -33,7 +32,6 @@ pub(crate) fn new_sandbox(
     body: WireNewSandbox,
     resolved: &ResolvedTemplate,
     admitted: Admitted,
-    layers: &LayerPaths,
 ) -> Result<NewSandbox, ApiError> {
     let ResolvedTemplate { template, build } = resolved;
     let network_json = body
@@ -46,11 +44,7 @@ pub(crate) fn new_sandbox(
         team: team.id.clone(),
         image: TemplateImage {
             template_id: template.id.clone(),
-            layers: build
-                .layers
-                .iter()
-                .map(|digest| layers.path(digest))
-                .collect(),
+            layers: layers(build)?,
             default_user: build.default_user.clone(),
             default_workdir: build.default_workdir.clone(),
         },
@@ -73,6 +67,14 @@ pub(crate) fn new_sandbox(
         https_ports: admitted.ingress.https_ports,
         volume_mounts: Value::Array(Vec::new()),
     })
+}
+
+/// The layers of a build. What the database holds under this name and is none is damage, not a caller's mistake.
+fn layers(build: &Build) -> Result<Vec<LayerDigest>, ApiError> {
+    let digests = build.layers.iter().map(|text| text.parse());
+    digests
+        .collect::<Result<_, _>>()
+        .map_err(ApiError::internal)
 }
 
 /// What create and connect answer.

@@ -30,4 +30,4 @@ mod volumes;
 
 pub use admin_token::AdminToken;
 pub use router::router;
-pub use state::{ApiState, LayerPaths, NodeIdentity, TeamLimits};
+pub use state::{ApiState, NodeIdentity, TeamLimits};

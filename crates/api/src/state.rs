@@ -1,6 +1,5 @@
 //! What the control plane is built from, and what it keeps while it runs.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -27,8 +26,6 @@ pub struct ApiState {
     pub limits: TeamLimits,
     /// What this node says about itself.
     pub node: NodeIdentity,
-    /// Where layers are on this host.
-    pub layers: LayerPaths,
     /// Cancelled when the server begins to stop: `/health` then answers 503.
     pub shutdown: CancellationToken,
 }
@@ -55,27 +52,6 @@ pub struct NodeIdentity {
     pub data_dir: PathBuf,
 }
 
-/// Turns the digest of a layer into its directory on this host.
-#[derive(Clone)]
-pub struct LayerPaths(Arc<dyn Fn(&str) -> PathBuf + Send + Sync>);
-
-impl LayerPaths {
-    /// Uses this function, which only computes a path.
-    pub fn new(path_of: impl Fn(&str) -> PathBuf + Send + Sync + 'static) -> Self {
-        Self(Arc::new(path_of))
-    }
-
-    pub(crate) fn path(&self, digest: &str) -> PathBuf {
-        (self.0)(digest)
-    }
-}
-
-impl fmt::Debug for LayerPaths {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LayerPaths(…)")
-    }
-}
-
 /// Handle that handlers get.
 pub(crate) type Shared = Arc<Api>;
 
@@ -87,7 +63,6 @@ pub(crate) struct Api {
     pub(crate) admin_token: Option<AdminToken>,
     pub(crate) limits: TeamLimits,
     pub(crate) node: NodeIdentity,
-    pub(crate) layers: LayerPaths,
     pub(crate) shutdown: CancellationToken,
     /// Creates since the start.
     pub(crate) creates: CreateTally,
@@ -107,7 +82,6 @@ impl Api {
             admin_token,
             limits,
             node,
-            layers,
             shutdown,
         } = state;
         Self {
@@ -116,7 +90,6 @@ impl Api {
             admin_token,
             limits,
             node,
-            layers,
             shutdown,
             creates: CreateTally::default(),
             host: HostReader::default(),

@@ -112,10 +112,16 @@ impl Artifacts {
         Ok(found?.into_iter().flatten().collect())
     }
 
+    /// Where layers lie, each under its digest.
+    #[must_use]
+    pub fn layers_dir(&self) -> PathBuf {
+        self.data_dir.join("layers")
+    }
+
     /// Where a layer lies (or would lie).
     #[must_use]
     pub fn layer_path(&self, digest: &LayerDigest) -> PathBuf {
-        self.data_dir.join("layers").join(digest.to_string())
+        self.layers_dir().join(digest.to_string())
     }
 
     /// The directories of a template's layers, topmost first, after the cheap check of each.

@@ -40,6 +40,8 @@ const LAUNCHES_PER_CPU: usize = 2;
 pub struct Settings {
     /// Where sandboxes keep their files.
     pub data_dir: PathBuf,
+    /// Where layers are, each in a directory named by its digest.
+    pub layers_dir: PathBuf,
     /// The block of slots of this server.
     pub block: Block,
     /// Slots to keep ready.
@@ -63,7 +65,12 @@ impl NamespaceDriver {
     /// # Errors
     /// When the host lacks something; the text says what to do.
     pub fn new(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
-        let host = Host::prepare(&settings.data_dir, settings.block, programs)?;
+        let host = Host::prepare(
+            &settings.data_dir,
+            &settings.layers_dir,
+            settings.block,
+            programs,
+        )?;
         let launches = Semaphore::new(host.facts.cpus.len().max(1) * LAUNCHES_PER_CPU);
         Ok(Self {
             host: Arc::new(host),
@@ -239,16 +246,16 @@ impl Launch {
 
     fn fill(&self, slot: &mut Slot, files: &SandboxFiles) -> Result<Launched, DriverError> {
         let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
-        for layer in &self.spec.image.layers {
-            fs::metadata(layer).map_err(|source| DriverError::Layer {
-                layer: layer.display().to_string(),
-                source,
-            })?;
-        }
         let places = self
             .host
             .places(self.spec.limits.vcpu_count)
             .map_err(host("make /sys of a sandbox"))?;
+        for layer in places.layer_paths(&self.spec) {
+            fs::metadata(&layer).map_err(|source| DriverError::Layer {
+                layer: layer.display().to_string(),
+                source,
+            })?;
+        }
         disk::create(&self.host, files, &self.spec, slot.index)
             .map_err(host("make the files of a sandbox"))?;
         slot.cgroup

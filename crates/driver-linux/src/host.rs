@@ -38,6 +38,7 @@ pub(crate) struct Host {
     pub(crate) envd: OwnedFd,
     pub(crate) boot_id: String,
     data: PathBuf,
+    layers: PathBuf,
     run: PathBuf,
     sandboxes: PathBuf,
 }
@@ -45,6 +46,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn prepare(
         data_dir: &Path,
+        layers_dir: &Path,
         block: Block,
         programs: Programs<'_>,
     ) -> io::Result<Self> {
@@ -80,6 +82,7 @@ impl Host {
                 .trim()
                 .to_owned(),
             data: data_dir.to_owned(),
+            layers: layers_dir.to_owned(),
             run,
             sandboxes,
         })
@@ -106,6 +109,7 @@ impl Host {
         }
         Ok(Places {
             data: self.data.clone(),
+            layers: self.layers.clone(),
             root: self.run.join("root"),
             empty_file: self.run.join("empty-file"),
             empty_directory: self.run.join("empty"),
@@ -131,6 +135,7 @@ pub fn plans_for(
         .min(facts.cpus.len());
     let places = Places {
         data: data_dir.to_owned(),
+        layers: data_dir.join("layers"),
         root: run.join("root"),
         empty_file: run.join("empty-file"),
         empty_directory: run.join("empty"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, Rlimit, SlotPlan, SlotStep};
 use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::UIDS_PER_SLOT;
-use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
+use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, SlotIndex};
 
 use crate::cgroup::SlotCgroup;
 
@@ -32,6 +32,8 @@ pub struct HostFacts {
 pub struct Places {
     /// The server's data directory.
     pub data: PathBuf,
+    /// Where layers are, each in a directory named by its digest.
+    pub layers: PathBuf,
     /// An empty directory, on which each jail mounts its root (in a mount namespace of its own).
     pub root: PathBuf,
     /// An empty file, to cover others with.
@@ -40,6 +42,14 @@ pub struct Places {
     pub empty_directory: PathBuf,
     /// What appears as `/sys`.
     pub sys: PathBuf,
+}
+
+impl Places {
+    /// The layers of a sandbox, topmost first.
+    pub(crate) fn layer_paths(&self, spec: &SandboxSpec) -> Vec<PathBuf> {
+        let path = |digest: &LayerDigest| self.layers.join(digest.to_string());
+        spec.image.layers.iter().map(path).collect()
+    }
 }
 
 /// Files of one sandbox on the host.
@@ -230,8 +240,9 @@ fn root_steps(
     places: &Places,
     owner: u32,
 ) -> Vec<LaunchStep> {
-    let layers = spec.image.layers.iter();
+    let layers = places.layer_paths(spec);
     let mut steps: Vec<LaunchStep> = layers
+        .iter()
         .map(|path| LaunchStep::IdmapInPlace {
             path: path.clone(),
             read_only: true,
@@ -244,12 +255,7 @@ fn root_steps(
     let relative = |path: &Path| path.strip_prefix(&places.data).unwrap_or(path).to_owned();
     steps.push(LaunchStep::MountOverlay {
         base: places.data.clone(),
-        lower: spec
-            .image
-            .layers
-            .iter()
-            .map(|path| relative(path))
-            .collect(),
+        lower: layers.iter().map(|path| relative(path)).collect(),
         upper: relative(&files.upper()),
         work: relative(&files.work()),
         target: places.root.clone(),
@@ -351,10 +357,9 @@ mod tests {
             id: "iabcdefghij0123456789".parse().unwrap(),
             image: TemplateImage {
                 template_id: "basebasebasebasebase".parse().unwrap(),
-                layers: vec![
-                    PathBuf::from("/d/layers/top"),
-                    PathBuf::from("/d/layers/base"),
-                ],
+                layers: [0xbb, 0xaa]
+                    .map(|byte| LayerDigest::from_bytes([byte; 32]))
+                    .into(),
                 default_user: "user".to_owned(),
                 default_workdir: None,
             },
@@ -372,6 +377,7 @@ mod tests {
         };
         let places = Places {
             data: PathBuf::from("/d"),
+            layers: PathBuf::from("/d/layers"),
             root: PathBuf::from("/d/run/root"),
             empty_file: PathBuf::from("/d/run/empty-file"),
             empty_directory: PathBuf::from("/d/run/empty"),

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use soulbox_api::{AdminToken, ApiState, LayerPaths, NodeIdentity, TeamLimits};
+use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_driver::Driver;
 use soulbox_driver::route::Route;
@@ -111,7 +111,6 @@ impl Server {
                 commit: String::new(),
                 data_dir: data_dir.clone(),
             },
-            layers: LayerPaths::new(move |digest| layer_path(&artifacts, digest)),
             shutdown: shutdown.clone(),
         };
         Ok(Self {
@@ -153,14 +152,6 @@ struct LiveRoutes(Sandboxes);
 impl Routes for LiveRoutes {
     fn route(&self, id: &SandboxId) -> Option<Route> {
         self.0.route(id)
-    }
-}
-
-/// A digest from the database that is none leads to a path that does not exist; the driver then names the layer.
-fn layer_path(artifacts: &Artifacts, digest: &str) -> std::path::PathBuf {
-    match digest.parse() {
-        Ok(digest) => artifacts.layer_path(&digest),
-        Err(_) => artifacts.data_dir().join("layers").join("invalid"),
     }
 }
 

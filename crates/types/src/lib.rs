@@ -5,6 +5,7 @@
 //!
 //! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`lifecycle`], [`slot`], [`egress`], [`error_kind`].
 
+pub mod digest;
 pub mod egress;
 pub mod error_kind;
 pub mod id;
@@ -15,6 +16,7 @@ pub mod slot;
 pub mod spec;
 pub mod timestamp;
 
+pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
 pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
 pub use limits::Limits;

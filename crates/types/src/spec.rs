@@ -1,11 +1,10 @@
 //! What is to be run: everything a driver needs to know to create a sandbox.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Limits, SandboxId, TemplateId};
+use crate::{LayerDigest, Limits, SandboxId, TemplateId};
 
 /// What happens when a sandbox reaches its end time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +31,8 @@ pub enum NetworkMode {
 pub struct TemplateImage {
     /// Which template this is.
     pub template_id: TemplateId,
-    /// Directories on the host, topmost layer first.
-    pub layers: Vec<PathBuf>,
+    /// Its layers, topmost first.
+    pub layers: Vec<LayerDigest>,
     /// User that commands run as when the caller names none.
     pub default_user: String,
     /// Working directory of commands; the user's home when absent.

@@ -55,7 +55,7 @@ async fn create(
     let resolved = api.store.resolve_template(team, &reference).await?;
     let admitted = admission::check(&body, version, &api.limits)?;
     let in_flight = api.creates.begin();
-    let new = convert::new_sandbox(team, body, &resolved, admitted, &api.layers)?;
+    let new = convert::new_sandbox(team, body, &resolved, admitted)?;
     let view = api.sandboxes.create(new).await?;
     in_flight.succeed();
     Ok(convert::sandbox(&view))

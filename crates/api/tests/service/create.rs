@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use soulbox_driver::DriverError;
 use soulbox_types::{NetworkMode, SandboxId, Timestamp};
 
-use crate::stack::{Stack, assert_keys, assert_time};
+use crate::stack::{LAYER, Stack, assert_keys, assert_time};
 
 const ANSWER: [&str; 8] = [
     "templateID",
@@ -59,7 +59,7 @@ async fn what_is_asked_reaches_the_driver() {
     let spec = soulbox_driver::Guest::spec(guest.as_ref());
     assert_eq!(spec.env_vars["A"], "1");
     assert_eq!(spec.network, NetworkMode::Offline);
-    assert_eq!(spec.image.layers, [std::path::Path::new("/layers/d1")]);
+    assert_eq!(spec.image.layers, [LAYER.parse().unwrap()]);
     let detail = s.get(format!("/sandboxes/{id}")).await.ok(200);
     assert_keys(
         &detail,

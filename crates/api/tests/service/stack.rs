@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use soulbox_api::{AdminToken, ApiState, LayerPaths, NodeIdentity, TeamLimits};
+use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
@@ -19,6 +19,8 @@ use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+/// The one layer of every template.
+pub(crate) const LAYER: &str = "d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1";
 pub(crate) const ADMIN: &str = "operator-secret";
 const MAX_CONCURRENT: usize = 20;
 
@@ -69,7 +71,6 @@ impl Stack {
                 commit: "abc".into(),
                 data_dir: dir.path().to_owned(),
             },
-            layers: LayerPaths::new(|digest| PathBuf::from("/layers").join(digest)),
             shutdown: shutdown.clone(),
         });
         let (_, key) = store.create_api_key(&team.id, "test").await.unwrap();
@@ -161,7 +162,7 @@ fn bootstrap(alias: &str) -> BootstrapTemplate {
         alias: alias.into(),
         description: Some("test".into()),
         limits: Limits::STANDARD,
-        layers: vec!["d1".into()],
+        layers: vec![LAYER.into()],
         envd_version: "0.6.9".into(),
         default_user: "user".into(),
         default_workdir: None,

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Stat};
 
 use super::{Dir, Xattrs, permissions, xattrs};
-use crate::digest::LayerFacts;
+use crate::digest::{LayerDigest, LayerFacts};
 use crate::error::ArtifactError;
 
 /// First bytes of every listing, so that another format can never give the same digest.
@@ -31,7 +31,7 @@ pub fn hash(root: &Path, seen: &mut dyn FnMut(u64)) -> Result<LayerFacts, Artifa
     let stat = rustix::fs::fstat(&dir).map_err(|e| ArtifactError::io("stat", root, e))?;
     walk.record(b"", &stat, &xattrs(&dir, c".")?);
     walk.directory(&dir, &mut Vec::new())?;
-    let digest = walk.listing.finalize().into();
+    let digest = LayerDigest::from_bytes(*walk.listing.finalize().as_bytes());
     Ok(LayerFacts {
         digest,
         entries: walk.entries,
@@ -149,7 +149,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::LayerDigest;
 
     fn sample(root: &Path) {
         fs::create_dir_all(root.join("a/b")).unwrap();

@@ -44,7 +44,8 @@ fn look(layer: &Path) -> BTreeMap<&'static str, Look> {
 #[test]
 fn layers_never_change() {
     on_stage(async |stage| {
-        let layer = stage.needs.layers.last().unwrap();
+        let digest = stage.needs.layers.last().unwrap();
+        let layer = &stage.needs.layers_dir.join(digest.to_string());
         let before = look(layer);
         let (one, other) = (stage.create().await, stage.create().await);
         one.root(

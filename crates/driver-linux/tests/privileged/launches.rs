@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use soulbox_driver::{Driver, DriverError};
-use soulbox_types::NetworkMode;
+use soulbox_types::{LayerDigest, NetworkMode};
 
 use crate::commands::ENVD_PORT;
-use crate::support::{Place, Stage, eventually, in_place, names_in, on_stage, soon, spec};
+use crate::support::{Stage, eventually, in_place, names_in, on_stage, soon, spec};
 
 /// Nothing of any sandbox; the cgroups of the block itself may be there.
 async fn expect_nothing_running(stage: &Stage) {
@@ -20,16 +20,19 @@ async fn expect_nothing_running(stage: &Stage) {
 fn a_missing_layer_leaves_nothing() {
     on_stage(async |stage| {
         let mut wanted = stage.spec();
-        wanted.image.layers = vec![PathBuf::from("/nonexistent/layer")];
+        wanted.image.layers = vec![LayerDigest::from_bytes([0; 32])];
         let error = stage.try_create(&wanted).await.unwrap_err();
         assert!(matches!(error, DriverError::Layer { .. }), "{error:?}");
         expect_nothing_running(stage).await;
     });
 }
 
+/// The name under which [`layer`] puts its tree.
+const HOSTILE: LayerDigest = LayerDigest::from_bytes([0xbd; 32]);
+
 /// A layer with `content` done to an otherwise bare tree.
-fn layer(place: &Place, content: impl FnOnce(&Path)) -> PathBuf {
-    let layer = place.data_dir.join("layer");
+fn layer(layers_dir: &Path, content: impl FnOnce(&Path)) -> PathBuf {
+    let layer = layers_dir.join(HOSTILE.to_string());
     for name in ["proc", "sys", "dev", "etc", "tmp"] {
         fs::create_dir_all(layer.join(name)).unwrap();
     }
@@ -40,30 +43,34 @@ fn layer(place: &Place, content: impl FnOnce(&Path)) -> PathBuf {
 /// A template can hold anything. Links where something is to be mounted must not lead the mount elsewhere.
 #[test]
 fn hostile_layers_are_refused_and_leave_nothing() {
-    on_stage(async |stage| {
+    in_place(async |place, mut needs| {
+        needs.layers_dir = place.data_dir.join("layers");
+        let layers_dir = needs.layers_dir.clone();
+        let stage = Stage::new(place, needs, 0).await;
         for (name, expected) in [
             ("dev", "mount-tmpfs"),
             ("sys", "bind-read-only"),
             ("proc", "mount-proc"),
         ] {
             for link in [true, false] {
-                let hostile = layer(&stage.place, |layer| {
+                let hostile = layer(&layers_dir, |layer| {
                     fs::remove_dir(layer.join(name)).unwrap();
                     if link {
                         symlink("/etc", layer.join(name)).unwrap();
                     }
                 });
                 let mut wanted = stage.spec();
-                wanted.image.layers = vec![hostile.clone()];
+                wanted.image.layers = vec![HOSTILE];
                 let error = stage.try_create(&wanted).await.unwrap_err();
                 assert!(
                     matches!(&error, DriverError::Launch { step, .. } if step == expected),
                     "{name}: {error:?}"
                 );
-                expect_nothing_running(stage).await;
+                expect_nothing_running(&stage).await;
                 fs::remove_dir_all(hostile).unwrap();
             }
         }
+        stage.finish().await;
     });
 }
 

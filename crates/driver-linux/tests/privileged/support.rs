@@ -18,7 +18,7 @@ use soulbox_driver_linux::{NamespaceDriver, Programs, Settings};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::{Block, SLOTS_PER_BLOCK, UIDS_PER_SLOT};
 use soulbox_types::{
-    Limits, NetworkMode, SandboxId, SandboxSpec, SlotIndex, TemplateId, TemplateImage,
+    LayerDigest, Limits, NetworkMode, SandboxId, SandboxSpec, SlotIndex, TemplateId, TemplateImage,
 };
 
 use crate::commands::Sandbox;
@@ -37,7 +37,8 @@ static SKIPPED: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Needs {
     pub(crate) jail: Vec<u8>,
     pub(crate) envd: Vec<u8>,
-    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) layers_dir: PathBuf,
+    pub(crate) layers: Vec<LayerDigest>,
 }
 
 impl Needs {
@@ -71,11 +72,8 @@ impl Needs {
         Ok(Self {
             jail: read("soulbox-jail")?,
             envd: read("soulbox-envd")?,
-            layers: manifest
-                .layers
-                .iter()
-                .map(|digest| artifacts.layer_path(digest))
-                .collect(),
+            layers_dir: artifacts.layers_dir(),
+            layers: manifest.layers,
         })
     }
 
@@ -182,6 +180,7 @@ impl Place {
     pub(crate) fn driver(&self, needs: &Needs, slots_ready: usize) -> NamespaceDriver {
         let settings = Settings {
             data_dir: self.data_dir.clone(),
+            layers_dir: needs.layers_dir.clone(),
             block: self.block,
             slots_ready,
         };

@@ -11,8 +11,8 @@ use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Clock, NewSandbox, Sandboxes, Settings};
 use soulbox_store::{Direction, ListQuery, LogLevel, LogQuery, Store, Team};
 use soulbox_types::{
-    BuildId, Limits, NetworkMode, OnTimeout, SandboxId, TeamId, TemplateId, TemplateImage,
-    Timestamp,
+    BuildId, LayerDigest, Limits, NetworkMode, OnTimeout, SandboxId, TeamId, TemplateId,
+    TemplateImage, Timestamp,
 };
 use tokio::time::Instant;
 
@@ -193,7 +193,7 @@ pub(crate) fn new_sandbox(team: &TeamId, timeout_seconds: u64) -> NewSandbox {
         team: team.clone(),
         image: TemplateImage {
             template_id: TemplateId::random(),
-            layers: vec!["/layers/a".into()],
+            layers: vec![LayerDigest::from_bytes([0xa1; 32])],
             default_user: "user".into(),
             default_workdir: None,
         },

@@ -60,11 +60,7 @@ fn example(data_dir: &Path, template: &str) -> Result<SandboxSpec, Failure> {
         id: SandboxId::random(),
         image: TemplateImage {
             template_id: TemplateId::random(),
-            layers: manifest
-                .layers
-                .iter()
-                .map(|digest| artifacts.layer_path(digest))
-                .collect(),
+            layers: manifest.layers,
             default_user: manifest.default_user,
             default_workdir: manifest.default_workdir,
         },

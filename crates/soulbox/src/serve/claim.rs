@@ -61,6 +61,7 @@ impl Claim {
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
             data_dir: self.data_dir.clone(),
+            layers_dir: self.data_dir.join("layers"),
             block: self.block,
             slots_ready,
         };
