@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::present::present;
 
 /// What `POST /admin/teams/{teamID}/sandboxes/kill` answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxKillResult {
     /// How many were killed.
@@ -17,7 +18,7 @@ pub struct SandboxKillResult {
 }
 
 /// What `POST /admin/teams/{teamID}/builds/cancel` answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildCancelResult {
     /// How many were cancelled.
@@ -30,7 +31,7 @@ pub struct BuildCancelResult {
 pub type RunningCounts = BTreeMap<String, i64>;
 
 /// Whether a node takes work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeStatus {
     /// It does.
@@ -46,7 +47,7 @@ pub enum NodeStatus {
 }
 
 /// Body of `POST /nodes/{nodeID}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatusChange {
     /// Of no use here: there is one cluster.
     #[serde(
@@ -61,7 +62,7 @@ pub struct NodeStatusChange {
 }
 
 /// One disk of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskMetrics {
     /// Where it is mounted.
@@ -77,7 +78,7 @@ pub struct DiskMetrics {
 }
 
 /// What a node has and uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMetrics {
     /// Virtual CPUs promised to sandboxes.
@@ -106,7 +107,7 @@ pub struct NodeMetrics {
 }
 
 /// What the machine is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineInfo {
     /// Family number.
@@ -120,7 +121,7 @@ pub struct MachineInfo {
 }
 
 /// One node; the list and the detail show the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// The server's version.
@@ -140,6 +141,7 @@ pub struct Node {
     /// Whether it takes work.
     pub status: NodeStatus,
     /// Since when.
+    #[schemars(extend("format" = "date-time"))]
     pub status_changed_at: String,
     /// Running sandboxes.
     pub sandbox_count: u32,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::logs::LogLevel;
 use crate::present::present;
 
 /// How far a build is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BuildStatus {
     /// It runs.
@@ -22,7 +23,7 @@ pub enum BuildStatus {
 }
 
 /// Body of `POST /v3/templates`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewTemplateBuild {
     /// `[namespace/]alias[:tag]`.
@@ -31,6 +32,7 @@ pub struct NewTemplateBuild {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(length(max = 128))]
     pub name: Option<String>,
     /// More tags for the build.
     #[serde(
@@ -45,6 +47,7 @@ pub struct NewTemplateBuild {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(length(max = 128))]
     pub alias: Option<String>,
     /// Only of use to callers with several teams.
     #[serde(
@@ -60,6 +63,7 @@ pub struct NewTemplateBuild {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 1))]
     pub cpu_count: Option<i32>,
     /// Memory in MiB.
     #[serde(
@@ -68,6 +72,7 @@ pub struct NewTemplateBuild {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 128))]
     pub memory_mb: Option<i32>,
     /// Free space that must be left after the build, in MiB.
     #[serde(
@@ -75,11 +80,12 @@ pub struct NewTemplateBuild {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0))]
     pub min_free_disk_mb: Option<i32>,
 }
 
 /// What `POST /v3/templates` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateBuildRequested {
     /// The template.
     #[serde(rename = "templateID")]
@@ -98,7 +104,7 @@ pub struct TemplateBuildRequested {
 }
 
 /// One step of a build.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateStep {
     /// `RUN`, `COPY`, `ENV`, `WORKDIR`, `USER`, in any case.
@@ -123,7 +129,7 @@ pub struct TemplateStep {
 }
 
 /// Body of `POST /v2/templates/{templateID}/builds/{buildID}`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StartTemplateBuild {
     /// Image to start from.
@@ -174,7 +180,7 @@ pub struct StartTemplateBuild {
 }
 
 /// Credentials for an image registry.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ImageRegistry {
     /// Amazon's.
@@ -214,7 +220,7 @@ impl std::fmt::Debug for ImageRegistry {
 }
 
 /// What `GET /templates/{templateID}/files/{hash}` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateFileUpload {
     /// Whether the files are there already.
     pub present: bool,
@@ -226,9 +232,10 @@ pub struct TemplateFileUpload {
 }
 
 /// One line of a build's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildLogEntry {
     /// When.
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: String,
     /// What.
     pub message: String,
@@ -240,7 +247,7 @@ pub struct BuildLogEntry {
 }
 
 /// Why a build failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildStatusReason {
     /// For a person.
@@ -254,7 +261,7 @@ pub struct BuildStatusReason {
 }
 
 /// What the status endpoint answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateBuildInfo {
     /// Always empty: old clients need the key.
@@ -275,7 +282,7 @@ pub struct TemplateBuildInfo {
 }
 
 /// What the logs endpoint answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateBuildLogs {
     /// The lines.
     pub logs: Vec<BuildLogEntry>,

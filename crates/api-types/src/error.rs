@@ -1,9 +1,10 @@
 //! The one error body of the control plane.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What every answer with a status of 400 or more carries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// The HTTP status again: several clients look only here.
     pub code: u16,

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One sample of one sandbox. Sizes are bytes; the CPU value is percent over all its CPUs together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxMetric {
     /// When, as RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: String,
     /// When, in whole seconds.
     pub timestamp_unix: i64,
@@ -29,17 +31,18 @@ pub struct SandboxMetric {
 }
 
 /// What `GET /sandboxes/metrics` answers.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxesWithMetrics {
     /// The latest sample by sandbox id; those without one are left out.
     pub sandboxes: BTreeMap<String, SandboxMetric>,
 }
 
 /// One sample of one team.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TeamMetric {
     /// When, as RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: String,
     /// When, in whole seconds.
     pub timestamp_unix: i64,
@@ -50,10 +53,11 @@ pub struct TeamMetric {
 }
 
 /// What `GET /teams/{teamID}/metrics/max` answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MaxTeamMetric {
     /// When, as RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub timestamp: String,
     /// When, in whole seconds.
     pub timestamp_unix: i64,

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::present::present;
 
 /// `network` of a create request and of a sandbox's detail.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxNetworkConfig {
     /// False: traffic in needs the sandbox's traffic token. Null and absent mean true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-nullable" = true))]
     pub allow_public_traffic: Option<bool>,
     /// Addresses, networks and names that stay open.
     #[serde(
@@ -29,6 +31,7 @@ pub struct SandboxNetworkConfig {
     pub deny_out: Option<Vec<String>>,
     /// Proxy for all TCP out. Nullable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-nullable" = true))]
     pub egress_proxy: Option<EgressProxy>,
     /// `Host` header that services in the sandbox see; `${PORT}` stands for the port.
     #[serde(
@@ -61,7 +64,7 @@ pub struct SandboxNetworkConfig {
 }
 
 /// Body of `PUT /sandboxes/{sandboxID}/network`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxNetworkUpdate {
     /// Addresses, networks and names that stay open.
@@ -80,6 +83,7 @@ pub struct SandboxNetworkUpdate {
     pub deny_out: Option<Vec<String>>,
     /// Proxy for all TCP out. Nullable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-nullable" = true))]
     pub egress_proxy: Option<EgressProxy>,
     /// Headers to set on requests out, by domain.
     #[serde(
@@ -106,7 +110,7 @@ pub struct SandboxNetworkUpdate {
 }
 
 /// What happens to requests to one domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRule {
     /// Changes to the request.
     #[serde(
@@ -118,7 +122,7 @@ pub struct NetworkRule {
 }
 
 /// Changes to a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkTransform {
     /// Headers to set.
     #[serde(
@@ -130,7 +134,7 @@ pub struct NetworkTransform {
 }
 
 /// A SOCKS5 proxy. Answers never carry `password` or `caCert`.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EgressProxy {
     /// `host:port`.
     pub address: String,
@@ -150,6 +154,7 @@ pub struct EgressProxy {
     pub password: Option<String>,
     /// TLS to the proxy. Nullable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-nullable" = true))]
     pub tls: Option<EgressProxyTls>,
 }
 
@@ -163,7 +168,7 @@ impl std::fmt::Debug for EgressProxy {
 }
 
 /// TLS settings of an egress proxy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EgressProxyTls {
     /// Whether TLS is spoken; without it no other field may be set.

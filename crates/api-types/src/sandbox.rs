@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -10,7 +11,7 @@ use crate::network::SandboxNetworkConfig;
 use crate::present::present;
 
 /// Body of `POST /sandboxes` and `POST /v2/sandboxes`; they differ in the default of `timeout` and in `secure`.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewSandbox {
     /// Id, alias, `namespace/alias`, each with an optional `:tag`.
@@ -22,6 +23,7 @@ pub struct NewSandbox {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0))]
     pub timeout: Option<i32>,
     /// Pause instead of kill at the end time.
     #[serde(
@@ -82,6 +84,7 @@ pub struct NewSandbox {
     pub env_vars: Option<BTreeMap<String, String>>,
     /// Names of MCP servers, for statistics only: the SDK starts the gateway itself. Nullable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-nullable" = true))]
     pub mcp: Option<Map<String, Value>>,
     /// Workload tokens.
     #[serde(
@@ -109,14 +112,14 @@ impl std::fmt::Debug for NewSandbox {
 }
 
 /// `autoResume` of a create request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AutoResume {
     /// Traffic wakes the sandbox.
     pub enabled: bool,
 }
 
 /// `iam` of a create request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxIam {
     /// Tokens by name.
     #[serde(
@@ -128,7 +131,7 @@ pub struct SandboxIam {
 }
 
 /// One workload token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IamToken {
     /// Whom the token is meant for.
@@ -138,7 +141,7 @@ pub struct IamToken {
 }
 
 /// A volume and where it appears.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeMount {
     /// The volume's name within the team.
     pub name: String,
@@ -147,7 +150,7 @@ pub struct VolumeMount {
 }
 
 /// What create, connect and resume answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sandbox {
     /// The template it was created from.
@@ -174,7 +177,7 @@ pub struct Sandbox {
 }
 
 /// Running or paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
     /// It runs.
@@ -184,7 +187,7 @@ pub enum SandboxState {
 }
 
 /// What happens at the end time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTimeout {
     /// The sandbox is killed.
@@ -194,7 +197,7 @@ pub enum OnTimeout {
 }
 
 /// `lifecycle` of a sandbox's detail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxLifecycle {
     /// Whether traffic wakes it.
@@ -204,7 +207,7 @@ pub struct SandboxLifecycle {
 }
 
 /// What `GET /sandboxes/{sandboxID}` answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxDetail {
     /// The template it was created from.
@@ -220,8 +223,10 @@ pub struct SandboxDetail {
     #[serde(rename = "clientID")]
     pub client_id: String,
     /// When the present run became ready.
+    #[schemars(extend("format" = "date-time"))]
     pub started_at: String,
     /// When the lifecycle policy fires.
+    #[schemars(extend("format" = "date-time"))]
     pub end_at: String,
     /// envd's version.
     pub envd_version: String,
@@ -256,7 +261,7 @@ pub struct SandboxDetail {
 }
 
 /// One entry of the lists of sandboxes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedSandbox {
     /// The template it was created from.
@@ -272,8 +277,10 @@ pub struct ListedSandbox {
     #[serde(rename = "clientID")]
     pub client_id: String,
     /// When the present run became ready.
+    #[schemars(extend("format" = "date-time"))]
     pub started_at: String,
     /// When the lifecycle policy fires.
+    #[schemars(extend("format" = "date-time"))]
     pub end_at: String,
     /// Virtual CPUs.
     pub cpu_count: u32,
@@ -295,7 +302,7 @@ pub struct ListedSandbox {
 }
 
 /// Body of both versions of connect. The first requires `timeout`, the second defaults to 300.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectSandbox {
     /// Seconds that must be left at least.
     #[serde(
@@ -303,6 +310,7 @@ pub struct ConnectSandbox {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0))]
     pub timeout: Option<i32>,
     /// False restores without memory. Without effect on a running sandbox.
     #[serde(
@@ -314,7 +322,7 @@ pub struct ConnectSandbox {
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/resume`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResumeSandbox {
     /// Seconds until the end time.
@@ -323,6 +331,7 @@ pub struct ResumeSandbox {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0))]
     pub timeout: Option<i32>,
     /// Changes the stored policy.
     #[serde(
@@ -341,14 +350,15 @@ pub struct ResumeSandbox {
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/timeout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxTimeout {
     /// Seconds from now; 0 ends it now.
+    #[schemars(range(min = 0))]
     pub timeout: i32,
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/refreshes`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxRefresh {
     /// Seconds that must be left at least; 15 is the floor.
     #[serde(
@@ -356,11 +366,12 @@ pub struct SandboxRefresh {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0, max = 3600))]
     pub duration: Option<i64>,
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/pause`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseSandbox {
     /// Whether memory is kept. Absent: true.
@@ -380,7 +391,7 @@ pub struct PauseSandbox {
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/fork`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkSandbox {
     /// Seconds until each fork's end time. Absent: 15.
     #[serde(
@@ -388,6 +399,7 @@ pub struct ForkSandbox {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 0))]
     pub timeout: Option<i32>,
     /// How many. Absent: 1.
     #[serde(
@@ -395,11 +407,12 @@ pub struct ForkSandbox {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
+    #[schemars(range(min = 1, max = 100))]
     pub count: Option<i32>,
 }
 
 /// One entry of the answer to a fork: exactly one of the two.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkResult {
     /// The new sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -410,7 +423,7 @@ pub struct ForkResult {
 }
 
 /// Body of `POST /sandboxes/{sandboxID}/snapshots`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewSnapshot {
     /// `[namespace/]alias[:tag]`.
     #[serde(
@@ -429,7 +442,7 @@ pub struct NewSnapshot {
 }
 
 /// A snapshot that sandboxes can be created from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
     /// Usable as a template id.
     #[serde(rename = "snapshotID")]

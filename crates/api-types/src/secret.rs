@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::present::present;
 
 /// Body of `POST /secrets`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewSecret {
     /// 1 to 128 of `[a-zA-Z0-9_-]`.
+    #[schemars(regex(pattern = "^[a-zA-Z0-9_-]{1,128}$"))]
     pub name: String,
     /// The secret.
     pub value: String,
@@ -32,7 +34,7 @@ impl std::fmt::Debug for NewSecret {
 }
 
 /// Body of `POST /secrets/{secretID}`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretUpdate {
     /// The secret.
     pub value: String,
@@ -53,7 +55,7 @@ impl std::fmt::Debug for SecretUpdate {
 }
 
 /// A secret without its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Secret {
     /// `sec_…`.
@@ -66,7 +68,9 @@ pub struct Secret {
     /// Always there, maybe empty.
     pub metadata: BTreeMap<String, String>,
     /// When it was made.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When its value last changed.
+    #[schemars(extend("format" = "date-time"))]
     pub updated_at: String,
 }

@@ -1,9 +1,10 @@
 //! Tags of templates.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One tag and the build it names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateTag {
     /// The tag.
@@ -12,11 +13,12 @@ pub struct TemplateTag {
     #[serde(rename = "buildID")]
     pub build_id: String,
     /// When it was assigned.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
 }
 
 /// Body of `POST /templates/tags`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AssignTags {
     /// `name[:tag]` of the build.
     pub target: String,
@@ -25,7 +27,7 @@ pub struct AssignTags {
 }
 
 /// What `POST /templates/tags` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AssignedTags {
     /// The tags, in lower case and once each.
     pub tags: Vec<String>,
@@ -35,7 +37,7 @@ pub struct AssignedTags {
 }
 
 /// Body of `DELETE /templates/tags`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeleteTags {
     /// The template.
     pub name: String,
@@ -44,14 +46,14 @@ pub struct DeleteTags {
 }
 
 /// What `…/tags/count` answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TagsCount {
     /// Different tags that have a ready build.
     pub total: i64,
 }
 
 /// What `…/tags/exists` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagExists {
     /// Whether a ready build has it.
@@ -61,7 +63,7 @@ pub struct TagExists {
 }
 
 /// That a tag was given to a build. Ids end in `Id` here, unlike elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagAssignment {
     /// Its own id.
@@ -69,15 +71,18 @@ pub struct TagAssignment {
     /// The build.
     pub build_id: String,
     /// When.
+    #[schemars(extend("format" = "date-time"))]
     pub assigned_at: String,
     /// When the build was asked for.
+    #[schemars(extend("format" = "date-time"))]
     pub build_created_at: String,
     /// When it ended. Required and nullable.
+    #[schemars(extend("format" = "date-time"))]
     pub build_finished_at: Option<String>,
 }
 
 /// What `…/tags/{tag}/assignments` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagAssignments {
     /// Newest first.
@@ -87,7 +92,7 @@ pub struct TagAssignments {
 }
 
 /// One tag with its newest assignments.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagGroup {
     /// The tag.
@@ -99,7 +104,7 @@ pub struct TagGroup {
 }
 
 /// What `…/tags/groups` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagGroups {
     /// In the order that was asked for.

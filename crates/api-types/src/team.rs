@@ -1,11 +1,12 @@
 //! Teams and their API keys.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::template::TeamUser;
 
 /// One entry of `GET /teams`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Team {
     /// Its id.
@@ -29,7 +30,7 @@ impl std::fmt::Debug for Team {
 }
 
 /// What may be shown of a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyMask {
     /// `e2b_`.
@@ -43,7 +44,7 @@ pub struct KeyMask {
 }
 
 /// An API key without the key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TeamApiKey {
     /// Id of its record.
@@ -53,15 +54,17 @@ pub struct TeamApiKey {
     /// What may be shown.
     pub mask: KeyMask,
     /// When it was made.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// Who made it. Nullable.
     pub created_by: Option<TeamUser>,
     /// When it last was used. Nullable.
+    #[schemars(extend("format" = "date-time"))]
     pub last_used: Option<String>,
 }
 
 /// A new API key, with the key: shown this once.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedTeamApiKey {
     /// The record.
     #[serde(flatten)]
@@ -80,7 +83,7 @@ impl std::fmt::Debug for CreatedTeamApiKey {
 }
 
 /// Body of the requests that make or rename a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKeyName {
     /// The name.
     pub name: String,

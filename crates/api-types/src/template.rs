@@ -1,12 +1,13 @@
 //! Templates: lists, detail, aliases, changes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::build::BuildStatus;
 use crate::present::present;
 
 /// Who made something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TeamUser {
     /// Id of the user.
     pub id: String,
@@ -15,7 +16,7 @@ pub struct TeamUser {
 }
 
 /// One entry of the lists of templates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Template {
     /// Its id.
@@ -39,12 +40,15 @@ pub struct Template {
     /// `namespace/alias`, or the bare alias when it has no namespace.
     pub names: Vec<String>,
     /// When it was made.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When it was changed.
+    #[schemars(extend("format" = "date-time"))]
     pub updated_at: String,
     /// Who made it. Required and nullable.
     pub created_by: Option<TeamUser>,
     /// When a sandbox was last created from it. Required and nullable.
+    #[schemars(extend("format" = "date-time"))]
     pub last_spawned_at: Option<String>,
     /// Sandboxes created from it.
     pub spawn_count: i64,
@@ -63,7 +67,7 @@ pub struct Template {
 }
 
 /// One build in a template's detail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateBuild {
     /// Its id.
@@ -72,11 +76,14 @@ pub struct TemplateBuild {
     /// How far it is.
     pub status: BuildStatus,
     /// When it was asked for.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When it last changed.
+    #[schemars(extend("format" = "date-time"))]
     pub updated_at: String,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub finished_at: Option<String>,
     /// Virtual CPUs.
     pub cpu_count: u32,
@@ -96,7 +103,7 @@ pub struct TemplateBuild {
 }
 
 /// What `GET /templates/{templateID}` answers: the template and a page of its builds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateWithBuilds {
     /// The template.
     #[serde(flatten)]
@@ -106,7 +113,7 @@ pub struct TemplateWithBuilds {
 }
 
 /// What `GET /templates/aliases/{alias}` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateAlias {
     /// Whom the alias names.
     #[serde(rename = "templateID")]
@@ -116,7 +123,7 @@ pub struct TemplateAlias {
 }
 
 /// Body of `PATCH` on a template.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateUpdate {
     /// Whether other teams may use it.
     #[serde(
@@ -128,7 +135,7 @@ pub struct TemplateUpdate {
 }
 
 /// What `PATCH /v2/templates/{templateID}` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateUpdated {
     /// Its names.
     pub names: Vec<String>,

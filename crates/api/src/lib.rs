@@ -17,6 +17,7 @@ mod keys;
 mod metadata;
 mod network;
 mod observe;
+mod openapi;
 mod operator;
 mod outside;
 mod page;

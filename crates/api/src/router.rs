@@ -3,26 +3,21 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::middleware::from_fn;
-use axum::routing::{delete, get, patch, post, put};
+use axum::routing::{MethodFilter, MethodRouter, any, on};
 
 use crate::operator::{admin, nodes};
 use crate::sandboxes::{create, later, lifetime, list, logs, metrics, read};
 use crate::state::{Api, ApiState, Shared};
 use crate::templates::{builds, change, read as template_read, tags};
-use crate::{cors, keys, observe, outside, secrets, teams, volumes};
+use crate::{cors, keys, observe, openapi, outside, secrets, teams, volumes};
 
 /// The control plane as one service.
 pub fn router(state: ApiState) -> Router {
     observe::describe_metrics();
-    Router::new()
-        .route("/health", get(outside::health))
-        .merge(sandboxes())
-        .merge(templates())
-        .merge(team_routes())
-        .merge(storage())
-        .merge(operator())
-        .merge(removed())
+    all()
+        .router
         .fallback(outside::unmatched)
         .method_not_allowed_fallback(outside::unmatched)
         .layer(from_fn(observe::shield))
@@ -31,146 +26,190 @@ pub fn router(state: ApiState) -> Router {
         .with_state(Arc::new(Api::new(state)))
 }
 
-fn sandboxes() -> Router<Shared> {
-    Router::new()
-        .route("/sandboxes", get(list::v1).post(create::v1))
-        .route("/v2/sandboxes", get(list::v2).post(create::v2))
-        .route("/sandboxes/metrics", get(metrics::of_many))
-        .route("/sandboxes/{sandboxID}", get(read::get).delete(read::kill))
-        .route("/sandboxes/{sandboxID}/logs", get(logs::v1))
-        .route("/v2/sandboxes/{sandboxID}/logs", get(logs::v2))
-        .route("/sandboxes/{sandboxID}/metrics", get(metrics::of_one))
-        .route(
-            "/sandboxes/{sandboxID}/timeout",
-            post(lifetime::set_timeout),
-        )
-        .route("/sandboxes/{sandboxID}/refreshes", post(lifetime::refresh))
-        .route("/sandboxes/{sandboxID}/connect", post(lifetime::connect_v1))
-        .route(
-            "/v2/sandboxes/{sandboxID}/connect",
-            post(lifetime::connect_v2),
-        )
-        .route("/sandboxes/{sandboxID}/pause", post(later::pause))
-        .route("/sandboxes/{sandboxID}/resume", post(later::resume))
-        .route("/sandboxes/{sandboxID}/fork", post(later::fork))
-        .route("/sandboxes/{sandboxID}/snapshots", post(later::snapshot))
-        .route("/sandboxes/{sandboxID}/network", put(later::put_network))
-        .route("/snapshots", get(later::snapshots))
+fn all() -> Routes {
+    Routes::default()
+        .get("/health", outside::health)
+        .get("/openapi.json", openapi::get)
+        .merge(sandboxes())
+        .merge(templates())
+        .merge(team_routes())
+        .merge(storage())
+        .merge(operator())
+        .merge(removed())
 }
 
-fn templates() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/templates",
-            get(template_read::list_v1).post(outside::removed_build),
-        )
-        .route(
-            "/v2/templates",
-            get(template_read::list_v2).post(outside::removed_build),
-        )
-        .route("/v3/templates", post(builds::request))
-        .route("/default-templates", get(template_read::defaults))
-        .route("/templates/tags", post(tags::assign).delete(tags::remove))
-        .route("/templates/aliases/{alias}", get(template_read::alias))
-        .route(
-            "/templates/{templateID}",
-            get(template_read::get)
-                .patch(change::update)
-                .delete(change::delete)
-                .post(outside::removed_build),
-        )
-        .route("/v2/templates/{templateID}", patch(change::update))
-        .route("/templates/{templateID}/files/{hash}", get(builds::upload))
-        .route(
+fn sandboxes() -> Routes {
+    Routes::default()
+        .get("/sandboxes", list::v1)
+        .post("/sandboxes", create::v1)
+        .get("/v2/sandboxes", list::v2)
+        .post("/v2/sandboxes", create::v2)
+        .get("/sandboxes/metrics", metrics::of_many)
+        .get("/sandboxes/{sandboxID}", read::get)
+        .delete("/sandboxes/{sandboxID}", read::kill)
+        .get("/sandboxes/{sandboxID}/logs", logs::v1)
+        .get("/v2/sandboxes/{sandboxID}/logs", logs::v2)
+        .get("/sandboxes/{sandboxID}/metrics", metrics::of_one)
+        .post("/sandboxes/{sandboxID}/timeout", lifetime::set_timeout)
+        .post("/sandboxes/{sandboxID}/refreshes", lifetime::refresh)
+        .post("/sandboxes/{sandboxID}/connect", lifetime::connect_v1)
+        .post("/v2/sandboxes/{sandboxID}/connect", lifetime::connect_v2)
+        .post("/sandboxes/{sandboxID}/pause", later::pause)
+        .post("/sandboxes/{sandboxID}/resume", later::resume)
+        .post("/sandboxes/{sandboxID}/fork", later::fork)
+        .post("/sandboxes/{sandboxID}/snapshots", later::snapshot)
+        .put("/sandboxes/{sandboxID}/network", later::put_network)
+        .get("/snapshots", later::snapshots)
+}
+
+fn templates() -> Routes {
+    Routes::default()
+        .get("/templates", template_read::list_v1)
+        .post("/templates", outside::removed_build)
+        .get("/v2/templates", template_read::list_v2)
+        .post("/v2/templates", outside::removed_build)
+        .post("/v3/templates", builds::request)
+        .get("/default-templates", template_read::defaults)
+        .post("/templates/tags", tags::assign)
+        .delete("/templates/tags", tags::remove)
+        .get("/templates/aliases/{alias}", template_read::alias)
+        .get("/templates/{templateID}", template_read::get)
+        .patch("/templates/{templateID}", change::update)
+        .delete("/templates/{templateID}", change::delete)
+        .post("/templates/{templateID}", outside::removed_build)
+        .patch("/v2/templates/{templateID}", change::update)
+        .get("/templates/{templateID}/files/{hash}", builds::upload)
+        .post(
             "/templates/{templateID}/builds/{buildID}",
-            post(outside::removed_build),
+            outside::removed_build,
         )
-        .route(
-            "/v2/templates/{templateID}/builds/{buildID}",
-            post(builds::start),
-        )
-        .route(
+        .post("/v2/templates/{templateID}/builds/{buildID}", builds::start)
+        .get(
             "/templates/{templateID}/builds/{buildID}/status",
-            get(builds::status),
+            builds::status,
         )
-        .route(
+        .get(
             "/templates/{templateID}/builds/{buildID}/logs",
-            get(builds::logs),
+            builds::logs,
         )
-        .route("/templates/{templateID}/tags", get(tags::list))
-        .route("/templates/{templateID}/tags/count", get(tags::count))
-        .route("/templates/{templateID}/tags/exists", get(tags::exists))
-        .route("/templates/{templateID}/tags/groups", get(tags::groups))
-        .route(
+        .get("/templates/{templateID}/tags", tags::list)
+        .get("/templates/{templateID}/tags/count", tags::count)
+        .get("/templates/{templateID}/tags/exists", tags::exists)
+        .get("/templates/{templateID}/tags/groups", tags::groups)
+        .get(
             "/templates/{templateID}/tags/{tag}/assignments",
-            get(tags::assignments),
+            tags::assignments,
         )
 }
 
-fn team_routes() -> Router<Shared> {
-    Router::new()
-        .route("/teams", get(teams::list))
-        .route("/teams/{teamID}/metrics", get(teams::metrics))
-        .route("/teams/{teamID}/metrics/max", get(teams::metrics_max))
-        .route("/api-keys", get(keys::list).post(keys::create))
-        .route(
-            "/api-keys/{apiKeyID}",
-            patch(keys::rename).delete(keys::delete),
-        )
-        .route("/access-tokens", post(keys::access_tokens))
-        .route(
-            "/access-tokens/{accessTokenID}",
-            delete(keys::access_tokens),
-        )
+fn team_routes() -> Routes {
+    Routes::default()
+        .get("/teams", teams::list)
+        .get("/teams/{teamID}/metrics", teams::metrics)
+        .get("/teams/{teamID}/metrics/max", teams::metrics_max)
+        .get("/api-keys", keys::list)
+        .post("/api-keys", keys::create)
+        .patch("/api-keys/{apiKeyID}", keys::rename)
+        .delete("/api-keys/{apiKeyID}", keys::delete)
+        .post("/access-tokens", keys::access_tokens)
+        .delete("/access-tokens/{accessTokenID}", keys::access_tokens)
 }
 
-fn storage() -> Router<Shared> {
-    let secrets = Router::new()
-        .route("/secrets", get(secrets::list).post(secrets::create))
-        .route(
-            "/secrets/{secretID}",
-            get(secrets::unknown)
-                .post(secrets::update)
-                .delete(secrets::unknown),
-        )
-        .layer(from_fn(secrets::guard));
-    Router::new()
-        .route("/volumes", get(volumes::list).post(volumes::create))
-        .route(
-            "/volumes/{volumeID}",
-            get(volumes::unknown).delete(volumes::unknown),
-        )
+fn storage() -> Routes {
+    let mut secrets = Routes::default()
+        .get("/secrets", secrets::list)
+        .post("/secrets", secrets::create)
+        .get("/secrets/{secretID}", secrets::unknown)
+        .post("/secrets/{secretID}", secrets::update)
+        .delete("/secrets/{secretID}", secrets::unknown);
+    secrets.router = secrets.router.layer(from_fn(secrets::guard));
+    Routes::default()
+        .get("/volumes", volumes::list)
+        .post("/volumes", volumes::create)
+        .get("/volumes/{volumeID}", volumes::unknown)
+        .delete("/volumes/{volumeID}", volumes::unknown)
         .merge(secrets)
 }
 
-fn operator() -> Router<Shared> {
-    Router::new()
-        .route("/nodes", get(nodes::list))
-        .route("/nodes/{nodeID}", get(nodes::get).post(nodes::set_status))
-        .route(
-            "/admin/sandboxes/running-counts",
-            get(admin::running_counts),
-        )
-        .route(
+fn operator() -> Routes {
+    Routes::default()
+        .get("/nodes", nodes::list)
+        .get("/nodes/{nodeID}", nodes::get)
+        .post("/nodes/{nodeID}", nodes::set_status)
+        .get("/admin/sandboxes/running-counts", admin::running_counts)
+        .post(
             "/admin/teams/{teamID}/sandboxes/kill",
-            post(admin::kill_sandboxes),
+            admin::kill_sandboxes,
         )
-        .route(
-            "/admin/teams/{teamID}/builds/cancel",
-            post(admin::cancel_builds),
-        )
-        .route("/admin/teams/{teamID}/api-keys", post(admin::create_key))
-        .route(
+        .post("/admin/teams/{teamID}/builds/cancel", admin::cancel_builds)
+        .post("/admin/teams/{teamID}/api-keys", admin::create_key)
+        .delete(
             "/admin/teams/{teamID}/api-keys/{apiKeyID}",
-            delete(admin::delete_key),
+            admin::delete_key,
         )
 }
 
-fn removed() -> Router<Shared> {
-    use axum::routing::any;
-    Router::new()
-        .route("/instances", any(outside::removed_prefix))
-        .route("/instances/{*rest}", any(outside::removed_prefix))
-        .route("/envs", any(outside::removed_prefix))
-        .route("/envs/{*rest}", any(outside::removed_prefix))
+fn removed() -> Routes {
+    Routes::default()
+        .any("/instances", outside::removed_prefix)
+        .any("/instances/{*rest}", outside::removed_prefix)
+        .any("/envs", outside::removed_prefix)
+        .any("/envs/{*rest}", outside::removed_prefix)
+}
+
+/// Routes, and the list of them that the served document is compared with.
+#[derive(Default)]
+struct Routes {
+    router: Router<Shared>,
+    /// Path and method of each; `*` is any method.
+    listed: Vec<(&'static str, &'static str)>,
+}
+
+impl Routes {
+    fn get<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "GET", on(MethodFilter::GET, handler))
+    }
+
+    fn post<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "POST", on(MethodFilter::POST, handler))
+    }
+
+    fn put<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "PUT", on(MethodFilter::PUT, handler))
+    }
+
+    fn patch<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "PATCH", on(MethodFilter::PATCH, handler))
+    }
+
+    fn delete<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "DELETE", on(MethodFilter::DELETE, handler))
+    }
+
+    fn any<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add(path, "*", any(handler))
+    }
+
+    fn add(
+        mut self,
+        path: &'static str,
+        method: &'static str,
+        handlers: MethodRouter<Shared>,
+    ) -> Self {
+        self.router = self.router.route(path, handlers);
+        self.listed.push((path, method));
+        self
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        self.listed.extend(other.listed);
+        self
+    }
+}
+
+/// Path and method of every route; `*` is any method.
+#[cfg(test)]
+pub(crate) fn listed() -> Vec<(&'static str, &'static str)> {
+    all().listed
 }

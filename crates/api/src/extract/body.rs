@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
+use crate::extract::strict;
 
 /// The contract's limit.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -81,7 +82,7 @@ fn parse<T: Body>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, ApiError> {
             "request body: header Content-Type must be application/json",
         ));
     }
-    let value: T = serde_json::from_slice(bytes)
+    let value: T = strict::from_slice(bytes)
         .map_err(|e| ApiError::violation(format_args!("request body: {e}")))?;
     value
         .check()

@@ -6,6 +6,7 @@
 mod body;
 mod path;
 mod query;
+mod strict;
 
 pub(crate) use body::{Body, JsonBody, OptionalJsonBody};
 pub(crate) use path::{PathArg, PathArgs, SandboxArg};

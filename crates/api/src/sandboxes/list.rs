@@ -16,11 +16,12 @@ use crate::page::{self, NEXT_TOKEN, TOTAL_RUNNING};
 use crate::state::{Api, Shared};
 use crate::templates;
 
-const STATES: [(&str, RecordState); 2] = [
+pub(crate) const STATES: [(&str, RecordState); 2] = [
     ("running", RecordState::Running),
     ("paused", RecordState::Paused),
 ];
-const ORDERS: [(&str, Order); 2] = [("asc", Order::Ascending), ("desc", Order::Descending)];
+pub(crate) const ORDERS: [(&str, Order); 2] =
+    [("asc", Order::Ascending), ("desc", Order::Descending)];
 
 /// The first version: running ones, newest first, all at once.
 pub(crate) async fn v1(

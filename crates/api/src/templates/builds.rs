@@ -24,6 +24,8 @@ const MAX_CPU_COUNT: i32 = 32;
 const MIN_MEMORY_MIB: i32 = 128;
 const HASH_LENGTH: usize = 64;
 const MAX_LOG_LINES: u32 = 100;
+/// Where logs may be asked from; there is one place here.
+pub(crate) const SOURCES: [(&str, ()); 2] = [("temporary", ()), ("persistent", ())];
 
 impl Body for NewTemplateBuild {
     fn check(&self) -> Result<(), String> {
@@ -193,7 +195,7 @@ pub(crate) async fn logs(
     query.number("limit", 0..=MAX_LOG_LINES)?;
     query.word("direction", &DIRECTIONS)?;
     query.word("level", &LEVELS)?;
-    query.word("source", &[("temporary", ()), ("persistent", ())])?;
+    query.word("source", &SOURCES)?;
     own_build(&api, &team, &path).await?;
     Ok(Json(TemplateBuildLogs::default()))
 }

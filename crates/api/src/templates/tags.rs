@@ -17,7 +17,7 @@ use crate::templates::access::{named, named_own, not_found, own_namespace, refer
 use crate::templates::builds::check_tags;
 use crate::templates::tag_groups::{self, GroupQuery, Sort};
 
-const SORTS: [(&str, Sort); 4] = [
+pub(crate) const SORTS: [(&str, Sort); 4] = [
     ("latest_desc", Sort::LatestDescending),
     ("latest_asc", Sort::LatestAscending),
     ("name_asc", Sort::NameAscending),

@@ -7,6 +7,7 @@
 
 mod auth;
 mod create;
+mod document;
 mod fuzz;
 mod idempotency;
 mod later;

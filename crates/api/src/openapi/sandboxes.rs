@@ -1,0 +1,239 @@
+//! Sandboxes in the document.
+
+use http::StatusCode;
+use serde_json::json;
+use soulbox_api_types::logs::{SandboxLogs, SandboxLogsV2};
+use soulbox_api_types::metrics::{SandboxMetric, SandboxesWithMetrics};
+use soulbox_api_types::network::SandboxNetworkUpdate;
+use soulbox_api_types::sandbox::{
+    ConnectSandbox, ForkSandbox, ListedSandbox, NewSandbox, NewSnapshot, PauseSandbox,
+    ResumeSandbox, Sandbox, SandboxDetail, SandboxRefresh, SandboxTimeout, SnapshotInfo,
+};
+
+use super::operation::{Content, Operation, operation};
+use super::schema::{number, number_from, text, text_like, text_up_to, words};
+use super::{NEXT_TOKEN, with_page};
+use crate::sandboxes::list::{ORDERS, STATES};
+use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
+
+const KEY: &str = "^[a-z0-9-]{1,255}$";
+
+pub(super) fn operations() -> Vec<Operation> {
+    [lives(), lifetimes(), observed(), later()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn lives() -> Vec<Operation> {
+    let states = json!({"type": "array", "items": words(&STATES)});
+    let create = |path, id, summary| {
+        operation("POST", path, id, summary)
+            .takes::<NewSandbox>()
+            .example(json!({"templateID": "base", "timeout": 60}))
+            .creates::<Sandbox>()
+            .refuses(&[409, 429])
+    };
+    vec![
+        operation(
+            "GET",
+            "/sandboxes",
+            "listSandboxes",
+            "Running sandboxes, newest first, all at once.",
+        )
+        .query("metadata", text())
+        .answers::<Vec<ListedSandbox>>(),
+        create(
+            "/sandboxes",
+            "createSandbox",
+            "Creates a sandbox. It lives 15 seconds when no timeout is given.",
+        ),
+        with_page(
+            operation(
+                "GET",
+                "/v2/sandboxes",
+                "listSandboxesV2",
+                "Sandboxes that pass the filters, in pages.",
+            )
+            .query("metadata", text())
+            .query("state", states)
+            .query("order", words(&ORDERS))
+            .query(
+                "startedAfter",
+                json!({"type": "string", "format": "date-time"}),
+            )
+            .query("template", text()),
+        )
+        .answers::<Vec<ListedSandbox>>()
+        .answer_headers(&[NEXT_TOKEN, "X-Total-Running"]),
+        create(
+            "/v2/sandboxes",
+            "createSandboxV2",
+            "Creates a sandbox, once per idempotency key. It lives 300 seconds when no timeout is given.",
+        )
+        .header("Idempotency-Key", text_like(KEY))
+        .narrowed(json!({"properties": {"timeout": {"minimum": 1}}}))
+        .refuses(&[422]),
+        operation(
+            "GET",
+            "/sandboxes/{sandboxID}",
+            "getSandbox",
+            "One sandbox.",
+        )
+        .answers::<SandboxDetail>(),
+        operation(
+            "DELETE",
+            "/sandboxes/{sandboxID}",
+            "killSandbox",
+            "Kills a sandbox; everything in it is gone.",
+        )
+        .answer(StatusCode::NO_CONTENT, Content::Nothing)
+        .refuses(&[409]),
+    ]
+}
+
+fn lifetimes() -> Vec<Operation> {
+    vec![
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/timeout",
+            "setSandboxTimeout",
+            "Sets the end time from now on, also to an earlier one.",
+        )
+        .takes::<SandboxTimeout>()
+        .answer(StatusCode::NO_CONTENT, Content::Nothing)
+        .refuses(&[409]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/refreshes",
+            "refreshSandbox",
+            "Makes the end time later, never earlier.",
+        )
+        .may_take::<SandboxRefresh>()
+        .answer(StatusCode::NO_CONTENT, Content::Nothing)
+        .refuses(&[409]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/connect",
+            "connectSandbox",
+            "What a client needs to use a running sandbox; makes the end time later. A timeout of 0 changes nothing.",
+        )
+        .takes::<ConnectSandbox>()
+        .narrowed(json!({"required": ["timeout"]}))
+        .answers::<Sandbox>()
+        .refuses(&[409]),
+        operation(
+            "POST",
+            "/v2/sandboxes/{sandboxID}/connect",
+            "connectSandboxV2",
+            "The same; 300 seconds when no timeout is given.",
+        )
+        .may_take::<ConnectSandbox>()
+        .narrowed(json!({"properties": {"timeout": {"minimum": 1}}}))
+        .answers::<Sandbox>()
+        .refuses(&[409]),
+    ]
+}
+
+fn observed() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            "/sandboxes/metrics",
+            "getMetricsOfSandboxes",
+            "The latest sample of each of several sandboxes.",
+        )
+        .needs_query(
+            "sandbox_ids",
+            json!({"type": "array", "items": text(), "maxItems": 100}),
+        )
+        .answers::<SandboxesWithMetrics>(),
+        operation(
+            "GET",
+            "/sandboxes/{sandboxID}/metrics",
+            "getMetricsOfSandbox",
+            "Samples of one sandbox between two Unix times in seconds.",
+        )
+        .query("start", number_from(0))
+        .query("end", number_from(0))
+        .answers::<Vec<SandboxMetric>>(),
+        operation(
+            "GET",
+            "/sandboxes/{sandboxID}/logs",
+            "getLogsOfSandbox",
+            "What has happened to a sandbox, oldest first, from a Unix time in milliseconds.",
+        )
+        .query("start", number_from(0))
+        .query("limit", number(0, i64::from(i32::MAX)))
+        .answers::<SandboxLogs>(),
+        operation(
+            "GET",
+            "/v2/sandboxes/{sandboxID}/logs",
+            "getLogsOfSandboxV2",
+            "The same in either direction, from a cursor in milliseconds, filtered.",
+        )
+        .query("cursor", number_from(0))
+        .query("limit", number(0, 1000))
+        .query("direction", words(&DIRECTIONS))
+        .query("level", words(&LEVELS))
+        .query("search", text_up_to(256))
+        .answers::<SandboxLogsV2>(),
+    ]
+}
+
+/// What this version refuses, each with its 501.
+fn later() -> Vec<Operation> {
+    vec![
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/pause",
+            "pauseSandbox",
+            "Not available in this version: 501 for every sandbox that exists.",
+        )
+        .may_take::<PauseSandbox>()
+        .refuses(&[501]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/resume",
+            "resumeSandbox",
+            "No sandbox is ever paused: 409 for every sandbox that exists.",
+        )
+        .may_take::<ResumeSandbox>()
+        .refuses(&[409]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/fork",
+            "forkSandbox",
+            "Not available in this version: 501 for every sandbox that exists.",
+        )
+        .may_take::<ForkSandbox>()
+        .refuses(&[501]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/snapshots",
+            "createSnapshot",
+            "Not available in this version: 501 for every sandbox that exists.",
+        )
+        .takes::<NewSnapshot>()
+        .refuses(&[501]),
+        operation(
+            "PUT",
+            "/sandboxes/{sandboxID}/network",
+            "updateSandboxNetwork",
+            "Not available in this version: 501 after the body has been checked.",
+        )
+        .takes::<SandboxNetworkUpdate>()
+        .refuses(&[501]),
+        with_page(
+            operation(
+                "GET",
+                "/snapshots",
+                "listSnapshots",
+                "Always empty: nothing can make a snapshot yet.",
+            )
+            .query("sandboxID", text())
+            .query("name", text()),
+        )
+        .answers::<Vec<SnapshotInfo>>(),
+    ]
+}

@@ -1,0 +1,226 @@
+//! Templates, their builds and tags in the document.
+
+use soulbox_api_types::build::{
+    NewTemplateBuild, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
+};
+use soulbox_api_types::tag::{
+    AssignTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount, TemplateTag,
+};
+use soulbox_api_types::template::{Template, TemplateAlias, TemplateUpdate, TemplateWithBuilds};
+
+use super::operation::{Caller, Operation, operation};
+use super::schema::{number, number_from, text, words};
+use super::{NEXT_TOKEN, with_page};
+use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
+use crate::templates::builds::SOURCES;
+use crate::templates::tags::SORTS;
+
+pub(super) fn operations() -> Vec<Operation> {
+    [read(), builds(), tags(), changes(), removed()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn read() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            "/templates",
+            "listTemplates",
+            "The team's templates, oldest first, all at once.",
+        )
+        .query("teamID", text())
+        .answers::<Vec<Template>>(),
+        with_page(
+            operation(
+                "GET",
+                "/v2/templates",
+                "listTemplatesV2",
+                "The team's templates, newest first, in pages.",
+            )
+            .query("teamID", text()),
+        )
+        .answers::<Vec<Template>>()
+        .answer_headers(&[NEXT_TOKEN]),
+        operation(
+            "GET",
+            "/default-templates",
+            "listDefaultTemplates",
+            "What the platform offers to everybody.",
+        )
+        .answers::<Vec<Template>>(),
+        with_page(operation(
+            "GET",
+            "/templates/{templateID}",
+            "getTemplate",
+            "One template, by id, with a page of its builds.",
+        ))
+        .answers::<TemplateWithBuilds>()
+        .answer_headers(&[NEXT_TOKEN]),
+        operation(
+            "GET",
+            "/templates/aliases/{alias}",
+            "getTemplateAlias",
+            "Whom an alias names.",
+        )
+        .answers::<TemplateAlias>(),
+    ]
+}
+
+fn builds() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            "/templates/{templateID}/builds/{buildID}/status",
+            "getBuildStatus",
+            "How far a build is.",
+        )
+        .query("logsOffset", number(0, i64::from(i32::MAX)))
+        .query("limit", number(0, 100))
+        .query("level", words(&LEVELS))
+        .answers::<TemplateBuildInfo>(),
+        operation(
+            "GET",
+            "/templates/{templateID}/builds/{buildID}/logs",
+            "getBuildLogs",
+            "What a build has said. Builds of the server itself have no log.",
+        )
+        .query("cursor", number_from(0))
+        .query("limit", number(0, 100))
+        .query("direction", words(&DIRECTIONS))
+        .query("level", words(&LEVELS))
+        .query("source", words(&SOURCES))
+        .answers::<TemplateBuildLogs>(),
+        operation(
+            "POST",
+            "/v3/templates",
+            "requestBuild",
+            "Not available in this version: 501 after everything has been checked.",
+        )
+        .takes::<NewTemplateBuild>()
+        .refuses(&[501]),
+        operation(
+            "POST",
+            "/v2/templates/{templateID}/builds/{buildID}",
+            "startBuild",
+            "No build waits to be started: 400 for every build that exists.",
+        )
+        .takes::<StartTemplateBuild>()
+        .refuses(&[501]),
+        operation(
+            "GET",
+            "/templates/{templateID}/files/{hash}",
+            "getUploadLink",
+            "Not available in this version: 501 for every template of the team.",
+        )
+        .refuses(&[501]),
+    ]
+}
+
+fn tags() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            "/templates/{templateID}/tags",
+            "listTags",
+            "The tags of a template.",
+        )
+        .answers::<Vec<TemplateTag>>(),
+        operation(
+            "GET",
+            "/templates/{templateID}/tags/count",
+            "countTags",
+            "How many tags have a ready build.",
+        )
+        .answers::<TagsCount>(),
+        operation(
+            "GET",
+            "/templates/{templateID}/tags/exists",
+            "tagExists",
+            "Whether a ready build has a tag.",
+        )
+        .needs_query("tag", text())
+        .answers::<TagExists>(),
+        operation(
+            "GET",
+            "/templates/{templateID}/tags/groups",
+            "listTagGroups",
+            "Tags, each with its newest assignments, in pages.",
+        )
+        .query("sort", words(&SORTS))
+        .query("search", text())
+        .query("tagsLimit", number(1, 100))
+        .query("assignmentLimit", number(1, 100))
+        .query("tagsCursor", text())
+        .answers::<TagGroups>(),
+        operation(
+            "GET",
+            "/templates/{templateID}/tags/{tag}/assignments",
+            "listTagAssignments",
+            "Which builds had a tag, newest first, in pages.",
+        )
+        .query("limit", number(1, 100))
+        .query("cursor", text())
+        .answers::<TagAssignments>(),
+        operation(
+            "POST",
+            "/templates/tags",
+            "assignTags",
+            "Not available in this version: 501 after everything has been checked.",
+        )
+        .takes::<AssignTags>()
+        .refuses(&[501]),
+        operation(
+            "DELETE",
+            "/templates/tags",
+            "removeTags",
+            "Not available in this version: 501 after everything has been checked.",
+        )
+        .takes::<DeleteTags>()
+        .refuses(&[501]),
+    ]
+}
+
+fn changes() -> Vec<Operation> {
+    let update = |path, id| {
+        operation(
+            "PATCH",
+            path,
+            id,
+            "Not available in this version: 501 for every template of the team.",
+        )
+        .takes::<TemplateUpdate>()
+        .refuses(&[501])
+    };
+    vec![
+        update("/templates/{templateID}", "updateTemplate"),
+        update("/v2/templates/{templateID}", "updateTemplateV2"),
+        operation(
+            "DELETE",
+            "/templates/{templateID}",
+            "deleteTemplate",
+            "Not available in this version: 501 for every template of the team.",
+        )
+        .refuses(&[501]),
+    ]
+}
+
+/// Build requests of old command lines.
+fn removed() -> Vec<Operation> {
+    let gone = |path, id| {
+        operation("POST", path, id, "Removed: always 404.")
+            .of(Caller::Anybody)
+            .refuses(&[404])
+            .deprecated()
+    };
+    vec![
+        gone("/templates", "removedRequestBuild"),
+        gone("/v2/templates", "removedRequestBuildV2"),
+        gone("/templates/{templateID}", "removedRebuild"),
+        gone(
+            "/templates/{templateID}/builds/{buildID}",
+            "removedStartBuild",
+        ),
+    ]
+}
