@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use soulbox_driver::GuestStats;
+use soulbox_fault as fault;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::host::Host;
@@ -34,6 +35,7 @@ pub(crate) fn create(
 ) -> io::Result<()> {
     let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
     private(&files.directory)?;
+    fault::point!("create.directory-made");
     private(&files.disk())?;
     DirBuilder::new().mode(0o755).create(files.upper())?;
     private(&files.work())?;
@@ -74,6 +76,7 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
         waiting.push(name.to_owned());
         Ok(())
     })?;
+    fault::point!("kill.files-half-removed");
     while let Some(name) = waiting.pop() {
         let child = openat(&top, name.as_c_str(), DIRECTORY, Mode::empty())?;
         empty(&child, &mut |inner| {

@@ -1,23 +1,25 @@
 //! Creating sandboxes and finding again those that an earlier server left running.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use soulbox_driver::{BoxFuture, Driver, DriverError, Guest};
 use soulbox_envd_proto::{Boot, InitBody};
-use soulbox_linux::{exec, namespace, process};
+use soulbox_fault as fault;
+use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
-use soulbox_types::{SandboxSpec, SlotIndex, Timestamp};
+use soulbox_types::{SandboxId, SandboxSpec, SlotIndex, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::adopt::{self, empty};
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk;
@@ -57,6 +59,8 @@ pub struct NamespaceDriver {
     slots_ready: usize,
     pool: OnceLock<Arc<Pool>>,
     cleanups: TaskTracker,
+    /// Sandboxes that adoption found gone, and why. Read by whoever forgets them.
+    lost: Mutex<HashMap<SandboxId, String>>,
 }
 
 impl NamespaceDriver {
@@ -79,6 +83,7 @@ impl NamespaceDriver {
             slots_ready: settings.slots_ready,
             pool: OnceLock::new(),
             cleanups: TaskTracker::new(),
+            lost: Mutex::default(),
         })
     }
 
@@ -137,7 +142,7 @@ impl NamespaceDriver {
 
     async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
         let host = Arc::clone(&self.host);
-        let found = tokio::task::spawn_blocking(move || find_running(&host))
+        let found = tokio::task::spawn_blocking(move || adopt::find(&host))
             .await
             .map_err(|e| DriverError::Host {
                 operation: "adopt sandboxes".to_owned(),
@@ -147,12 +152,14 @@ impl NamespaceDriver {
                 operation: "adopt sandboxes".to_owned(),
                 source,
             })?;
-        let in_use = found.iter().map(|f| f.place.0.index()).collect();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.extend(found.lost.into_iter().filter_map(|lost| Some((lost.id?, lost.reason))));
+        drop(lost);
         // The pool starts only now, when it is known which slots are taken.
         self.pool
-            .get_or_init(|| Pool::start(Arc::clone(&self.host), self.slots_ready, &in_use));
-        Ok(found
-            .into_iter()
+            .get_or_init(|| Pool::start(Arc::clone(&self.host), self.slots_ready, &found.taken));
+        let running = found.running.into_iter();
+        Ok(running
             .map(|finished| self.start_guest(finished) as Arc<dyn Guest>)
             .collect())
     }
@@ -172,6 +179,11 @@ impl Driver for NamespaceDriver {
 
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
         Box::pin(self.adopt_guests())
+    }
+
+    fn why_lost(&self, id: &SandboxId) -> Option<String> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(id).cloned()
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -196,16 +208,17 @@ fn separate_envd(cgroup: SlotCgroup, pid: i32) {
             // Killed already, most likely. If not, envd shares the user's memory limit: weaker, not unsafe.
             tracing::debug!(%error, pid, "envd stays in the user's cgroup");
         }
+        fault::point!("create.envd-moved");
     });
 }
 
 /// A sandbox whose envd listens.
-struct Finished {
-    spec: SandboxSpec,
-    place: (SlotIndex, SlotCgroup, SandboxFiles),
-    pid: i32,
-    pidfd: OwnedFd,
-    network: OwnedFd,
+pub(crate) struct Finished {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) place: (SlotIndex, SlotCgroup, SandboxFiles),
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) network: OwnedFd,
 }
 
 /// One create, on a blocking thread.
@@ -218,6 +231,7 @@ struct Launch {
 impl Launch {
     fn run(self) -> Result<Finished, DriverError> {
         let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
+        fault::point!("create.slot-leased");
         let files = self.host.files(self.spec.id.as_str());
         match self.fill(&mut slot, &files) {
             Ok(launched) => {
@@ -257,9 +271,11 @@ impl Launch {
             })?;
         }
         disk::create(&self.host, files, &self.spec, slot.index)
+            .and_then(|()| fault::point!("create.files-made", fallible))
             .map_err(host("make the files of a sandbox"))?;
         slot.cgroup
             .set_limits(&self.spec.limits)
+            .and_then(|()| fault::point!("create.limits-set", fallible))
             .map_err(host("set the limits of a sandbox"))?;
         let boot = self
             .boot_document()
@@ -290,11 +306,13 @@ impl Launch {
         launched: &Launched,
         status: OwnedFd,
     ) -> Result<(), DriverError> {
-        self.record(slot, files, launched.pid)
+        fault::point!("create.process-cloned", fallible)
+            .and_then(|()| self.record(slot, files, launched.pid))
             .map_err(|source| host_error("record a sandbox", source))?;
         let word = wait_for_envd(status).map_err(|source| host_error("wait for envd", source))?;
         match word.as_str() {
-            "ready\n" => Ok(()),
+            "ready\n" => fault::point!("create.envd-ready", fallible)
+                .map_err(|source| host_error("go on with a sandbox", source)),
             "" => Err(silent_end(slot.jail.failure())),
             reason => Err(DriverError::Envd {
                 reason: reason.trim().to_owned(),
@@ -372,84 +390,11 @@ fn wait_for_envd(status: OwnedFd) -> io::Result<String> {
     Ok(word)
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).unwrap_or(Timespec {
         tv_sec: i64::MAX,
         tv_nsec: 0,
     })
-}
-
-/// Finds every sandbox that still runs and removes the remains of those that do not, slots that were only prepared
-/// included.
-fn find_running(host: &Host) -> io::Result<Vec<Finished>> {
-    let mut running = Vec::new();
-    for entry in fs::read_dir(host.sandboxes_dir())? {
-        let directory = entry?.path();
-        match reopen(host, &directory)? {
-            Some(finished) => running.push(finished),
-            None => disk::remove(&directory)?,
-        }
-    }
-    let alive: HashSet<u16> = running.iter().map(|f| f.place.0.index()).collect();
-    for number in host.hierarchies.slots_of(&host.block.prefix())? {
-        if let Some(slot) = SlotIndex::new(host.block, number)
-            && !alive.contains(&number)
-        {
-            empty(&SlotCgroup::new(host.hierarchies.clone(), slot))?;
-        }
-    }
-    Ok(running)
-}
-
-fn reopen(host: &Host, directory: &Path) -> io::Result<Option<Finished>> {
-    let Some(state) = SandboxState::read(directory)? else {
-        return Ok(None);
-    };
-    if state.boot_id != host.boot_id || state.slot.block() != host.block {
-        return Ok(None);
-    }
-    let Some(pidfd) = process::reopen(state.pid, state.start_time)? else {
-        return Ok(None);
-    };
-    let Ok(network) = namespace::open(Path::new(&format!("/proc/{}/ns/net", state.pid))) else {
-        // Ended between the two calls.
-        return Ok(None);
-    };
-    let cgroup = SlotCgroup::new(host.hierarchies.clone(), state.slot);
-    let files = host.files(state.spec.id.as_str());
-    let place = (state.slot, cgroup, files);
-    Ok(Some(Finished {
-        spec: state.spec,
-        place,
-        pid: state.pid,
-        pidfd,
-        network,
-    }))
-}
-
-/// Ends every process in a slot's cgroups and removes them.
-fn empty(cgroup: &SlotCgroup) -> io::Result<()> {
-    const TRIES: u32 = 200;
-    for _ in 0..TRIES {
-        for pid in cgroup.processes()? {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid)
-                && let Ok(pidfd) =
-                    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            {
-                process::kill(&pidfd)?;
-                let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-                poll(&mut fds, Some(&timespec(Duration::from_secs(1))))?;
-                process::reap(pidfd.as_fd());
-            }
-        }
-        match cgroup.remove() {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            other => return other,
-        }
-    }
-    Err(io::Error::other("processes in a cgroup do not end"))
 }
 
 fn slot_error(error: SlotError) -> DriverError {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats};
+use soulbox_fault as fault;
 use soulbox_linux::process;
 use soulbox_types::{SandboxSpec, SlotIndex};
 use tokio::io::Interest;
@@ -65,6 +66,7 @@ impl NamespaceGuest {
     pub(crate) async fn watch(self: Arc<Self>, pool: Arc<Pool>, cleanups: TaskTracker) {
         self.wait_for_end().await;
         process::reap(&self.pidfd);
+        fault::point!("kill.process-ended");
         // Taken before anybody learns of the end: who waits for the cleanups then waits for this one.
         let _cleaning = cleanups.token();
         self.ended.send_replace(true);
@@ -98,9 +100,15 @@ impl NamespaceGuest {
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, sandbox.id = %self.spec.id, "files of a sandbox stay until the next start");
         }
+        fault::point!("kill.files-removed");
         for _ in 0..CGROUP_TRIES {
             match self.cgroup.remove() {
-                Ok(()) => return pool.release(self.slot),
+                Ok(()) => {
+                    fault::point!("kill.cgroups-removed");
+                    pool.release(self.slot);
+                    fault::point!("kill.slot-released");
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     tokio::time::sleep(CGROUP_RETRY).await;
                 }
@@ -169,6 +177,7 @@ impl Guest for NamespaceGuest {
                 operation: format!("kill sandbox {}", self.spec.id),
                 source,
             })?;
+            fault::point!("kill.signal-sent");
             self.ended().await;
             Ok(())
         })

@@ -5,6 +5,7 @@
 //!
 //! Suggested reading order: [`plan`] (every decision, pure), [`seccomp`], [`cgroup`], `slot`, `driver`, `guest`.
 
+mod adopt;
 pub mod cgroup;
 mod dial;
 mod disk;

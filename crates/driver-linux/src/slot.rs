@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use soulbox_fault as fault;
 use soulbox_types::slot::SLOTS_PER_BLOCK;
 use soulbox_types::{NetworkMode, SlotIndex};
 
@@ -193,12 +194,14 @@ impl Pool {
     fn try_make(&self, index: SlotIndex, network: NetworkMode) -> Result<Slot, SlotError> {
         let cgroup = SlotCgroup::new(self.host.hierarchies.clone(), index);
         cgroup.create().map_err(SlotError::Cgroup)?;
+        fault::point!("start.slot-cgroups-made");
         let plan = slot_plan(index, &cgroup, network);
         let started = Jail::start(&self.host.jail, &plan);
         let (jail, namespace) = started.inspect_err(|_| remove_cgroup(&cgroup))?;
         if network == NetworkMode::Internet {
             strict_source_check(&index.link_name());
         }
+        fault::point!("start.slot-made");
         Ok(Slot {
             index,
             cgroup,

@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use soulbox_types::{ErrorKind, SandboxSpec};
+use soulbox_types::{ErrorKind, SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
 
 /// A boxed future that borrows from `'a`.
@@ -145,6 +145,12 @@ pub trait Driver: Debug + Send + Sync {
     /// Finds the guests that an earlier process of this server left running, and removes the remains of those
     /// that have died since. Called once, before the first create.
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>>;
+
+    /// Why a sandbox that ran under an earlier process of this server was not found again by [`Driver::adopt`], in words
+    /// that go on from "the sandbox was lost: ". None when nothing is known.
+    fn why_lost(&self, _id: &SandboxId) -> Option<String> {
+        None
+    }
 
     /// Releases what is only prepared (free slots). Guests stay.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

@@ -39,7 +39,13 @@ pub fn reopen(pid: i32, recorded_start_time: u64) -> io::Result<Option<OwnedFd>>
     match start_time(pid) {
         Ok(found) if found == recorded_start_time => Ok(Some(pidfd)),
         Ok(_) => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // ESRCH: it ended between the opening of the file and its reading.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

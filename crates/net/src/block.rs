@@ -1,8 +1,12 @@
 //! Which block of slots this server holds, when several servers share a machine.
 //!
 //! One file per block, `<run dir>/blocks/<number>`, holding the absolute data directory of its server. All of it happens under
-//! a lock on the directory, so two servers that start together cannot take the same block, and a file that is empty
-//! belongs to somebody who died while writing it.
+//! a lock on the directory, so two servers that start together cannot take the same block. A claim appears whole or not at
+//! all.
+//!
+//! A claim may be lost while what it stands for is not: somebody empties the run directory, or a claim is overwritten.
+//! Whoever then takes the block ends the sandboxes in it. So a server also remembers its block in its data directory and
+//! asks for that one first, and a block without a claim whose network link is there is given to nobody else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,12 +14,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use soulbox_fault as fault;
 use soulbox_types::ErrorKind;
 use soulbox_types::slot::{BLOCKS, Block};
 
 /// Below this the servers of this machine claim their blocks. A reboot empties it; what the claims stand for is gone
 /// then, too.
 pub const RUN_DIR: &str = "/run/soulbox";
+/// Where the kernel shows the network links of this machine.
+const LINKS_DIR: &str = "/sys/class/net";
+/// In the data directory: the number of the block that its server had last.
+const REMEMBERED: &str = "address-block";
 
 /// A block could not be claimed or released.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +70,24 @@ enum Claim {
     Held(PathBuf),
     /// Claimed by a server whose data directory is gone.
     Stale,
+    /// No claim that says anything, but a link: somebody's claim is damaged or was removed.
+    Lost,
 }
 
-/// Chooses a block: our own again, else the first free one, else one whose owner is gone.
-fn choose(claims: &[(Block, Claim)], data_dir: &Path) -> Option<Block> {
+/// Chooses a block: our own again, else the one we had last, else the first free one, else one whose owner is gone.
+fn choose(claims: &[(Block, Claim)], data_dir: &Path, remembered: Option<Block>) -> Option<Block> {
     let find = |wanted: &dyn Fn(&Claim) -> bool| {
         claims
             .iter()
             .find(|(_, claim)| wanted(claim))
             .map(|(block, _)| *block)
     };
+    let last = remembered.filter(|last| {
+        let claim = claims.iter().find(|(block, _)| block == last);
+        claim.is_some_and(|(_, claim)| !matches!(claim, Claim::Held(_)))
+    });
     find(&|claim| matches!(claim, Claim::Held(owner) if owner == data_dir))
+        .or(last)
         .or_else(|| find(&|claim| *claim == Claim::Free))
         .or_else(|| find(&|claim| *claim == Claim::Stale))
 }
@@ -105,20 +121,30 @@ fn path_of(run_dir: &Path, block: Block) -> PathBuf {
     run_dir.join("blocks").join(block.number().to_string())
 }
 
-fn read(run_dir: &Path, block: Block) -> Result<Claim, ClaimError> {
+fn read(run_dir: &Path, links_dir: &Path, block: Block) -> Result<Claim, ClaimError> {
     let path = path_of(run_dir, block);
     let owner = match fs::read(&path) {
-        Ok(bytes) => PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Claim::Free),
+        Ok(bytes) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(at("read", &path)(error)),
     };
-    // When in doubt (no permission to look) it counts as held.
-    let gone = owner.as_os_str().is_empty() || matches!(owner.try_exists(), Ok(false));
-    Ok(if gone {
-        Claim::Stale
-    } else {
-        Claim::Held(owner)
+    let linked = || links_dir.join(gateway_link(block)).exists();
+    Ok(match owner {
+        None if linked() => Claim::Lost,
+        None => Claim::Free,
+        Some(owner) if !owner.is_absolute() => {
+            let claim = path.display();
+            tracing::warn!(%claim, "this claim of an address block is damaged. FIX: nothing, if its server starts again; else soulbox purge --data-dir <its data directory>");
+            if linked() { Claim::Lost } else { Claim::Stale }
+        }
+        // When in doubt (no permission to look) it counts as held.
+        Some(owner) if matches!(owner.try_exists(), Ok(false)) => Claim::Stale,
+        Some(owner) => Claim::Held(owner),
     })
+}
+
+fn gateway_link(block: Block) -> String {
+    format!("{}gw", block.prefix())
 }
 
 /// Claims a block for the server of `data_dir`, which must exist. The same server gets the same block again.
@@ -126,15 +152,20 @@ fn read(run_dir: &Path, block: Block) -> Result<Claim, ClaimError> {
 /// # Errors
 /// When all blocks are taken, or the directories cannot be used.
 pub fn claim(run_dir: &Path, data_dir: &Path) -> Result<Block, ClaimError> {
+    claim_among(run_dir, Path::new(LINKS_DIR), data_dir)
+}
+
+fn claim_among(run_dir: &Path, links_dir: &Path, data_dir: &Path) -> Result<Block, ClaimError> {
     let data_dir = fs::canonicalize(data_dir).map_err(at("find", data_dir))?;
     let _lock = lock(run_dir)?;
     let claims: Vec<(Block, Claim)> = (0..BLOCKS)
         .filter_map(Block::new)
-        .map(|block| Ok((block, read(run_dir, block)?)))
+        .map(|block| Ok((block, read(run_dir, links_dir, block)?)))
         .collect::<Result<_, ClaimError>>()?;
-    let Some(block) = choose(&claims, &data_dir) else {
-        let owners = claims.iter().filter_map(|(_, claim)| match claim {
+    let Some(block) = choose(&claims, &data_dir, remembered(&data_dir)) else {
+        let owners = claims.iter().filter_map(|(block, claim)| match claim {
             Claim::Held(owner) => Some(owner.display().to_string()),
+            Claim::Lost => Some(format!("an unknown directory (block {})", block.number())),
             Claim::Free | Claim::Stale => None,
         });
         return Err(ClaimError::AllTaken {
@@ -142,27 +173,35 @@ pub fn claim(run_dir: &Path, data_dir: &Path) -> Result<Block, ClaimError> {
         });
     };
     if !claims.contains(&(block, Claim::Held(data_dir.clone()))) {
-        write(&path_of(run_dir, block), &data_dir)?;
+        write(&path_of(run_dir, block), data_dir.as_os_str().as_bytes())?;
+        fault::point!("start.claim-written");
+    }
+    if remembered(&data_dir) != Some(block) {
+        let number = format!("{}\n", block.number());
+        write(&data_dir.join(REMEMBERED), number.as_bytes())?;
     }
     Ok(block)
 }
 
-fn write(path: &Path, data_dir: &Path) -> Result<(), ClaimError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(at("remove", path)(error));
-        }
-        _ => {}
-    }
-    // Exclusive all the same: somebody without the lock must not be overwritten.
+/// The block that this data directory's server had last. A preference only: what cannot be read is as if it were not there.
+fn remembered(data_dir: &Path) -> Option<Block> {
+    let text = fs::read_to_string(data_dir.join(REMEMBERED)).ok()?;
+    text.trim().parse().ok().and_then(Block::new)
+}
+
+/// Whole or not at all. Under the lock, so nobody else writes the same draft.
+fn write(path: &Path, content: &[u8]) -> Result<(), ClaimError> {
+    let draft = path.with_extension("draft");
     let mut file = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(0o600)
-        .open(path)
-        .map_err(at("create", path))?;
-    file.write_all(data_dir.as_os_str().as_bytes())
-        .map_err(at("write", path))
+        .open(&draft)
+        .map_err(at("create", &draft))?;
+    file.write_all(content).map_err(at("write", &draft))?;
+    fault::point!("start.claim-drafted");
+    fs::rename(&draft, path).map_err(at("write", path))
 }
 
 /// Gives a block back, if this data directory holds it. Only for `purge`: a stopped server keeps its block for the
@@ -177,7 +216,9 @@ pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), Clai
     let path = path_of(run_dir, block);
     match fs::read(&path) {
         Ok(bytes) if bytes == data_dir.as_os_str().as_bytes() => {
-            fs::remove_file(&path).map_err(at("remove", &path))
+            fs::remove_file(&path).map_err(at("remove", &path))?;
+            fault::point!("stop.claim-released");
+            Ok(())
         }
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -194,6 +235,11 @@ mod tests {
 
     fn block(number: u8) -> Block {
         Block::new(number).unwrap()
+    }
+
+    /// On a machine without links.
+    fn claim_in(run: &Path, data: &Path) -> Result<Block, ClaimError> {
+        claim_among(run, Path::new("/nonexistent"), data)
     }
 
     struct Dirs {
@@ -224,7 +270,7 @@ mod tests {
         let held = |path: &str| Claim::Held(path.into());
         let choose = |claims: &[Claim]| {
             let claims: Vec<_> = (0..).map(block).zip(claims.iter().cloned()).collect();
-            choose(&claims, me).map(Block::number)
+            choose(&claims, me, Some(block(2))).map(Block::number)
         };
         assert_eq!(
             choose(&[Claim::Free, held("/me")]),
@@ -232,9 +278,26 @@ mod tests {
             "our own first"
         );
         assert_eq!(
-            choose(&[held("/a"), Claim::Stale, Claim::Free]),
-            Some(2),
+            choose(&[held("/a"), Claim::Stale, held("/b"), Claim::Free]),
+            Some(3),
             "free before stale"
+        );
+        for last in [Claim::Free, Claim::Stale, Claim::Lost] {
+            assert_eq!(
+                choose(&[Claim::Free, Claim::Free, last]),
+                Some(2),
+                "the last one again"
+            );
+        }
+        assert_eq!(
+            choose(&[Claim::Free, held("/me"), Claim::Lost]),
+            Some(1),
+            "a claim counts more than a memory"
+        );
+        assert_eq!(choose(&[Claim::Lost, held("/a"), held("/b")]), None);
+        assert_eq!(
+            choose(&[Claim::Lost, held("/a"), held("/b"), Claim::Stale]),
+            Some(3)
         );
         assert_eq!(choose(&[held("/a"), Claim::Stale, held("/b")]), Some(1));
         assert_eq!(choose(&[held("/a"), held("/b")]), None);
@@ -244,20 +307,20 @@ mod tests {
     fn the_same_server_gets_its_block_again() {
         let dirs = Dirs::new();
         let (a, b) = (dirs.data("a"), dirs.data("b"));
-        assert_eq!(claim(&dirs.run(), &a).unwrap(), block(0));
-        assert_eq!(claim(&dirs.run(), &b).unwrap(), block(1));
-        assert_eq!(claim(&dirs.run(), &a.join(".")).unwrap(), block(0));
+        assert_eq!(claim_in(&dirs.run(), &a).unwrap(), block(0));
+        assert_eq!(claim_in(&dirs.run(), &b).unwrap(), block(1));
+        assert_eq!(claim_in(&dirs.run(), &a.join(".")).unwrap(), block(0));
         release(&dirs.run(), block(0), &b).unwrap();
         assert_eq!(
-            claim(&dirs.run(), &a).unwrap(),
+            claim_in(&dirs.run(), &a).unwrap(),
             block(0),
             "not b's to give back"
         );
         release(&dirs.run(), block(0), &a).unwrap();
         release(&dirs.run(), block(0), &a).unwrap();
-        assert_eq!(claim(&dirs.run(), &dirs.data("c")).unwrap(), block(0));
+        assert_eq!(claim_in(&dirs.run(), &dirs.data("c")).unwrap(), block(0));
         assert!(
-            claim(&dirs.run(), Path::new("/nonexistent"))
+            claim_in(&dirs.run(), Path::new("/nonexistent"))
                 .unwrap_err()
                 .to_string()
                 .contains("FIX:")
@@ -269,22 +332,48 @@ mod tests {
         let dirs = Dirs::new();
         for i in 0..BLOCKS {
             assert_eq!(
-                claim(&dirs.run(), &dirs.data(&format!("d{i}"))).unwrap(),
+                claim_in(&dirs.run(), &dirs.data(&format!("d{i}"))).unwrap(),
                 block(i)
             );
         }
         let late = dirs.data("late");
-        let error = claim(&dirs.run(), &late).unwrap_err();
+        let error = claim_in(&dirs.run(), &late).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         assert!(error.to_string().contains("/d3") && error.to_string().contains("FIX:"));
-        fs::remove_dir(dirs.data("d5")).unwrap();
-        assert_eq!(claim(&dirs.run(), &late).unwrap(), block(5));
+        fs::remove_dir_all(dirs.data("d5")).unwrap();
+        assert_eq!(claim_in(&dirs.run(), &late).unwrap(), block(5));
         fs::write(path_of(&dirs.run(), block(9)), "").unwrap();
         assert_eq!(
-            claim(&dirs.run(), &dirs.data("later")).unwrap(),
+            claim_in(&dirs.run(), &dirs.data("later")).unwrap(),
             block(9),
-            "died while writing"
+            "damaged, and nothing stands in it"
         );
+    }
+
+    #[test]
+    fn a_lost_claim_does_not_give_the_block_away() {
+        let dirs = Dirs::new();
+        let links = dirs.data("links");
+        let (a, b, c) = (dirs.data("a"), dirs.data("b"), dirs.data("c"));
+        let claim = |data: &Path| claim_among(&dirs.run(), &links, data).unwrap();
+        assert_eq!((claim(&a), claim(&b)), (block(0), block(1)));
+        fs::create_dir(links.join("sb0gw")).unwrap();
+        fs::create_dir(links.join("sb1gw")).unwrap();
+        for damage in [None, Some(""), Some("\0\0\0\0"), Some("garbage")] {
+            for number in [0, 1] {
+                let path = path_of(&dirs.run(), block(number));
+                match damage {
+                    None => fs::remove_file(path).unwrap(),
+                    Some(text) => fs::write(path, text).unwrap(),
+                }
+            }
+            assert_eq!(claim(&c), block(2), "{damage:?}: neither is taken");
+            assert_eq!((claim(&b), claim(&a)), (block(1), block(0)), "{damage:?}");
+        }
+        fs::write(b.join(REMEMBERED), "99").unwrap();
+        assert_eq!(claim(&b), block(1), "its claim is enough");
+        assert_eq!(fs::read_to_string(b.join(REMEMBERED)).unwrap(), "1\n");
+        assert!(!dirs.run().join("blocks/1.draft").exists());
     }
 
     #[test]
@@ -299,7 +388,7 @@ mod tests {
                             (dirs.run(), dirs.data(&format!("d{i}")), &barrier);
                         scope.spawn(move || {
                             barrier.wait();
-                            claim(&run, &data).unwrap().number()
+                            claim_in(&run, &data).unwrap().number()
                         })
                     })
                     .collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, Guest};
+use soulbox_fault as fault;
 use soulbox_types::lifecycle::{
     Decision, Outcome, Rejection, Request, State, Transition, complete, decide,
 };
@@ -227,7 +228,10 @@ impl Actor {
             OnTimeout::Pause => Request::ExpireByPause,
         };
         match self.decide(request) {
-            Decision::Start(Transition::Kill) => self.begin_kill(KillReason::Expired),
+            Decision::Start(Transition::Kill) => {
+                fault::point!("timeout.due");
+                self.begin_kill(KillReason::Expired);
+            }
             Decision::Start(transition) => {
                 // Creates that ask for a pause are refused until pausing is built, so only a record of a newer server
                 // leads here. A sandbox that never ends would be worse.
@@ -284,6 +288,7 @@ impl Actor {
             .set_end_at(self.id(), end_at)
             .await
             .map_err(store_error("set an end time"))?;
+        fault::point!("timeout.row-written");
         if !written {
             // Somebody has deleted the record: the reconciler will kill the guest.
             self.node.reconcile_wanted.notify_one();
@@ -328,7 +333,9 @@ impl Actor {
                     tracing::info!(sandbox.id = %self.id(), team.id = %self.handle.team, "sandbox created");
                     let view = self.node.view(&run);
                     self.run_begins(run);
+                    fault::point!("create.route-open");
                     self.answer_creator(Ok(view));
+                    fault::point!("create.answered");
                 }
             }
             Err(error) => {
@@ -371,7 +378,9 @@ impl Actor {
         self.guest_ended = None;
         self.node.expiry.remove(self.id());
         self.publish();
+        fault::point!("kill.begun");
         self.node.live.close_route(self.id());
+        fault::point!("kill.route-closed");
         let work = transitions::kill(self.node.clone(), run);
         self.in_flight = Some(Box::pin(async move { Ended::Kill(work.await) }));
     }
@@ -398,6 +407,7 @@ impl Actor {
                 tracing::info!(sandbox.id = %self.id(), reason = reason.as_str(), "sandbox killed");
                 self.publish();
                 self.answer_kills(&Ok(true));
+                fault::point!("kill.answered");
             }
             Err(error) => {
                 self.state = complete(Transition::Kill, Outcome::Undone);

@@ -63,12 +63,13 @@ pub(crate) fn ended(about: About<'_>, at: Timestamp, reason: KillReason) -> LogE
     about.entry(at, level, message)
 }
 
-/// The record is there and the guest is not: it died with the machine or while no server ran.
-pub(crate) fn lost(about: About<'_>, at: Timestamp) -> LogEntry {
+/// The record is there and the guest is not: it died with the machine, while no server ran, or because what was known
+/// of it was damaged. The reason goes on from "the sandbox was lost: ".
+pub(crate) fn lost(about: About<'_>, at: Timestamp, reason: &str) -> LogEntry {
     about.entry(
         at,
         LogLevel::Warn,
-        "Sandbox was no longer running and was removed",
+        format!("Sandbox was lost and is removed: {reason}"),
     )
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use soulbox_driver::Guest;
+use soulbox_fault as fault;
 use soulbox_store::SandboxRecord;
 use soulbox_types::lifecycle::State;
 use soulbox_types::{SandboxId, TeamId};
@@ -31,6 +32,9 @@ const ORPHAN_RETRIES: [Duration; 3] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
 ];
+
+/// Why a sandbox is lost when the driver does not know better.
+const NO_GUEST: &str = "nothing of it is running";
 
 /// What a comparison found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -123,6 +127,7 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
     );
     for record in records.values() {
         remove_record(node, &record.id, &record.team).await?;
+        fault::point!("start.record-removed");
     }
     if !orphans.is_empty() {
         node.tasks
@@ -135,6 +140,7 @@ fn adopt(node: &Arc<Node>, run: RunningSandbox) {
     let place = node.live.adopt(run.clone());
     node.tasks
         .spawn("sandbox", Actor::adopt(node.clone(), place, run).live());
+    fault::point!("start.adopted");
 }
 
 async fn kill_orphans(node: Arc<Node>, orphans: Vec<Arc<dyn Guest>>) {
@@ -148,6 +154,7 @@ async fn kill_orphan(node: &Node, guest: Arc<dyn Guest>) {
     for pause in ORPHAN_RETRIES.into_iter().map(Some).chain([None]) {
         match kill_guest(guest.as_ref()).await {
             Ok(()) => {
+                fault::point!("start.orphan-killed");
                 instruments::killed(KillReason::Reconciled);
                 tracing::warn!(sandbox.id = %id, "guest without record killed");
                 return;
@@ -172,9 +179,11 @@ async fn remove_record(node: &Node, id: &SandboxId, team: &TeamId) -> Result<(),
         .await
         .map_err(store_error("remove a record without guest"))?
     {
-        tracing::warn!(sandbox.id = %id, "record without guest removed");
+        let reason = node.driver.why_lost(id);
+        let reason = reason.as_deref().unwrap_or(NO_GUEST);
+        tracing::warn!(sandbox.id = %id, reason, "record without guest removed");
         node.store
-            .log(journal::lost(About { id, team }, node.now()));
+            .log(journal::lost(About { id, team }, node.now(), reason));
     }
     Ok(())
 }

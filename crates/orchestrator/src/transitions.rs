@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_driver::{DriverError, Guest};
+use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, StoreError};
 use soulbox_types::{ExecutionId, SandboxId, SandboxSpec};
 use tokio::time::Instant;
@@ -36,6 +37,7 @@ pub(crate) async fn create(
     new: NewSandbox,
 ) -> Result<RunningSandbox, SandboxError> {
     let begun = Instant::now();
+    fault::point!("create.begun");
     let spec = spec(&node, id.clone(), &new);
     let guest = node
         .driver
@@ -45,6 +47,7 @@ pub(crate) async fn create(
             id: id.clone(),
             source: Arc::new(source),
         })?;
+    fault::point!("create.guest-made");
     let usable = Instant::now();
     instruments::create_phase("driver", usable - begun);
     let record = record(&node, id, new);
@@ -55,6 +58,7 @@ pub(crate) async fn create(
         }
         return Err(store_error("record a sandbox")(error));
     }
+    fault::point!("create.row-inserted");
     instruments::create_phase("record", usable.elapsed());
     instruments::create_phase("total", begun.elapsed());
     Ok(RunningSandbox {
@@ -102,10 +106,13 @@ pub(crate) struct Killed {
 /// Deletes the record and ends the guest, at the same time: each is complete without the other, because whichever is
 /// left over after a crash is found and removed by the reconciler.
 pub(crate) async fn kill(node: Arc<Node>, run: RunningSandbox) -> Killed {
-    let (record, guest) = tokio::join!(
-        node.store.delete_sandbox(&run.record.id),
-        kill_guest(run.guest.as_ref())
-    );
+    let record = async {
+        let deleted = node.store.delete_sandbox(&run.record.id).await;
+        fault::point!("kill.row-deleted");
+        deleted
+    };
+    let (record, guest) = tokio::join!(record, kill_guest(run.guest.as_ref()));
+    fault::point!("kill.ended");
     Killed { record, guest }
 }
 

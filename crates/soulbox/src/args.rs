@@ -464,6 +464,8 @@ pub(crate) enum DebugCommand {
         #[arg(default_value = "base")]
         template: String,
     },
+    /// List the places at which tests make a server die: SOULBOX_FAULT=<point>[:<hit>[:kill|sleep|error]]
+    FaultPoints,
 }
 
 /// `soulbox purge`

@@ -31,6 +31,15 @@ use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
+    // Before anything can be reached, and on standard error: a person who did not ask for it must see it.
+    match soulbox_fault::arm() {
+        Ok(None) => {}
+        Ok(Some(armed)) => output::note(&armed.to_string()),
+        Err(error) => {
+            let failure = Failure::usage(error.to_string()).fix("soulbox debug fault-points");
+            return report(&failure, Output::Text);
+        }
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -106,6 +115,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Debug(DebugCommand::Plan { template }) => {
             commands::debug::plan(&session::data_dir(&global)?, &template, output)?;
         }
+        Command::Debug(DebugCommand::FaultPoints) => commands::debug::fault_points(output)?,
         Command::Purge(args) => {
             let purge = commands::purge::run(session::data_dir(&global)?, args, output);
             runtime()?.block_on(purge)?;

@@ -45,15 +45,21 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     let edge = server.serve(&config, listener, &shutdown)?;
+    soulbox_fault::point!("start.ready");
     say_ready(&url(&config, address))?;
 
     stop.await;
     tracing::info!("stopping: requests in flight finish, sandboxes stay");
+    soulbox_fault::point!("stop.begun");
     shutdown.cancel();
     edge.await.context("the edge panicked")?;
+    soulbox_fault::point!("stop.edge-closed");
     server.sandboxes.shutdown().await;
+    soulbox_fault::point!("stop.sandboxes-settled");
     driver.shutdown().await;
+    soulbox_fault::point!("stop.driver-stopped");
     server.state.store.close().await;
+    soulbox_fault::point!("stop.database-closed");
     if server.sandboxes.running_count() == 0 {
         claim.release()?;
     }
@@ -78,6 +84,7 @@ impl Server {
         let store = Store::open(&data_dir.join("soulbox.db"))
             .await
             .context("cannot open the database")?;
+        soulbox_fault::point!("start.database-open");
         let credentials =
             Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
         templates::register(&store, &artifacts, config.default_limits).await?;

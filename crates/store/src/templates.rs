@@ -224,6 +224,7 @@ impl Store {
             Some(build) => build,
             None => add_bootstrap_build(&mut transaction, &id, wanted, now).await?,
         };
+        soulbox_fault::point!("start.template-uncommitted");
         transaction.commit().await.during("register a template")?;
         let template = self.get_template(&id).await?.ok_or(StoreError::Damaged {
             table: "templates",

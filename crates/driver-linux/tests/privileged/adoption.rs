@@ -3,9 +3,10 @@
 //! The server that dies is this test program, started again with one test chosen: [`server_that_is_killed`].
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use sha2::{Digest as _, Sha256};
 use soulbox_driver::Driver;
 
 use crate::commands::Sandbox;
@@ -144,6 +145,110 @@ fn a_sandbox_that_died_without_a_server_is_cleared_away() {
     });
 }
 
+/// A record with the checksum that it would have had, had the server written it.
+fn resealed(mut record: serde_json::Value) -> String {
+    record.as_object_mut().unwrap().remove("sha256").unwrap();
+    let digest = Sha256::digest(record.to_string());
+    record["sha256"] = data_encoding::HEXLOWER.encode(&digest).into();
+    record.to_string()
+}
+
+/// Adopts in a place where one record has been tampered with: nothing runs afterwards, and the reason is told.
+fn tampered(reason: &str, tamper: impl Fn(&Place, &str, &Path)) {
+    in_place(async |place, needs| {
+        let (server, id) = start_server(&place);
+        kill_server(server);
+        let directory = place.data_dir.join("sandboxes").join(&id);
+        tamper(&place, &id, &directory);
+        let driver = place.driver(&needs, 0);
+        assert!(driver.adopt().await.unwrap().is_empty());
+        let told = driver.why_lost(&id.parse().unwrap());
+        assert_eq!(told.as_deref(), Some(reason));
+        place.expect_empty().await;
+        driver.shutdown().await;
+    });
+}
+
+#[test]
+fn a_damaged_record_ends_its_sandbox_and_says_so() {
+    tampered(
+        "its state.json is damaged: its checksum does not match",
+        |place, id, directory| {
+            let mut record = crate::support::record(place, id).unwrap();
+            record["slot"] = 99.into();
+            std::fs::write(directory.join("state.json"), record.to_string()).unwrap();
+        },
+    );
+    tampered(
+        "its state.json is damaged: EOF while parsing a value at line 1 column 0",
+        |_, _, directory| {
+            std::fs::write(directory.join("state.json"), "").unwrap();
+        },
+    );
+    tampered("its launch was not finished", |_, _, directory| {
+        std::fs::remove_file(directory.join("state.json")).unwrap();
+    });
+    tampered("its state.json belongs to user 4242", |_, _, directory| {
+        std::os::unix::fs::chown(directory.join("state.json"), Some(4242), None).unwrap();
+    });
+}
+
+#[test]
+fn a_sandbox_of_another_boot_is_lost() {
+    tampered("the machine was restarted", |place, id, directory| {
+        let mut record = crate::support::record(place, id).unwrap();
+        record["boot_id"] = "another".into();
+        std::fs::write(directory.join("state.json"), resealed(record)).unwrap();
+    });
+}
+
+/// What damages one sandbox costs that one.
+#[test]
+fn damage_to_one_sandbox_spares_the_others() {
+    in_place(async |place, needs| {
+        let (server, id) = start_server(&place);
+        kill_server(server);
+        let sandboxes = place.data_dir.join("sandboxes");
+        std::fs::create_dir(sandboxes.join("half")).unwrap();
+        std::fs::create_dir_all(sandboxes.join("odd/state.json/x")).unwrap();
+        std::fs::write(sandboxes.join("file"), "x").unwrap();
+        let driver = place.driver(&needs, 0);
+        let guests = driver.adopt().await.unwrap();
+        assert_eq!(guests.len(), 1);
+        // A file is nothing that a server makes there: it is told and left alone.
+        assert_eq!(names_in(&sandboxes), ["file".to_owned(), id]);
+        std::fs::remove_file(sandboxes.join("file")).unwrap();
+        let sandbox = Sandbox::new(guests.into_iter().next().unwrap(), &place);
+        assert_eq!(sandbox.root("echo alive").await, "alive\n");
+        soon("kill", sandbox.guest.kill()).await.unwrap();
+        drop(sandbox);
+        driver.shutdown().await;
+        place.expect_empty().await;
+    });
+}
+
+/// The claim of a block was lost and the server got another one: what it left in the old one does not stay for ever.
+#[test]
+fn a_sandbox_in_another_block_is_ended() {
+    in_place(async |place, needs| {
+        let (server, id) = start_server(&place);
+        kill_server(server);
+        let pid = crate::support::recorded_pid(&place, &id).unwrap();
+        let other = Place::new();
+        let driver = other.driver_of(&place.data_dir, &needs, 0);
+        assert!(driver.adopt().await.unwrap().is_empty());
+        let why = driver.why_lost(&id.parse().unwrap()).unwrap();
+        assert!(why.starts_with("it stands in address block "), "{why}");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(names_in(&place.data_dir.join("sandboxes")).is_empty());
+        driver.shutdown().await;
+        drop(other);
+        // Prepared slots of the dead server are in the old block; its next owner clears them.
+        place.driver(&needs, 0).adopt().await.unwrap();
+        place.expect_empty().await;
+    });
+}
+
 /// A record alone is not believed: the number may belong to another process by now.
 #[test]
 fn a_record_of_another_process_adopts_nothing() {
@@ -157,7 +262,7 @@ fn a_record_of_another_process_adopts_nothing() {
             .join("state.json");
         let mut record = crate::support::record(&place, &id).unwrap();
         record["pid"] = std::process::id().into();
-        std::fs::write(&path, record.to_string()).unwrap();
+        std::fs::write(&path, resealed(record)).unwrap();
         let driver = place.driver(&needs, 0);
         assert!(driver.adopt().await.unwrap().is_empty());
         // What stood in the slot was nobody's, and is gone.

@@ -178,8 +178,18 @@ impl Place {
     }
 
     pub(crate) fn driver(&self, needs: &Needs, slots_ready: usize) -> NamespaceDriver {
+        self.driver_of(&self.data_dir, needs, slots_ready)
+    }
+
+    /// A driver of this place's block, on any data directory.
+    pub(crate) fn driver_of(
+        &self,
+        data_dir: &Path,
+        needs: &Needs,
+        slots_ready: usize,
+    ) -> NamespaceDriver {
         let settings = Settings {
-            data_dir: self.data_dir.clone(),
+            data_dir: data_dir.to_owned(),
             layers_dir: needs.layers_dir.clone(),
             block: self.block,
             slots_ready,

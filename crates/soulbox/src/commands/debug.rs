@@ -42,6 +42,32 @@ pub(crate) fn plan(data_dir: &Path, template: &str, output: Output) -> Result<()
     })
 }
 
+#[derive(Serialize)]
+struct FaultPoint {
+    name: &'static str,
+    situation: &'static str,
+    fallible: bool,
+}
+
+/// `soulbox debug fault-points`: where a server can be made to die.
+pub(crate) fn fault_points(output: Output) -> Result<(), Failure> {
+    let points: Vec<FaultPoint> = soulbox_fault::POINTS
+        .iter()
+        .map(|point| FaultPoint {
+            name: point.name,
+            situation: point.situation,
+            fallible: point.fallible,
+        })
+        .collect();
+    output.show(&points, |points| {
+        let lines = points.iter().map(|point| {
+            let error = if point.fallible { " (can also fail)" } else { "" };
+            format!("{:32} {}{error}", point.name, point.situation)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    })
+}
+
 fn example(data_dir: &Path, template: &str) -> Result<SandboxSpec, Failure> {
     let cannot =
         |error| Failure::user("cannot read the templates").because(anyhow::Error::from(error));

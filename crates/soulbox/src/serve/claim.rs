@@ -40,11 +40,14 @@ impl Claim {
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize()?;
         let lock = lock(&data_dir)?;
+        soulbox_fault::point!("start.data-dir-locked");
         let block = block::claim(Path::new(block::RUN_DIR), &data_dir)?;
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
+        soulbox_fault::point!("start.gateway-up");
         firewall::apply(&firewall::render(block, true))
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
+        soulbox_fault::point!("start.firewall-up");
         let resolver = forward_dns(block, dns_upstreams).await?;
         Ok(Self {
             data_dir,
@@ -72,10 +75,13 @@ impl Claim {
     /// Takes down what no sandbox needs any more.
     pub(crate) fn release(self) -> anyhow::Result<()> {
         firewall::remove(self.block).context("cannot remove the firewall table")?;
+        soulbox_fault::point!("stop.firewall-removed");
         gateway::remove(self.block).context("cannot remove the gateway")?;
+        soulbox_fault::point!("stop.gateway-removed");
         Hierarchies::detect()?
             .remove_block(&self.block.prefix())
             .context("cannot remove the cgroups")?;
+        soulbox_fault::point!("stop.cgroups-removed");
         remove_run_dir(&self.data_dir.join("run"))?;
         block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
             .context("cannot release the address block")

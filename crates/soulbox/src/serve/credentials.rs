@@ -53,6 +53,7 @@ impl Credentials {
             }
         };
         write_private(&path, &client_env(url, &key, config)).context("cannot write client.env")?;
+        soulbox_fault::point!("start.secrets-written");
         Ok(Self {
             token_seed,
             admin_token,
@@ -126,6 +127,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    soulbox_fault::point!("start.secret-drafted");
     fs::rename(&draft, path)?;
     path.parent()
         .map_or(Ok(()), |directory| File::open(directory)?.sync_all())

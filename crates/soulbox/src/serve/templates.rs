@@ -40,6 +40,7 @@ pub(crate) async fn register(
             .upsert_bootstrap_template(&wanted)
             .await
             .context("cannot register a template")?;
+        soulbox_fault::point!("start.template-registered");
     }
     Ok(())
 }

@@ -1,0 +1,187 @@
+//! The list of all points. A test kills a server at each of them, so an entry is a promise about the step it stands behind.
+
+/// One place where a process can be made to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
+    /// `kill` or `stop`.
+    pub name: &'static str,
+    /// How things stand when it is reached.
+    pub situation: &'static str,
+    /// Whether the step can also be made to fail.
+    pub fallible: bool,
+}
+
+const fn point(name: &'static str, situation: &'static str) -> Point {
+    Point {
+        name,
+        situation,
+        fallible: false,
+    }
+}
+
+const fn fallible(name: &'static str, situation: &'static str) -> Point {
+    Point {
+        name,
+        situation,
+        fallible: true,
+    }
+}
+
+/// Every point, in the order in which a server reaches them.
+pub static POINTS: &[Point] = &[
+    // The server takes its place.
+    point(
+        "start.data-dir-locked",
+        "the data directory is ours, nothing else",
+    ),
+    point(
+        "start.claim-drafted",
+        "the claim of the block is written, not yet under its name",
+    ),
+    point("start.claim-written", "the claim of the block is complete"),
+    point(
+        "start.gateway-up",
+        "the gateway's link and address are there",
+    ),
+    point("start.firewall-up", "the firewall table is there"),
+    point(
+        "start.database-open",
+        "the database is open and its tables are up to date",
+    ),
+    point(
+        "start.secret-drafted",
+        "a secret is written, not yet under its name",
+    ),
+    point(
+        "start.secrets-written",
+        "secrets and client.env are written",
+    ),
+    point(
+        "start.template-uncommitted",
+        "a template is registered, not yet committed",
+    ),
+    point("start.template-registered", "a template is registered"),
+    // It takes over what an earlier one left.
+    point(
+        "start.remains-found",
+        "it is known what runs and what remains; nothing is removed",
+    ),
+    point(
+        "start.remains-ended",
+        "processes that belong to nobody have ended",
+    ),
+    point(
+        "start.remains-removed",
+        "a directory that belongs to nobody is removed",
+    ),
+    point("start.adopted", "a sandbox is taken over"),
+    point(
+        "start.record-removed",
+        "the row of a sandbox without a process is deleted",
+    ),
+    point("start.orphan-killed", "a sandbox without a row has ended"),
+    point("start.slot-cgroups-made", "a slot has its cgroups, no jail"),
+    point("start.slot-made", "a slot is ready for a launch"),
+    point("start.ready", "everything listens, nobody has been told"),
+    // A sandbox is created.
+    point("create.begun", "it has a place in the table, nothing else"),
+    point("create.slot-leased", "it has a slot"),
+    point(
+        "create.directory-made",
+        "it has a directory, without anything in it",
+    ),
+    fallible("create.files-made", "its files are made"),
+    fallible("create.limits-set", "its limits are set"),
+    fallible(
+        "create.process-cloned",
+        "its first process exists, no record of it",
+    ),
+    fallible(
+        "create.state-drafted",
+        "its state is written, not yet under its name",
+    ),
+    fallible("create.state-written", "its state has its name"),
+    fallible("create.envd-ready", "its envd listens"),
+    point(
+        "create.guest-made",
+        "the driver has made it, there is no row",
+    ),
+    point("create.row-inserted", "it has a row, nobody can reach it"),
+    point(
+        "create.route-open",
+        "it can be reached, nobody has been told",
+    ),
+    point("create.answered", "its creator has been answered"),
+    point(
+        "create.envd-moved",
+        "its envd stands in a cgroup of its own",
+    ),
+    // Its end time is moved, or comes.
+    point(
+        "timeout.row-written",
+        "the new end time is in its row, not in force",
+    ),
+    point("timeout.due", "its time has come, nothing has been done"),
+    // A sandbox ends.
+    point("kill.begun", "it is on its way out, its route is open"),
+    point("kill.route-closed", "nobody can reach it, it runs"),
+    point("kill.row-deleted", "its row is gone"),
+    point("kill.signal-sent", "its first process has got the signal"),
+    point(
+        "kill.process-ended",
+        "its processes have ended, everything else is there",
+    ),
+    point("kill.files-half-removed", "some of its files are gone"),
+    point("kill.files-removed", "its files are gone"),
+    point(
+        "kill.cgroups-removed",
+        "its cgroups are gone, its slot is taken",
+    ),
+    point("kill.slot-released", "its slot is free"),
+    point(
+        "kill.ended",
+        "row and process are gone, nobody has been told",
+    ),
+    point("kill.answered", "whoever asked has been answered"),
+    // The server stops.
+    point("stop.begun", "it has been asked to stop"),
+    point("stop.edge-closed", "nobody is connected any more"),
+    point("stop.sandboxes-settled", "no create or kill is under way"),
+    point(
+        "stop.driver-stopped",
+        "slots that were only prepared are gone",
+    ),
+    point("stop.database-closed", "the database is closed"),
+    point("stop.firewall-removed", "the firewall table is gone"),
+    point("stop.gateway-removed", "the gateway is gone"),
+    point("stop.cgroups-removed", "the cgroups of the block are gone"),
+    point("stop.claim-released", "the claim of the block is gone"),
+];
+
+/// The place of a name in the table.
+pub(crate) const fn find(name: &str) -> Option<usize> {
+    let mut number = 0;
+    while number < POINTS.len() {
+        if same(POINTS[number].name.as_bytes(), name.as_bytes()) {
+            return Some(number);
+        }
+        number += 1;
+    }
+    None
+}
+
+/// `==`, which is not const for slices.
+const fn same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
