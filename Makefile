@@ -13,7 +13,7 @@ DATA_DIR ?= .soulbox
 # Sandboxes need root; nothing else does.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env env "PATH=$(PATH)")
 
-.PHONY: help setup guest build base serve demo check test dist bench clean-tools
+.PHONY: help setup guest build base serve demo check test test-kernels soak dist bench clean-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ check: guest ## formatting and lints, warnings are errors
 
 test: setup base ## unit, privileged and conformance tests, with totals
 	@$(AS_ROOT) scripts/test $(DATA_DIR)
+
+test-kernels: setup base ## boot Debian's kernels under QEMU and run the server on each
+	@$(AS_ROOT) tests/kernels/run --base-data $(DATA_DIR)
+
+soak: setup base ## SOAK_MINUTES (30) of mixed load while the server is killed now and then
+	@$(AS_ROOT) tests/soak/run --base-data $(DATA_DIR)
 
 bench: setup base ## measure against the container runtimes that are installed
 	@$(AS_ROOT) scripts/bench $(SOULBOX) $(DATA_DIR)

@@ -58,10 +58,11 @@ class ServerError(Exception):
 class Server:
     """One `soulbox serve` process and its data directory."""
 
-    def __init__(self, binary: Path, data_dir: Path, *arguments: str):
+    def __init__(self, binary: Path, data_dir: Path, *arguments: str, listen: str = "127.0.0.1:0"):
         self.binary = binary
         self.data_dir = data_dir
         self.arguments = arguments
+        self.listen = listen
         self.url = ""
         self.env: dict[str, str] = {}
         self.process: subprocess.Popen | None = None
@@ -74,7 +75,7 @@ class Server:
 
     def start(self, timeout: float = 60) -> "Server":
         """Starts the process and returns once it has printed `READY <url>`."""
-        command = [str(self.binary), "serve", "--data-dir", str(self.data_dir), "--listen", "127.0.0.1:0"]
+        command = [str(self.binary), "serve", "--data-dir", str(self.data_dir), "--listen", self.listen]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *self.arguments],
