@@ -71,6 +71,20 @@ impl Artifacts {
         Ok(artifacts)
     }
 
+    /// The store as it is, for a reader that may change nothing.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn existing(data_dir: &Path) -> Result<Self, ArtifactError> {
+        let templates = data_dir.join("templates");
+        match fs::metadata(&templates) {
+            Ok(_) => Ok(Self {
+                data_dir: data_dir.to_owned(),
+            }),
+            Err(error) => Err(ArtifactError::io("open", &templates, error)),
+        }
+    }
+
     /// The data directory, absolute.
     #[must_use]
     pub fn data_dir(&self) -> &Path {

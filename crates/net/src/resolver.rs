@@ -270,12 +270,15 @@ impl std::fmt::Debug for Resolver {
 
 /// Binds a UDP and a TCP socket to one port. With port 0 the kernel chooses the first one's, which may be taken for the
 /// other: then it is asked again.
-async fn bind_both(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+///
+/// # Errors
+/// When the address is not there yet or the port on it is taken.
+pub fn sockets(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
     const TRIES: u32 = 20;
     let mut tries = if listen.port() == 0 { TRIES } else { 1 };
     loop {
-        let udp = UdpSocket::bind(listen).await?;
-        match TcpListener::bind(udp.local_addr()?).await {
+        let udp = std::net::UdpSocket::bind(listen)?;
+        match std::net::TcpListener::bind(udp.local_addr()?) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 1 => tries -= 1,
             tcp => return Ok((udp, tcp?)),
         }
@@ -288,7 +291,22 @@ impl Resolver {
     /// # Errors
     /// When the address is not there yet or port 53 on it is taken.
     pub async fn bind(config: ResolverConfig) -> io::Result<Self> {
-        let (udp, tcp) = bind_both(config.listen).await?;
+        let (udp, tcp) = sockets(config.listen)?;
+        Self::on(config, udp, tcp)
+    }
+
+    /// Uses sockets that somebody else has bound: port 53 is for root only.
+    ///
+    /// # Errors
+    /// When they cannot be used by the runtime.
+    pub fn on(
+        config: ResolverConfig,
+        udp: std::net::UdpSocket,
+        tcp: std::net::TcpListener,
+    ) -> io::Result<Self> {
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
         let shared = Shared {
             config,
             counts: Arc::default(),

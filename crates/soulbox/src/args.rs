@@ -74,6 +74,13 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The privileged process of a server; started by `soulbox serve`
+    #[command(hide = true)]
+    Helper {
+        /// Descriptor of the socket that leads to the server
+        #[arg(long)]
+        socket: i32,
+    },
 }
 
 /// Settings that can be given as flags. Everything is text here: it is judged together with the other layers.
@@ -112,6 +119,12 @@ pub(crate) struct ServeArgs {
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
+    /// How disks are limited: auto, project-quota, image, none [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) disk_backing: Option<String>,
+    /// Free space in MiB on the host below which no sandbox is created [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) disk_reserve_mib: Option<String>,
     /// Virtual CPUs where the template says nothing [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) limits_vcpu: Option<String>,
@@ -142,6 +155,8 @@ impl ServeArgs {
             (Setting::MaxTimeoutHours, &self.max_timeout_hours),
             (Setting::SlotsReady, &self.slots_ready),
             (Setting::DnsUpstreams, &self.dns_upstreams),
+            (Setting::DiskBacking, &self.disk_backing),
+            (Setting::DiskReserveMib, &self.disk_reserve_mib),
             (Setting::LimitsVcpu, &self.limits_vcpu),
             (Setting::LimitsMemoryMib, &self.limits_memory_mib),
             (Setting::LimitsPids, &self.limits_pids),

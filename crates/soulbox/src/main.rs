@@ -81,14 +81,22 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     let global = cli.global;
     match cli.command {
         Command::Serve(args) => {
+            if let Some(inherited) = serve::Inherited::take().map_err(Failure::from_any)? {
+                run_server(inherited)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let inputs = config::read_inputs(
                 global.config.as_deref(),
                 args.layer(&global),
                 config::Unreadable::Fails,
             )?;
-            let config = config::load(&inputs)?.config;
-            run_server(config)?;
+            let effective = config::load(&inputs)?;
+            match serve::launch(&effective) {
+                Ok(never) => match never {},
+                Err(error) => return Err(Failure::from_any(error)),
+            }
         }
+        Command::Helper { socket } => run_helper(socket)?,
         Command::Config(ConfigCommand::Check(args)) => {
             commands::config::check(&global, &args, output)?;
         }
@@ -163,15 +171,29 @@ fn as_client<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 /// Runs the server in this process until it is told to end.
-fn run_server(config: config::Config) -> Result<(), Failure> {
+fn run_server(inherited: serve::Inherited) -> Result<(), Failure> {
+    let config = inherited.config().map_err(Failure::from_any)?;
     logs::init(&config.log_level, config.log_format)
         .map_err(|error| Failure::usage("cannot set up the logs").because(error))?;
     runtime()?.block_on(async {
         if let Some(address) = config.metrics_listen {
             listen_for_metrics(address).await?;
         }
-        serve::run(config).await.map_err(Failure::from_any)
+        serve::run(config, inherited)
+            .await
+            .map_err(Failure::from_any)
     })
+}
+
+/// Runs the helper of a server until the server is gone. Nothing is waited for then: what is in the middle of something
+/// is found half done by the next start, as after a kill.
+fn run_helper(socket: i32) -> Result<(), Failure> {
+    let server = soulbox_linux::spawn::inherited_fd(socket)
+        .map_err(|error| Failure::usage("this is for `soulbox serve`").because(error))?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(serve::helper::run(server));
+    runtime.shutdown_background();
+    done.map_err(Failure::from_any)
 }
 
 async fn listen_for_metrics(address: SocketAddr) -> Result<(), Failure> {

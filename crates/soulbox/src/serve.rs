@@ -1,14 +1,24 @@
-//! The server: takes its place on the host, adopts what runs, serves until told to end.
+//! The server: adopts what runs, serves until told to end.
+//!
+//! `soulbox serve` is two processes. [`launch`] runs for a moment as root, starts the [`helper`], which takes the place on
+//! the host and runs the driver, and becomes the server, which has no privilege at all.
 //!
 //! Starting is a list of steps that each either finish or say what to do; stopping undoes what no running sandbox
 //! needs. Sandboxes outlive the server.
 
 mod claim;
 mod credentials;
+mod handover;
+pub(crate) mod helper;
+mod launch;
+mod reach;
 mod templates;
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,39 +26,98 @@ use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_driver::Driver;
 use soulbox_driver::route::Route;
-use soulbox_driver_linux::NamespaceDriver;
 use soulbox_edge::{Edge, EdgeConfig, Routes};
+use soulbox_helper::{Channel, RemoteDriver};
+use soulbox_linux::spawn::inherited_fd;
+use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings};
 use soulbox_store::Store;
 use soulbox_types::SandboxId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
-use crate::embed::PROGRAMS;
+use crate::failure::Failure;
 
 pub(crate) use claim::Claim;
 use credentials::Credentials;
+use handover::{Handover, Place, TlsTexts};
+use launch::HANDOVER_VARIABLE;
+pub(crate) use launch::launch;
 
-/// Runs the server until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+/// The isolation that the helper offers.
+const TIER: &str = "namespace";
+
+/// What the server is left by [`launch`]: descriptors and a document.
+pub(crate) struct Inherited {
+    handover: Handover,
+    helper: OwnedFd,
+    listener: std::net::TcpListener,
+    dns: (std::net::UdpSocket, std::net::TcpListener),
+}
+
+impl Inherited {
+    /// Takes them, in the process that [`launch`] has become; `None` in any other.
+    pub(crate) fn take() -> anyhow::Result<Option<Self>> {
+        let Ok(numbers) = std::env::var(HANDOVER_VARIABLE) else {
+            return Ok(None);
+        };
+        let strange = || format!("{HANDOVER_VARIABLE} is for soulbox itself\nFIX: unset it");
+        let taken = numbers.split(',').map(|number| {
+            let number = number.parse().with_context(strange)?;
+            inherited_fd(number).with_context(strange)
+        });
+        let taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
+        let [document, helper, listener, udp, tcp] =
+            <[OwnedFd; 5]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+        let mut document = File::from(document);
+        document.rewind()?;
+        let handover = serde_json::from_reader(document).with_context(strange)?;
+        Ok(Some(Self {
+            handover,
+            helper,
+            listener: listener.into(),
+            dns: (udp.into(), tcp.into()),
+        }))
+    }
+
+    /// The configuration that was judged before.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        self.handover.settings.load()
+    }
+}
+
+/// Runs the server until SIGTERM or SIGINT, or until its helper is gone.
+pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<()> {
     // Asked for first: a signal during the start must not be lost.
     let stop = stop_signal()?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("cannot listen on {}\nFIX: stop what uses that address, or choose another with --listen", config.listen)
-    })?;
+    let Inherited {
+        handover,
+        helper,
+        listener,
+        dns,
+    } = inherited;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
-    let claim = Claim::take(&config.data_dir, &config.dns_upstreams).await?;
-    let driver = Arc::new(claim.driver(config.slots_ready.into(), PROGRAMS)?);
+    let driver = Arc::new(RemoteDriver::new(Channel::new(helper)?, TIER));
+    let _resolver = forward_dns(&handover.place, &config.dns_upstreams, dns)?;
+    let config = Config {
+        data_dir: handover.place.data_dir,
+        ..config
+    };
     let server = Server::start(&config, Arc::clone(&driver), address).await?;
 
     let shutdown = CancellationToken::new();
-    let edge = server.serve(&config, listener, &shutdown)?;
+    let edge = server.serve(&config, handover.tls.as_ref(), listener, &shutdown)?;
     soulbox_fault::point!("start.ready");
     say_ready(&url(&config, address))?;
 
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        () = driver.helper_gone() => return Err(helper_gone().into()),
+    }
     tracing::info!("stopping: requests in flight finish, sandboxes stay");
     soulbox_fault::point!("stop.begun");
     shutdown.cancel();
@@ -56,14 +125,34 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     soulbox_fault::point!("stop.edge-closed");
     server.sandboxes.shutdown().await;
     soulbox_fault::point!("stop.sandboxes-settled");
-    driver.shutdown().await;
-    soulbox_fault::point!("stop.driver-stopped");
     server.state.store.close().await;
     soulbox_fault::point!("stop.database-closed");
-    if server.sandboxes.running_count() == 0 {
-        claim.release()?;
-    }
+    // Last: with it, the helper gives up the place on the host when no sandbox needs it, and ends.
+    driver.shutdown().await;
     Ok(())
+}
+
+/// Nothing can be done without it, and a new one cannot be had: only root can start one.
+fn helper_gone() -> Failure {
+    Failure::internal("the helper has ended; sandboxes stay").fix("start the server again")
+}
+
+/// Starts the DNS forwarder of the sandboxes. It reads what sandboxes write: here, where nothing can be won.
+fn forward_dns(
+    place: &Place,
+    upstreams: &[SocketAddr],
+    sockets: (std::net::UdpSocket, std::net::TcpListener),
+) -> anyhow::Result<DropGuard> {
+    let upstreams = if upstreams.is_empty() {
+        Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))
+    } else {
+        Upstreams::Fixed(upstreams.to_vec())
+    };
+    let config = ResolverConfig::for_network(place.gateway, &place.network, upstreams)?;
+    let resolver = Resolver::on(config, sockets.0, sockets.1).context("cannot forward DNS")?;
+    let stop = CancellationToken::new();
+    tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
+    Ok(stop.drop_guard())
 }
 
 /// The parts of a running server that outlast its listener.
@@ -76,11 +165,12 @@ struct Server {
 impl Server {
     async fn start(
         config: &Config,
-        driver: Arc<NamespaceDriver>,
+        driver: Arc<RemoteDriver>,
         address: SocketAddr,
     ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
-        let artifacts = Arc::new(Artifacts::open(data_dir).context("cannot open the templates")?);
+        let artifacts =
+            Arc::new(Artifacts::existing(data_dir).context("cannot open the templates")?);
         let store = Store::open(&data_dir.join("soulbox.db"))
             .await
             .context("cannot open the database")?;
@@ -130,13 +220,12 @@ impl Server {
     fn serve(
         &self,
         config: &Config,
+        tls: Option<&TlsTexts>,
         listener: TcpListener,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-        let tls = config
-            .tls
-            .as_ref()
-            .map(|files| soulbox_edge::tls::server_config_from_files(&files.cert, &files.key))
+        let tls = tls
+            .map(|texts| soulbox_edge::tls::server_config(&texts.cert, &texts.key))
             .transpose()?;
         let routes = Arc::new(LiveRoutes(self.sandboxes.clone()));
         let edge_config = EdgeConfig {

@@ -38,6 +38,13 @@ impl Block {
         self.0
     }
 
+    /// User and group id of the server that holds the block. Below those of all sandboxes, in no password file, and
+    /// different for each server: one cannot touch another's files or memory.
+    #[must_use]
+    pub fn server_id(self) -> u32 {
+        FIRST_UID - u32::from(BLOCKS) + u32::from(self.0)
+    }
+
     fn base(self) -> u32 {
         FIRST_ADDRESS + u32::from(self.0) * ADDRESSES_PER_BLOCK
     }

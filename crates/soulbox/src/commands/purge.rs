@@ -7,12 +7,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use soulbox_driver::Driver as _;
+use soulbox_driver_linux::{Backing, BackingChoice, DiskSettings};
 
 use crate::args::PurgeArgs;
 use crate::embed::PROGRAMS;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::serve::Claim;
+
+/// Nothing is created here, so nothing has to be able to be: a host may have lost what it made disks with.
+const NO_NEW_DISKS: DiskSettings = DiskSettings {
+    backing: BackingChoice::Only(Backing::None),
+    usual_mib: 0,
+    reserve_mib: 0,
+};
 
 #[derive(Serialize)]
 struct Purged {
@@ -55,8 +63,8 @@ pub(crate) async fn run(data_dir: PathBuf, args: PurgeArgs, output: Output) -> R
 }
 
 async fn end_everything(data_dir: &Path) -> anyhow::Result<usize> {
-    let claim = Claim::take(data_dir, &[]).await?;
-    let driver = claim.driver(0, PROGRAMS)?;
+    let claim = Claim::take(data_dir).await?;
+    let driver = claim.driver(0, NO_NEW_DISKS, PROGRAMS)?;
     let guests = driver.adopt().await?;
     for guest in &guests {
         guest.kill().await?;

@@ -1,17 +1,32 @@
 //! The server's place on the host: one server per data directory, one block of slots and addresses per server.
 
-use std::fs::{DirBuilder, File};
-use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
+use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
-use soulbox_driver_linux::{NamespaceDriver, Programs, Settings};
-use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
+use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::Block;
-use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// What the server itself keeps in the data directory. Everything else there is the helper's.
+const SERVER_FILES: [&str; 7] = [
+    "soulbox.db",
+    "soulbox.db-wal",
+    "soulbox.db-shm",
+    "client.env",
+    "admin.token",
+    "token.seed",
+    "node.id",
+];
+/// How long a start waits for the lock, and how often it looks.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// What this server holds on the host while it runs, and longer while sandboxes do.
 #[derive(Debug)]
@@ -20,26 +35,23 @@ pub(crate) struct Claim {
     block: Block,
     /// Held, not read: the lock ends with the process.
     _lock: File,
-    /// Stops the DNS forwarder when it goes.
-    _resolver: DropGuard,
 }
 
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
-    pub(crate) async fn take(
-        data_dir: &Path,
-        dns_upstreams: &[SocketAddr],
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn take(data_dir: &Path) -> anyhow::Result<Self> {
         if !rustix::process::geteuid().is_root() {
             bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
         }
+        // First: a host that lacks one is refused before anything is put up that would have to be taken down.
+        Hierarchies::detect().context("this host cannot run sandboxes")?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize()?;
-        let lock = lock(&data_dir)?;
+        let lock = lock(&data_dir).await?;
         soulbox_fault::point!("start.data-dir-locked");
         let block = block::claim(Path::new(block::RUN_DIR), &data_dir)?;
         gateway::ensure(block)
@@ -48,18 +60,42 @@ impl Claim {
         firewall::apply(&firewall::render(block, true))
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.firewall-up");
-        let resolver = forward_dns(block, dns_upstreams).await?;
         Ok(Self {
             data_dir,
             block,
             _lock: lock,
-            _resolver: resolver,
         })
+    }
+
+    pub(crate) fn block(&self) -> Block {
+        self.block
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Lets the server keep its own files in the data directory, and nothing else: the directory stays root's and is
+    /// sticky, so the server can neither move nor remove what is not its own.
+    pub(crate) fn share_with_server(&self) -> anyhow::Result<()> {
+        let id = self.block.server_id();
+        let shared = || -> io::Result<()> {
+            let directory = File::open(&self.data_dir)?;
+            rustix::fs::fchown(&directory, None, Some(Gid::from_raw(id)))?;
+            directory.set_permissions(Permissions::from_mode(0o1770))?;
+            for name in SERVER_FILES {
+                give(&directory, name, id)?;
+            }
+            Ok(())
+        };
+        shared()
+            .with_context(|| format!("cannot share {} with the server", self.data_dir.display()))
     }
 
     pub(crate) fn driver(
         &self,
         slots_ready: usize,
+        disk: DiskSettings,
         programs: Programs<'_>,
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
@@ -67,6 +103,7 @@ impl Claim {
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
             slots_ready,
+            disk,
         };
         NamespaceDriver::new(&settings, programs)
             .context("this host cannot run sandboxes\nFIX: soulbox doctor")
@@ -88,25 +125,6 @@ impl Claim {
     }
 }
 
-/// Starts the DNS forwarder on the gateway's address.
-async fn forward_dns(block: Block, upstreams: &[SocketAddr]) -> anyhow::Result<DropGuard> {
-    let upstreams = if upstreams.is_empty() {
-        Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))
-    } else {
-        Upstreams::Fixed(upstreams.to_vec())
-    };
-    let config = ResolverConfig::for_network(block.gateway(), &block.cidr(), upstreams)?;
-    let resolver = Resolver::bind(config).await.with_context(|| {
-        format!(
-            "cannot forward DNS\nFIX: free port 53 on {}",
-            block.gateway()
-        )
-    })?;
-    let stop = CancellationToken::new();
-    tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
-    Ok(stop.drop_guard())
-}
-
 /// Removes what launches use: made again at the next start.
 fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(run) {
@@ -117,21 +135,49 @@ fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+/// Gives one file to the server. What is no ordinary file, or has a second name somewhere, is not what the server made
+/// and is not given away.
+fn give(directory: &File, name: &str, id: u32) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => File::from(other?),
+    };
+    let facts = file.metadata()?;
+    if !facts.is_file() || facts.nlink() != 1 {
+        return Err(io::Error::other(format!(
+            "{name} is not a file of the server"
+        )));
+    }
+    Ok(rustix::fs::fchown(
+        &file,
+        Some(Uid::from_raw(id)),
+        Some(Gid::from_raw(id)),
+    )?)
+}
+
+/// Waits for a server that is just ending: its helper follows it within moments.
+async fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => bail!(
-            "another server uses {}\nFIX: stop it, or choose another directory with --data-dir",
-            data_dir.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            Err(std::fs::TryLockError::WouldBlock) => bail!(
+                "another server uses {}\nFIX: stop it, or choose another directory with --data-dir",
+                data_dir.display()
+            ),
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
 }

@@ -1,0 +1,112 @@
+//! Whether the helper should do what it is asked: judged as if the server had been taken over.
+//!
+//! Types already say most: an id is an id, a layer is a digest, and there is no path in any request. What is left are
+//! sizes: a request may not make the helper use up its own memory or that of the host.
+
+use soulbox_types::{Limits, SandboxSpec};
+
+/// Layers of one template; overlayfs takes no more than about this many names.
+const LAYERS: usize = 64;
+/// Bytes of all environment variables; the API accepts less.
+const ENVIRONMENT_BYTES: usize = 1024 * 1024;
+/// Bytes of each other text.
+const TEXT_BYTES: usize = 4096;
+
+/// Judges what a sandbox is to be created from.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn spec(spec: &SandboxSpec) -> Result<(), String> {
+    let image = &spec.image;
+    if image.layers.is_empty() || image.layers.len() > LAYERS {
+        return Err(format!("{} layers, not 1 to {LAYERS}", image.layers.len()));
+    }
+    let environment: usize = spec.env_vars.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if environment > ENVIRONMENT_BYTES {
+        return Err(format!("{environment} bytes of environment"));
+    }
+    let workdir = image.default_workdir.as_deref().unwrap_or_default();
+    for text in [&image.default_user, workdir, &spec.envd_access_token] {
+        if text.len() > TEXT_BYTES || text.contains('\0') {
+            return Err("a text that is too long or holds a zero byte".to_owned());
+        }
+    }
+    limits(&spec.limits)
+}
+
+/// Limits that the kernel would not take, or that limit nothing.
+fn limits(limits: &Limits) -> Result<(), String> {
+    let ranges = [
+        ("vCPUs", limits.vcpu_count, 1, 1024),
+        ("MiB of memory", limits.memory_mib, 16, 16 * 1024 * 1024),
+        ("processes", limits.pids, 1, 4 * 1024 * 1024),
+        ("MiB of disk", limits.disk_mib, 1, u32::MAX),
+    ];
+    let wrong = ranges
+        .iter()
+        .find(|(_, value, low, high)| value < low || value > high);
+    match wrong {
+        Some((what, value, low, high)) => Err(format!("{value} {what}, not {low} to {high}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use soulbox_types::{LayerDigest, NetworkMode, SandboxId, TemplateId, TemplateImage};
+
+    use super::*;
+
+    pub(crate) fn good() -> SandboxSpec {
+        SandboxSpec {
+            id: SandboxId::random(),
+            image: TemplateImage {
+                template_id: TemplateId::random(),
+                layers: vec![LayerDigest::from_bytes([1; 32])],
+                default_user: "user".to_owned(),
+                default_workdir: None,
+            },
+            limits: Limits::STANDARD,
+            network: NetworkMode::Internet,
+            env_vars: BTreeMap::new(),
+            envd_access_token: "token".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_usual_is_accepted() {
+        assert_eq!(super::spec(&good()), Ok(()));
+    }
+
+    #[test]
+    fn what_a_taken_over_server_might_ask_is_refused() {
+        let changes: [fn(&mut SandboxSpec); 9] = [
+            |s| s.image.layers.clear(),
+            |s| s.image.layers = vec![LayerDigest::from_bytes([1; 32]); 65],
+            |s| drop(s.env_vars.insert("A".into(), "x".repeat(2_000_000))),
+            |s| s.image.default_user = "u".repeat(5000),
+            |s| s.image.default_workdir = Some("/a\0b".into()),
+            |s| s.limits.vcpu_count = 0,
+            |s| s.limits.memory_mib = 0,
+            |s| s.limits.pids = u32::MAX,
+            |s| s.limits.disk_mib = 0,
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut spec = good();
+            change(&mut spec);
+            assert!(super::spec(&spec).is_err(), "change {number}");
+        }
+    }
+
+    /// No text that stands for an id or a layer can lead out of the directory it names something in.
+    #[test]
+    fn no_request_can_name_a_path() {
+        for text in ["..", "/", "../../etc", "a/b", ""] {
+            assert!(text.parse::<SandboxId>().is_err(), "{text}");
+            assert!(text.parse::<LayerDigest>().is_err(), "{text}");
+            assert!(text.parse::<TemplateId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What server and helper say to each other.
+
+use std::io;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use soulbox_driver::{DialError, DriverError, GuestStats, OomKill};
+use soulbox_types::SandboxSpec;
+
+/// The helper's name for a running guest. Never used twice in a helper's life.
+pub type GuestNumber = u64;
+
+/// A request and the number under which its answer comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the server, unique among its open calls.
+    pub id: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// Everything that the server can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Create a guest.
+    Create(Box<SandboxSpec>),
+    /// Find the guests of an earlier helper.
+    Adopt,
+    /// Connect to a port of a guest. The answer carries the connected socket.
+    Dial {
+        /// Which guest.
+        guest: GuestNumber,
+        /// The port inside.
+        port: u16,
+    },
+    /// Read what a guest uses.
+    Stats {
+        /// Which guest.
+        guest: GuestNumber,
+    },
+    /// End a guest.
+    Kill {
+        /// Which guest.
+        guest: GuestNumber,
+    },
+    /// Release what is only prepared, and the place on the host when no guest is left. The last request.
+    Shutdown,
+}
+
+/// What the helper says: answers to calls, and what happens by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Word {
+    /// The end of a call.
+    Answer {
+        /// Number of the call.
+        id: u64,
+        /// How it went.
+        result: Result<Answer, Refusal>,
+    },
+    /// A guest has ended.
+    Ended {
+        /// Which.
+        guest: GuestNumber,
+    },
+    /// The kernel has killed a process of a guest for lack of memory.
+    OomKill {
+        /// Of which.
+        guest: GuestNumber,
+        /// The process.
+        kill: OomKill,
+    },
+}
+
+/// What a call has brought about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// A guest runs.
+    Created {
+        /// Its number from now on.
+        guest: GuestNumber,
+    },
+    /// The guests that were found.
+    Adopted {
+        /// Each with what it was created from.
+        guests: Vec<(GuestNumber, SandboxSpec)>,
+    },
+    /// The socket comes with this message.
+    Dialled,
+    /// A reading.
+    Stats(GuestStats),
+    /// Every process of the guest is dead.
+    Killed,
+    /// Everything is released; the helper ends.
+    Down,
+}
+
+/// Why a call failed: the driver's errors in a form that travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// [`DriverError::NoSlot`]
+    NoSlot,
+    /// [`DriverError::Layer`]
+    Layer(String, Cause),
+    /// [`DriverError::StorageFull`]
+    StorageFull,
+    /// [`DriverError::Launch`]
+    Launch(String, Cause),
+    /// [`DriverError::Envd`]
+    Envd(String),
+    /// [`DriverError::Host`]
+    Host(String, Cause),
+    /// [`DriverError::Unsupported`]
+    Unsupported,
+    /// [`DialError::PortClosed`]
+    PortClosed,
+    /// There is no such guest, or no longer.
+    Gone,
+    /// The request itself is not acceptable.
+    Unacceptable(String),
+}
+
+/// An [`io::Error`] that travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The kernel's number for it, where there is one.
+    pub errno: Option<i32>,
+    /// Its text.
+    pub text: String,
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Self {
+            errno: error.raw_os_error().or_else(|| errno_of(error.kind())),
+            text: error.to_string(),
+        }
+    }
+}
+
+/// Errors that were given a text of their own keep their kind only; callers judge by it.
+fn errno_of(kind: io::ErrorKind) -> Option<i32> {
+    let errno = match kind {
+        io::ErrorKind::NotFound => rustix::io::Errno::NOENT,
+        io::ErrorKind::PermissionDenied => rustix::io::Errno::PERM,
+        io::ErrorKind::StorageFull => rustix::io::Errno::NOSPC,
+        io::ErrorKind::TimedOut => rustix::io::Errno::TIMEDOUT,
+        _ => return None,
+    };
+    Some(errno.raw_os_error())
+}
+
+impl From<Cause> for io::Error {
+    fn from(cause: Cause) -> Self {
+        match cause.errno {
+            Some(errno) => Self::new(Self::from_raw_os_error(errno).kind(), cause.text),
+            None => Self::other(cause.text),
+        }
+    }
+}
+
+impl From<DriverError> for Refusal {
+    fn from(error: DriverError) -> Self {
+        match error {
+            DriverError::NoSlot => Self::NoSlot,
+            DriverError::Layer { layer, source } => Self::Layer(layer, source.into()),
+            DriverError::StorageFull => Self::StorageFull,
+            DriverError::Launch { step, source } => Self::Launch(step, source.into()),
+            DriverError::Envd { reason } => Self::Envd(reason),
+            DriverError::Host { operation, source } => Self::Host(operation, source.into()),
+            DriverError::Unsupported { .. } => Self::Unsupported,
+        }
+    }
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::PortClosed { .. } => Self::PortClosed,
+            DialError::Gone => Self::Gone,
+            DialError::Io { source, .. } => Self::Host("connect".to_owned(), source.into()),
+        }
+    }
+}
+
+impl Refusal {
+    /// The error of a driver operation, `operation` being what was tried.
+    #[must_use]
+    pub fn into_driver_error(self, operation: &'static str) -> DriverError {
+        let odd = |text: String| DriverError::Host {
+            operation: operation.to_owned(),
+            source: io::Error::other(text),
+        };
+        match self {
+            Self::NoSlot => DriverError::NoSlot,
+            Self::Layer(layer, cause) => DriverError::Layer {
+                layer,
+                source: cause.into(),
+            },
+            Self::StorageFull => DriverError::StorageFull,
+            Self::Launch(step, cause) => DriverError::Launch {
+                step,
+                source: cause.into(),
+            },
+            Self::Envd(reason) => DriverError::Envd { reason },
+            Self::Host(operation, cause) => DriverError::Host {
+                operation,
+                source: cause.into(),
+            },
+            Self::Unsupported => DriverError::Unsupported { operation },
+            Self::PortClosed => odd("the port is closed".to_owned()),
+            Self::Gone => odd("the sandbox is not running".to_owned()),
+            Self::Unacceptable(why) => odd(format!("the helper does not accept this: {why}")),
+        }
+    }
+
+    /// The error of a dial.
+    #[must_use]
+    pub fn into_dial_error(self, port: u16) -> DialError {
+        match self {
+            Self::PortClosed => DialError::PortClosed { port },
+            Self::Gone => DialError::Gone,
+            Self::Host(_, cause) => DialError::Io {
+                port,
+                source: cause.into(),
+            },
+            other => DialError::Io {
+                port,
+                source: io::Error::other(other.into_driver_error("connect")),
+            },
+        }
+    }
+}
+
+/// Writes a message.
+///
+/// # Errors
+/// Never for our own types; the codec's signature allows it.
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(message).map_err(io::Error::other)
+}
+
+/// Reads a message that must be exactly these bytes.
+///
+/// # Errors
+/// When they are no such message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message with a tail",
+        )),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_round_trip_and_nothing_may_follow_them() {
+        let call = Call {
+            id: 7,
+            request: Request::Dial { guest: 3, port: 80 },
+        };
+        let mut bytes = encode(&call).unwrap();
+        assert_eq!(decode::<Call>(&bytes).unwrap(), call);
+        bytes.push(0);
+        assert!(decode::<Call>(&bytes).is_err());
+        assert!(decode::<Call>(&[]).is_err());
+    }
+
+    #[test]
+    fn errors_keep_what_callers_judge_by() {
+        let no_space = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        for source in [
+            no_space(),
+            io::Error::new(io::ErrorKind::StorageFull, "full"),
+        ] {
+            let text = source.to_string();
+            let refusal = Refusal::from(DriverError::Launch {
+                step: "exec-envd".to_owned(),
+                source,
+            });
+            let bytes = encode(&refusal).unwrap();
+            match decode::<Refusal>(&bytes)
+                .unwrap()
+                .into_driver_error("create")
+            {
+                DriverError::Launch { step, source } => {
+                    assert_eq!(step, "exec-envd");
+                    assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+                    assert_eq!(source.to_string(), text);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let closed = Refusal::from(DialError::PortClosed { port: 1 }).into_dial_error(81);
+        assert!(matches!(closed, DialError::PortClosed { port: 81 }));
+    }
+}

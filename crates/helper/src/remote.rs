@@ -1,0 +1,348 @@
+//! The server's side: a driver whose work is done by the helper.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use soulbox_driver::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill};
+use soulbox_types::SandboxSpec;
+use tokio::net::TcpStream;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::channel::Channel;
+use crate::message::{Answer, Call, GuestNumber, Refusal, Request, Word, decode, encode};
+
+/// Names of killed processes that a slow listener may be behind.
+const OOM_KILLS_KEPT: usize = 64;
+
+/// What comes back from a call: its answer, and the guests that it named, made before anything later is read.
+struct Reply {
+    answer: Answer,
+    guests: Vec<Arc<RemoteGuest>>,
+    fd: Option<OwnedFd>,
+}
+
+/// An open call. A create keeps what it asked for: the guest is made from it.
+struct Waiting {
+    reply: oneshot::Sender<Result<Reply, Refusal>>,
+    spec: Option<SandboxSpec>,
+}
+
+#[derive(Default)]
+struct Tables {
+    calls: HashMap<u64, Waiting>,
+    guests: HashMap<GuestNumber, Arc<RemoteGuest>>,
+    gone: bool,
+}
+
+struct Link {
+    channel: Channel,
+    ids: AtomicU64,
+    tables: Mutex<Tables>,
+    gone: CancellationToken,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Link(…)")
+    }
+}
+
+/// The driver that asks the helper.
+#[derive(Debug, Clone)]
+pub struct RemoteDriver {
+    link: Arc<Link>,
+    tier: &'static str,
+}
+
+impl RemoteDriver {
+    /// Talks to the helper at the other end of `channel`, which isolates as `tier`.
+    #[must_use]
+    pub fn new(channel: Channel, tier: &'static str) -> Self {
+        let link = Arc::new(Link {
+            channel,
+            ids: AtomicU64::new(1),
+            tables: Mutex::default(),
+            gone: CancellationToken::new(),
+        });
+        tokio::spawn(read(Arc::clone(&link)));
+        Self { link, tier }
+    }
+
+    /// Resolves when the helper has ended. Without it, nothing can be done for sandboxes any more.
+    pub async fn helper_gone(&self) {
+        self.link.gone.cancelled().await;
+    }
+
+    async fn create_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
+        let request = Request::Create(Box::new(spec.clone()));
+        let reply = self.link.call(request, Some(spec.clone())).await;
+        let mut reply = reply.map_err(|refusal| refusal.into_driver_error("create"))?;
+        match reply.guests.pop() {
+            Some(guest) => Ok(guest),
+            None => Err(unexpected(&reply.answer)),
+        }
+    }
+
+    async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
+        let reply = self.link.call(Request::Adopt, None).await;
+        let reply = reply.map_err(|refusal| refusal.into_driver_error("adopt"))?;
+        Ok(reply
+            .guests
+            .into_iter()
+            .map(|g| g as Arc<dyn Guest>)
+            .collect())
+    }
+}
+
+impl Driver for RemoteDriver {
+    fn tier(&self) -> &'static str {
+        self.tier
+    }
+
+    fn create<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(self.create_guest(spec))
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
+        Box::pin(self.adopt_guests())
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(refusal) = self.link.call(Request::Shutdown, None).await {
+                let error = refusal.into_driver_error("release");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the helper could not release everything"
+                );
+            }
+            self.helper_gone().await;
+        })
+    }
+}
+
+impl Link {
+    async fn call(&self, request: Request, spec: Option<SandboxSpec>) -> Result<Reply, Refusal> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let (reply, answered) = oneshot::channel();
+        {
+            let mut tables = self.tables.lock();
+            if tables.gone {
+                return Err(helper_gone());
+            }
+            tables.calls.insert(id, Waiting { reply, spec });
+        }
+        let sent = match encode(&Call { id, request }) {
+            Ok(bytes) => self.channel.send(&bytes, &[]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            self.tables.lock().calls.remove(&id);
+            return Err(Refusal::Host("ask the helper".to_owned(), error.into()));
+        }
+        answered.await.unwrap_or_else(|_| Err(helper_gone()))
+    }
+
+    fn hear(self: &Arc<Self>, word: Word, fd: Option<OwnedFd>) {
+        match word {
+            Word::Answer { id, result } => {
+                let mut tables = self.tables.lock();
+                let Some(Waiting { reply, spec }) = tables.calls.remove(&id) else {
+                    return;
+                };
+                let result = result.map(|answer| {
+                    let guests = self.guests_of(&answer, spec, &mut tables);
+                    Reply { answer, guests, fd }
+                });
+                if let Err(Ok(unheard)) = reply.send(result) {
+                    discard(unheard);
+                }
+            }
+            Word::Ended { guest } => {
+                if let Some(guest) = self.tables.lock().guests.remove(&guest) {
+                    guest.ended.send_replace(true);
+                }
+            }
+            Word::OomKill { guest, kill } => {
+                if let Some(guest) = self.tables.lock().guests.get(&guest) {
+                    // Nobody may be listening.
+                    let _listeners = guest.oom_kills.send(kill);
+                }
+            }
+        }
+    }
+
+    /// Makes the guests that an answer names, before the next word about them is read.
+    fn guests_of(
+        self: &Arc<Self>,
+        answer: &Answer,
+        spec: Option<SandboxSpec>,
+        tables: &mut Tables,
+    ) -> Vec<Arc<RemoteGuest>> {
+        let named = match (answer, spec) {
+            (Answer::Created { guest }, Some(spec)) => vec![(*guest, spec)],
+            (Answer::Adopted { guests }, _) => guests.clone(),
+            _ => Vec::new(),
+        };
+        let make = |(number, spec)| {
+            let guest = Arc::new(RemoteGuest {
+                number,
+                spec,
+                link: Arc::clone(self),
+                ended: watch::Sender::new(false),
+                oom_kills: broadcast::Sender::new(OOM_KILLS_KEPT),
+            });
+            tables.guests.insert(number, Arc::clone(&guest));
+            guest
+        };
+        named.into_iter().map(make).collect()
+    }
+
+    /// The helper is gone: open calls fail. Guests do not end: they run on, and the next server finds them.
+    fn close(&self) {
+        let mut tables = self.tables.lock();
+        tables.gone = true;
+        tables.calls.clear();
+        tables.guests.clear();
+        drop(tables);
+        self.gone.cancel();
+    }
+}
+
+async fn read(link: Arc<Link>) {
+    loop {
+        let heard = match link.channel.receive().await {
+            Ok(None) => break,
+            Ok(Some((bytes, fds))) => decode::<Word>(&bytes).map(|word| (word, fds)),
+            Err(error) => Err(error),
+        };
+        match heard {
+            Ok((word, fds)) => link.hear(word, fds.into_iter().next()),
+            Err(error) => {
+                tracing::error!(%error, "the helper cannot be understood");
+                break;
+            }
+        }
+    }
+    link.close();
+}
+
+/// The caller has given up: a guest that nobody knows of must not stay.
+fn discard(reply: Reply) {
+    if !matches!(reply.answer, Answer::Created { .. }) {
+        return;
+    }
+    for guest in reply.guests {
+        tokio::spawn(async move {
+            if let Err(error) = guest.end().await {
+                tracing::error!(error = &error as &dyn std::error::Error, sandbox.id = %guest.spec.id, "a sandbox that nobody waits for cannot be ended");
+            }
+        });
+    }
+}
+
+fn helper_gone() -> Refusal {
+    let error = io::Error::new(io::ErrorKind::BrokenPipe, "the helper has ended");
+    Refusal::Host("ask the helper".to_owned(), error.into())
+}
+
+fn unexpected(answer: &Answer) -> DriverError {
+    DriverError::Host {
+        operation: "ask the helper".to_owned(),
+        source: io::Error::other(format!("an answer to something else: {answer:?}")),
+    }
+}
+
+/// A guest that the helper holds.
+#[derive(Debug)]
+struct RemoteGuest {
+    number: GuestNumber,
+    spec: SandboxSpec,
+    link: Arc<Link>,
+    ended: watch::Sender<bool>,
+    oom_kills: broadcast::Sender<OomKill>,
+}
+
+impl RemoteGuest {
+    async fn connect(&self, port: u16) -> Result<TcpStream, DialError> {
+        if *self.ended.borrow() {
+            return Err(DialError::Gone);
+        }
+        let guest = self.number;
+        let reply = self.link.call(Request::Dial { guest, port }, None).await;
+        let reply = reply.map_err(|refusal| refusal.into_dial_error(port))?;
+        let io = |source| DialError::Io { port, source };
+        let socket = reply
+            .fd
+            .ok_or_else(|| io(io::Error::other("no socket came with the answer")))?;
+        TcpStream::from_std(std::net::TcpStream::from(socket)).map_err(io)
+    }
+
+    async fn read_stats(&self) -> Result<GuestStats, DriverError> {
+        let guest = self.number;
+        let reply = self.link.call(Request::Stats { guest }, None).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error("stats"))?
+            .answer
+        {
+            Answer::Stats(stats) => Ok(stats),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn end(&self) -> Result<(), DriverError> {
+        let guest = self.number;
+        let reply = self.link.call(Request::Kill { guest }, None).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error("kill"))?
+            .answer
+        {
+            Answer::Killed => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl Guest for RemoteGuest {
+    fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {
+        Box::pin(self.connect(port))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
+        Box::pin(self.read_stats())
+    }
+
+    fn oom_kills(&self) -> broadcast::Receiver<OomKill> {
+        self.oom_kills.subscribe()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        let mut ended = self.ended.subscribe();
+        Box::pin(async move {
+            // The sender lives in this guest, which the caller holds.
+            let _closed = ended.wait_for(|ended| *ended).await;
+        })
+    }
+
+    fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.end().await?;
+            tokio::select! {
+                () = self.ended() => Ok(()),
+                () = self.link.gone.cancelled() => Err(helper_gone().into_driver_error("kill")),
+            }
+        })
+    }
+}

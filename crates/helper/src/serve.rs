@@ -1,0 +1,243 @@
+//! The helper's side: one client, many requests at a time, each judged and then carried to the driver.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use soulbox_driver::{Driver, DriverError, Guest};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+
+use crate::channel::Channel;
+use crate::check;
+use crate::message::{Answer, Call, GuestNumber, Refusal, Request, Word, decode, encode};
+
+/// Requests at a time. What is above waits in the socket.
+const OPEN_CALLS: usize = 4096;
+
+/// Why the helper has nothing more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The server is gone without a word. Sandboxes stay for the next one.
+    ServerGone,
+    /// The server asked for it, and everything is released.
+    Down,
+}
+
+/// Carries out what the server asks until it is gone or says that it is done. After a shutdown, `release` is told
+/// whether no guest is left; the answer waits for it.
+///
+/// # Errors
+/// When the socket fails, or the server says something that is no request: then it is not to be trusted any more.
+pub async fn serve(
+    channel: Channel,
+    driver: Arc<dyn Driver>,
+    release: impl AsyncFnOnce(bool) -> io::Result<()>,
+) -> io::Result<Ending> {
+    let channel = Arc::new(channel);
+    let (queue, waiting) = mpsc::unbounded_channel();
+    tokio::spawn(write(Arc::clone(&channel), waiting));
+    let helper = Arc::new(Helper {
+        driver,
+        guests: Mutex::default(),
+        numbers: AtomicU64::new(1),
+        queue,
+    });
+    let open = Arc::new(Semaphore::new(OPEN_CALLS));
+    loop {
+        let permit = Arc::clone(&open).acquire_owned().await;
+        let Some((bytes, _fds)) = channel.receive().await? else {
+            return Ok(Ending::ServerGone);
+        };
+        let Call { id, request } = decode(&bytes)?;
+        let helper = Arc::clone(&helper);
+        if request == Request::Shutdown {
+            let result = helper.shut_down(release).await;
+            helper.answer(id, result.map(|()| (Answer::Down, None)));
+            helper.flushed().await;
+            return Ok(Ending::Down);
+        }
+        tokio::spawn(async move {
+            helper.carry_out(id, request).await;
+            drop(permit);
+        });
+    }
+}
+
+/// What waits to be sent.
+enum Outgoing {
+    Word(Word, Option<OwnedFd>),
+    /// Tells when all before it has been sent.
+    Flush(oneshot::Sender<()>),
+}
+
+async fn write(channel: Arc<Channel>, mut waiting: mpsc::UnboundedReceiver<Outgoing>) {
+    while let Some(next) = waiting.recv().await {
+        let (word, fd) = match next {
+            Outgoing::Word(word, fd) => (word, fd),
+            Outgoing::Flush(done) => {
+                // Whoever asked may have given up.
+                let _asked = done.send(());
+                continue;
+            }
+        };
+        let sent = match encode(&word) {
+            Ok(bytes) => {
+                let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+                channel.send(&bytes, &fds).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            // The reader sees the end of the server, too, and ends the helper.
+            tracing::debug!(%error, "cannot answer the server");
+        }
+    }
+}
+
+type Done = Result<(Answer, Option<OwnedFd>), Refusal>;
+
+struct Helper {
+    driver: Arc<dyn Driver>,
+    guests: Mutex<HashMap<GuestNumber, Arc<dyn Guest>>>,
+    numbers: AtomicU64,
+    queue: mpsc::UnboundedSender<Outgoing>,
+}
+
+impl Helper {
+    async fn carry_out(self: &Arc<Self>, id: u64, request: Request) {
+        match request {
+            Request::Create(spec) => {
+                let created = match check::spec(&spec) {
+                    Ok(()) => self.driver.create(&spec).await.map_err(Refusal::from),
+                    Err(why) => Err(Refusal::Unacceptable(why)),
+                };
+                match created {
+                    Ok(guest) => {
+                        let number = self.register(&guest);
+                        self.answer(id, Ok((Answer::Created { guest: number }, None)));
+                        self.watch(number, guest);
+                    }
+                    Err(refusal) => self.answer(id, Err(refusal)),
+                }
+            }
+            Request::Adopt => self.adopt(id).await,
+            Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
+            Request::Stats { guest } => self.answer(id, self.stats(guest).await),
+            Request::Kill { guest } => self.answer(id, self.kill(guest).await),
+            Request::Shutdown => unreachable!("handled by the reader"),
+        }
+    }
+
+    async fn adopt(self: &Arc<Self>, id: u64) {
+        let guests = match self.driver.adopt().await {
+            Ok(guests) => guests,
+            Err(error) => return self.answer(id, Err(error.into())),
+        };
+        let numbered: Vec<_> = guests
+            .into_iter()
+            .map(|guest| (self.register(&guest), guest))
+            .collect();
+        let told = numbered
+            .iter()
+            .map(|(number, guest)| (*number, guest.spec().clone()))
+            .collect();
+        self.answer(id, Ok((Answer::Adopted { guests: told }, None)));
+        for (number, guest) in numbered {
+            self.watch(number, guest);
+        }
+    }
+
+    async fn dial(&self, guest: GuestNumber, port: u16) -> Done {
+        let stream = self.guest(guest)?.dial(port).await?;
+        let socket = stream.into_std().map_err(|source| DriverError::Host {
+            operation: "hand over a connection".to_owned(),
+            source,
+        })?;
+        Ok((Answer::Dialled, Some(socket.into())))
+    }
+
+    async fn stats(&self, guest: GuestNumber) -> Done {
+        Ok((Answer::Stats(self.guest(guest)?.stats().await?), None))
+    }
+
+    async fn kill(&self, guest: GuestNumber) -> Done {
+        match self.guest(guest) {
+            Ok(guest) => guest.kill().await?,
+            // Ended meanwhile: what was asked for is so.
+            Err(Refusal::Gone) => {}
+            Err(refusal) => return Err(refusal),
+        }
+        Ok((Answer::Killed, None))
+    }
+
+    async fn shut_down(
+        &self,
+        release: impl AsyncFnOnce(bool) -> io::Result<()>,
+    ) -> Result<(), Refusal> {
+        self.driver.shutdown().await;
+        let empty = self.guests.lock().is_empty();
+        let released = release(empty).await;
+        released.map_err(|error| Refusal::Host("release the host".to_owned(), error.into()))
+    }
+
+    fn guest(&self, number: GuestNumber) -> Result<Arc<dyn Guest>, Refusal> {
+        self.guests
+            .lock()
+            .get(&number)
+            .cloned()
+            .ok_or(Refusal::Gone)
+    }
+
+    fn register(&self, guest: &Arc<dyn Guest>) -> GuestNumber {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.guests.lock().insert(number, Arc::clone(guest));
+        number
+    }
+
+    /// Tells what happens to a guest. Started after the answer that names the guest, so that nothing of it comes first.
+    fn watch(self: &Arc<Self>, number: GuestNumber, guest: Arc<dyn Guest>) {
+        let helper = Arc::clone(self);
+        let mut kills = guest.oom_kills();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    kill = kills.recv() => match kill {
+                        Ok(kill) => helper.say(Word::OomKill { guest: number, kill }, None),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => {
+                            guest.ended().await;
+                            break;
+                        }
+                    },
+                    () = guest.ended() => break,
+                }
+            }
+            helper.guests.lock().remove(&number);
+            helper.say(Word::Ended { guest: number }, None);
+        });
+    }
+
+    fn answer(&self, id: u64, done: Done) {
+        let (result, fd) = match done {
+            Ok((answer, fd)) => (Ok(answer), fd),
+            Err(refusal) => (Err(refusal), None),
+        };
+        self.say(Word::Answer { id, result }, fd);
+    }
+
+    fn say(&self, word: Word, fd: Option<OwnedFd>) {
+        // The writer lives as long as the helper; when both end, nobody is left to be told.
+        let _written = self.queue.send(Outgoing::Word(word, fd));
+    }
+
+    async fn flushed(&self) {
+        let (done, flushed) = oneshot::channel();
+        let _queued = self.queue.send(Outgoing::Flush(done));
+        // An error means that the writer is gone, and with it everything that could be flushed.
+        let _sent = flushed.await;
+    }
+}

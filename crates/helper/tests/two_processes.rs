@@ -1,0 +1,244 @@
+//! Both sides over a real socket pair, with the fake driver behind the helper.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use soulbox_driver::testing::FakeDriver;
+use soulbox_driver::{DialError, Driver, DriverError, OomKill};
+use soulbox_helper::message::{Call, Request, encode};
+use soulbox_helper::{Channel, Ending, RemoteDriver, serve};
+use soulbox_types::{
+    LayerDigest, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+
+fn spec() -> SandboxSpec {
+    SandboxSpec {
+        id: SandboxId::random(),
+        image: TemplateImage {
+            template_id: TemplateId::random(),
+            layers: vec![LayerDigest::from_bytes([1; 32])],
+            default_user: "user".to_owned(),
+            default_workdir: None,
+        },
+        limits: Limits::STANDARD,
+        network: NetworkMode::Internet,
+        env_vars: BTreeMap::new(),
+        envd_access_token: "token".to_owned(),
+    }
+}
+
+/// The helper has a runtime of its own, which can end like a process does: with everything in it.
+struct Pair {
+    fake: FakeDriver,
+    remote: RemoteDriver,
+    helper: Option<Runtime>,
+}
+
+impl Pair {
+    fn end_helper(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            helper.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.end_helper();
+    }
+}
+
+fn pair() -> Pair {
+    let fake = FakeDriver::new();
+    let (ours, theirs) = soulbox_linux::socket::seqpacket_pair().unwrap();
+    let driver: Arc<dyn Driver> = Arc::new(fake.clone());
+    let helper = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    helper.spawn(async move {
+        let channel = Channel::new(theirs).unwrap();
+        serve(channel, driver, async |_| Ok(())).await
+    });
+    Pair {
+        fake,
+        remote: RemoteDriver::new(Channel::new(ours).unwrap(), "namespace"),
+        helper: Some(helper),
+    }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} does not happen"))
+}
+
+#[tokio::test]
+async fn a_guest_is_used_through_the_helper_as_if_it_were_here() {
+    let pair = pair();
+    let wanted = spec();
+    let guest = pair.remote.create(&wanted).await.unwrap();
+    assert_eq!(guest.spec(), &wanted);
+    let fake = pair.fake.guest(&wanted.id).unwrap();
+
+    let mut stream = guest.dial(49983).await.unwrap();
+    let mut other = fake.accept().await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    other.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+
+    let reading = soulbox_driver::GuestStats {
+        pids: 7,
+        oom_kills: 1,
+        ..Default::default()
+    };
+    fake.set_stats(reading);
+    assert_eq!(guest.stats().await.unwrap(), reading);
+
+    let mut kills = guest.oom_kills();
+    let killed = OomKill {
+        name: "python3".to_owned(),
+        pid: Some(12),
+    };
+    fake.tell_oom_kill(killed.clone());
+    assert_eq!(soon("the report", kills.recv()).await.unwrap(), killed);
+
+    guest.kill().await.unwrap();
+    soon("the end", guest.ended()).await;
+    assert!(pair.fake.guests().is_empty());
+    assert!(matches!(guest.dial(1).await, Err(DialError::Gone)));
+    guest.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_asked_for_is_told() {
+    let pair = pair();
+    let guest = pair.remote.create(&spec()).await.unwrap();
+    pair.fake.guests()[0].exit();
+    soon("the end", guest.ended()).await;
+}
+
+#[tokio::test]
+async fn guests_of_an_earlier_helper_are_found() {
+    let pair = pair();
+    let left = spec();
+    pair.fake.add_guest(left.clone());
+    let guests = pair.remote.adopt().await.unwrap();
+    assert_eq!(guests.len(), 1);
+    assert_eq!(guests[0].spec(), &left);
+    guests[0].kill().await.unwrap();
+    soon("the end", guests[0].ended()).await;
+}
+
+#[tokio::test]
+async fn errors_arrive_as_what_they_are() {
+    let pair = pair();
+    pair.fake.fail_next_create(DriverError::StorageFull);
+    let error = pair.remote.create(&spec()).await.unwrap_err();
+    assert!(matches!(error, DriverError::StorageFull), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_request_out_of_bounds_never_reaches_the_driver() {
+    let pair = pair();
+    let mut wanted = spec();
+    wanted.env_vars.insert("A".into(), "x".repeat(2_000_000));
+    let error = pair.remote.create(&wanted).await.unwrap_err();
+    let DriverError::Host { source, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(source.to_string().contains("does not accept"), "{source}");
+    assert!(pair.fake.begun().is_empty());
+}
+
+#[tokio::test]
+async fn an_id_that_is_a_path_is_no_message_at_all() {
+    let wanted = spec();
+    let call = Call {
+        id: 1,
+        request: Request::Create(Box::new(wanted.clone())),
+    };
+    let mut bytes = encode(&call).unwrap();
+    let id = wanted.id.as_str().as_bytes();
+    let place = bytes.windows(id.len()).position(|w| w == id).unwrap();
+    bytes[place..place + id.len()].copy_from_slice(&b"../../../../../etc/passwd"[..id.len()]);
+
+    let fake = FakeDriver::new();
+    let (ours, theirs) = Channel::pair().unwrap();
+    let helper = tokio::spawn(serve(theirs, Arc::new(fake.clone()), async |_| Ok(())));
+    ours.send(&bytes, &[]).await.unwrap();
+    let ending = soon("the helper's end", helper).await.unwrap();
+    assert_eq!(ending.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert!(fake.begun().is_empty());
+}
+
+#[tokio::test]
+async fn a_guest_that_nobody_waits_for_does_not_stay() {
+    let pair = pair();
+    pair.fake.hold_creates();
+    let wanted = spec();
+    let given_up = tokio::time::timeout(Duration::from_millis(50), pair.remote.create(&wanted));
+    assert!(given_up.await.is_err());
+    pair.fake.release_creates();
+    soon("the end of the guest", async {
+        // Two events of another process without a sign of their own; each turn is a look.
+        while pair.fake.begun().is_empty() || !pair.fake.guests().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // It was made before it was ended.
+    assert_eq!(pair.fake.begun(), [wanted.id]);
+}
+
+#[tokio::test]
+async fn a_stop_releases_and_ends_the_helper() {
+    let fake = FakeDriver::new();
+    let (ours, theirs) = Channel::pair().unwrap();
+    let (told, release) = tokio::sync::oneshot::channel();
+    let helper = tokio::spawn(serve(theirs, Arc::new(fake), async move |empty| {
+        told.send(empty)
+            .map_err(|_| io::Error::other("nobody listens"))
+    }));
+    let remote = RemoteDriver::new(ours, "namespace");
+    soon("the stop", remote.shutdown()).await;
+    assert!(release.await.unwrap(), "no guest is left");
+    assert_eq!(
+        soon("the end", helper).await.unwrap().unwrap(),
+        Ending::Down
+    );
+}
+
+#[tokio::test]
+async fn when_the_server_ends_so_does_the_helper_and_guests_stay() {
+    let fake = FakeDriver::new();
+    let (ours, theirs) = Channel::pair().unwrap();
+    let helper = tokio::spawn(serve(theirs, Arc::new(fake.clone()), async |_| Ok(())));
+    fake.add_guest(spec());
+    drop(ours);
+    let ending = soon("the end", helper).await.unwrap().unwrap();
+    assert_eq!(ending, Ending::ServerGone);
+    assert_eq!(fake.guests().len(), 1);
+}
+
+#[tokio::test]
+async fn when_the_helper_ends_calls_fail_and_guests_are_not_called_dead() {
+    let mut pair = pair();
+    let guest = pair.remote.create(&spec()).await.unwrap();
+    pair.fake.hold_creates();
+    let (remote, wanted) = (pair.remote.clone(), spec());
+    let open = tokio::spawn(async move { remote.create(&wanted).await });
+    pair.end_helper();
+    soon("the end of the helper", pair.remote.helper_gone()).await;
+    assert!(open.await.unwrap().is_err());
+    assert!(guest.stats().await.is_err());
+    assert!(guest.kill().await.is_err());
+    let ended = tokio::time::timeout(Duration::from_millis(50), guest.ended());
+    assert!(ended.await.is_err(), "a guest without a helper runs on");
+}

@@ -1,0 +1,89 @@
+//! The privileged process of a server: it holds the place on the host and runs the driver, and listens to nobody but the
+//! server that it was started for.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use soulbox_artifacts::Artifacts;
+use soulbox_driver_linux::NamespaceDriver;
+use soulbox_helper::{Channel, Ending};
+use soulbox_linux::socket;
+use soulbox_net::resolver;
+use soulbox_telemetry::logs;
+
+use super::claim::Claim;
+use super::handover::{Place, Settings, Started, texts};
+use crate::config::Config;
+use crate::embed::PROGRAMS;
+
+/// Most bytes of the server's first word.
+const FIRST_WORD_BYTES: usize = 256 * 1024;
+
+/// Serves the process at the other end of `server` until it is gone.
+pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
+    let first = socket::receive(&server, FIRST_WORD_BYTES)?;
+    let (bytes, _) = first.context("the server is gone")?;
+    match Held::take(&bytes).await {
+        Ok(held) => {
+            let word = serde_json::to_vec(&Started::Ready(held.place()))?;
+            socket::send(&server, &word, &[held.dns.0.as_fd(), held.dns.1.as_fd()])?;
+            held.serve(server).await
+        }
+        Err(error) => {
+            let word = serde_json::to_vec(&Started::Failed(texts(&error)))?;
+            Ok(socket::send(&server, &word, &[])?)
+        }
+    }
+}
+
+/// What the helper holds on the host.
+struct Held {
+    claim: Claim,
+    driver: Arc<NamespaceDriver>,
+    dns: (UdpSocket, TcpListener),
+}
+
+impl Held {
+    async fn take(settings: &[u8]) -> anyhow::Result<Self> {
+        let settings: Settings = serde_json::from_slice(settings)?;
+        let config: Config = settings.load()?;
+        logs::init(&config.log_level, config.log_format)?;
+        let claim = Claim::take(&config.data_dir).await?;
+        // Makes what is missing of the layout; the server only reads it.
+        Artifacts::open(claim.data_dir()).context("cannot open the templates")?;
+        let driver = Arc::new(claim.driver(config.slots_ready.into(), config.disk, PROGRAMS)?);
+        claim.share_with_server()?;
+        let listen = SocketAddr::from((claim.block().gateway(), 53));
+        let dns = resolver::sockets(listen)
+            .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {}", listen.ip()))?;
+        Ok(Self { claim, driver, dns })
+    }
+
+    fn place(&self) -> Place {
+        let block = self.claim.block();
+        Place {
+            data_dir: self.claim.data_dir().to_owned(),
+            server_id: block.server_id(),
+            gateway: block.gateway(),
+            network: block.cidr(),
+        }
+    }
+
+    async fn serve(self, server: OwnedFd) -> anyhow::Result<()> {
+        let Self { claim, driver, dns } = self;
+        // The server has copies. No socket that hears the network stays open here.
+        drop(dns);
+        let channel = Channel::new(server)?;
+        let release = async move |empty: bool| match empty {
+            true => claim.release().map_err(std::io::Error::other),
+            false => Ok(()),
+        };
+        match soulbox_helper::serve(channel, driver, release).await? {
+            Ending::Down => {}
+            Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
+        }
+        Ok(())
+    }
+}

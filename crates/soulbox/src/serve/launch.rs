@@ -1,0 +1,124 @@
+//! The first moments of `soulbox serve`, as root and in one thread: take what only root can take, start the helper,
+//! and become the server, which is nobody.
+//!
+//! The process keeps its number: whoever started it waits for, signals and supervises the server itself.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use rustix::io::FdFlags;
+use soulbox_linux::{exec, socket};
+
+use super::handover::{self, Handover, Place, Settings, Started, TlsTexts};
+use super::reach::make_reachable;
+use crate::config::{Config, Effective};
+
+/// Tells the server's process which descriptors it was left: the numbers, in the order of [`super::Inherited`].
+pub(crate) const HANDOVER_VARIABLE: &str = "SOULBOX_INTERNAL_DESCRIPTORS";
+/// Most bytes of the helper's first word.
+const FIRST_WORD_BYTES: usize = 64 * 1024;
+
+/// Starts the helper and becomes the server. Returns only on failure.
+pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
+    let config = &effective.config;
+    if !rustix::process::geteuid().is_root() {
+        bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
+    }
+    let listener = TcpListener::bind(config.listen).with_context(|| {
+        format!("cannot listen on {}\nFIX: stop what uses that address, or choose another with --listen", config.listen)
+    })?;
+    let tls = tls_texts(config)?;
+    let settings = Settings::of(effective);
+    let (helper, mut dns) = start_helper(&settings)?;
+    let place = dns.place;
+    let handover = Handover {
+        settings,
+        place: place.clone(),
+        tls,
+    };
+    let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
+    let tcp = dns.sockets.pop().context("the helper sent no DNS socket")?;
+    let udp = dns.sockets.pop().context("the helper sent no DNS socket")?;
+    let left = [document, helper, listener.into(), udp, tcp];
+    make_reachable(&place.data_dir)?;
+    Err(become_server(place.server_id, &left))
+}
+
+/// Reads the files here: the server could not, and need not be able to.
+fn tls_texts(config: &Config) -> anyhow::Result<Option<TlsTexts>> {
+    let Some(files) = &config.tls else {
+        return Ok(None);
+    };
+    let read = |path: &std::path::Path| {
+        fs::read(path).with_context(|| {
+            format!(
+                "cannot read {}\nFIX: name a PEM file that exists",
+                path.display()
+            )
+        })
+    };
+    Ok(Some(TlsTexts {
+        cert: read(&files.cert)?,
+        key: read(&files.key)?,
+    }))
+}
+
+struct Helped {
+    place: Place,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Starts the helper and waits until it holds the server's place on the host.
+fn start_helper(settings: &Settings) -> anyhow::Result<(OwnedFd, Helped)> {
+    let (ours, theirs) = socket::seqpacket_pair()?;
+    rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
+    // A process group of its own: Ctrl-C is for the server, which then tells the helper.
+    Command::new("/proc/self/exe")
+        .arg0("soulbox")
+        .args(["helper", "--socket", &theirs.as_raw_fd().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("cannot start the helper")?;
+    drop(theirs);
+    socket::send(&ours, &serde_json::to_vec(settings)?, &[])?;
+    let Some((bytes, sockets)) = socket::receive(&ours, FIRST_WORD_BYTES)? else {
+        bail!("the helper ended before it was ready");
+    };
+    match serde_json::from_slice(&bytes)? {
+        Started::Ready(place) => Ok((ours, Helped { place, sockets })),
+        Started::Failed(texts) => Err(handover::error(texts)),
+    }
+}
+
+/// Executes this program again, with the same arguments, as a user that has no rights anywhere and cannot get any.
+fn become_server(id: u32, left: &[OwnedFd]) -> anyhow::Error {
+    let numbers: Vec<String> = left.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let prepared = left
+        .iter()
+        .try_for_each(|fd| rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty()))
+        .and_then(|()| rustix::thread::set_no_new_privs(true));
+    if let Err(error) = prepared {
+        return io::Error::from(error).into();
+    }
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    // With a user, the standard library also drops every supplementary group.
+    let error = command
+        .args(arguments)
+        .env(HANDOVER_VARIABLE, numbers.join(","))
+        .uid(id)
+        .gid(id)
+        .exec();
+    anyhow::Error::from(error).context("cannot become the server")
+}
