@@ -283,6 +283,16 @@ impl SlotCgroup {
             .collect()
     }
 
+    /// The file that counts the user's processes that were killed for lack of memory, as `oom_kill N`.
+    #[must_use]
+    pub fn user_oom_file(&self) -> PathBuf {
+        let (root, name) = match &self.hierarchies {
+            Hierarchies::Unified { root } => (root, "user/memory.events"),
+            Hierarchies::Legacy { memory, .. } => (memory, "user/memory.oom_control"),
+        };
+        root.join(&self.relative).join(name)
+    }
+
     /// Moves envd out of the user's part. Takes milliseconds of waiting for the kernel: not on the path of a create.
     ///
     /// # Errors
@@ -327,6 +337,7 @@ impl SlotCgroup {
                     disk_used_bytes: 0,
                     pids: number(&read(root, "pids.current")?),
                     oom_kills: keyed(&read(root, "user/memory.events")?, "oom_kill"),
+                    oom_kills_named: 0,
                 })
             }
             Hierarchies::Legacy {
@@ -345,6 +356,7 @@ impl SlotCgroup {
                     disk_used_bytes: 0,
                     pids: number(&read(pids, "pids.current")?),
                     oom_kills: keyed(&read(memory, "user/memory.oom_control")?, "oom_kill"),
+                    oom_kills_named: 0,
                 })
             }
         }

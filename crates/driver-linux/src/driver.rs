@@ -26,6 +26,7 @@ use crate::disk;
 use crate::guest::NamespaceGuest;
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
+use crate::oom::{Guests, KernelLog};
 use crate::plan::{SandboxFiles, launch_plan};
 use crate::slot::{Pool, Slot, SlotError};
 use crate::state::{SandboxState, VERSION};
@@ -61,6 +62,9 @@ pub struct NamespaceDriver {
     cleanups: TaskTracker,
     /// Sandboxes that adoption found gone, and why. Read by whoever forgets them.
     lost: Mutex<HashMap<SandboxId, String>>,
+    guests: Arc<Guests>,
+    /// Held, not read: it ends with the driver.
+    _kernel_log: Option<KernelLog>,
 }
 
 impl NamespaceDriver {
@@ -75,6 +79,12 @@ impl NamespaceDriver {
             settings.block,
             programs,
         )?;
+        let guests = Arc::<Guests>::default();
+        let kernel_log = KernelLog::follow(settings.block, Arc::clone(&guests))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "cannot read /dev/kmsg: processes killed for lack of memory are counted, not named");
+            })
+            .ok();
         let launches = Semaphore::new(host.facts.cpus.len().max(1) * LAUNCHES_PER_CPU);
         Ok(Self {
             host: Arc::new(host),
@@ -84,6 +94,8 @@ impl NamespaceDriver {
             pool: OnceLock::new(),
             cleanups: TaskTracker::new(),
             lost: Mutex::default(),
+            guests,
+            _kernel_log: kernel_log,
         })
     }
 
@@ -136,6 +148,8 @@ impl NamespaceDriver {
             network,
             self.dialer.clone(),
         ));
+        self.guests.enter(&guest);
+        tokio::spawn(Arc::clone(&guest).tell_envd());
         tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool()), self.cleanups.clone()));
         guest
     }

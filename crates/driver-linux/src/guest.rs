@@ -6,19 +6,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats};
+use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
 use soulbox_fault as fault;
 use soulbox_linux::process;
 use soulbox_types::{SandboxSpec, SlotIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
+use crate::oom::Victim;
 use crate::plan::SandboxFiles;
+use crate::report::Reports;
 use crate::slot::Pool;
 use crate::{disk, shadow};
 
@@ -37,6 +39,7 @@ pub(crate) struct NamespaceGuest {
     pub(crate) pidfd: OwnedFd,
     pub(crate) network: Arc<OwnedFd>,
     pub(crate) dialer: Dialer,
+    reports: Reports,
     ended: watch::Sender<bool>,
 }
 
@@ -57,6 +60,7 @@ impl NamespaceGuest {
             pidfd,
             network: Arc::new(network),
             dialer,
+            reports: Reports::default(),
             ended: watch::Sender::new(false),
         }
     }
@@ -71,6 +75,19 @@ impl NamespaceGuest {
         let _cleaning = cleanups.token();
         self.ended.send_replace(true);
         self.clean_up(&pool).await;
+    }
+
+    /// The kernel has killed one of its processes. Called by the thread that reads the kernel's log.
+    pub(crate) fn killed_for_memory(&self, victim: Victim) {
+        self.reports.take(victim);
+    }
+
+    /// Carries what is reported to envd, as long as the guest lives.
+    pub(crate) async fn tell_envd(self: Arc<Self>) {
+        tokio::select! {
+            () = self.ended() => {}
+            () = self.reports.carry(&*self) => {}
+        }
     }
 
     async fn wait_for_end(&self) {
@@ -132,6 +149,7 @@ impl NamespaceGuest {
             .cgroup
             .stats()
             .map_err(host("read the cgroup of a sandbox"))?;
+        stats.oom_kills_named = self.reports.named();
         stats.disk_used_bytes =
             disk::usage(&self.files.upper()).map_err(host("measure the files of a sandbox"))?;
         // Written in place: the file is mounted inside, a new one would not be seen.
@@ -161,6 +179,10 @@ impl Guest for NamespaceGuest {
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
         // A few small reads of kernel files: shorter than handing them to another thread.
         Box::pin(async move { self.read_stats() })
+    }
+
+    fn oom_kills(&self) -> broadcast::Receiver<OomKill> {
+        self.reports.subscribe()
     }
 
     fn ended(&self) -> BoxFuture<'_, ()> {

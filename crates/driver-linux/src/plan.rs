@@ -145,6 +145,7 @@ pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: NetworkMode) -> 
             },
             SlotStep::KeepCgroups {
                 procs_files: cgroup.limit_procs_files(),
+                oom_file: cgroup.user_oom_file(),
             },
             SlotStep::CreateUserNamespace {
                 uid_base: slot.uid_base(),
@@ -223,7 +224,8 @@ pub fn launch_plan(
     LaunchPlan { steps }
 }
 
-/// Descriptors 3 and 4 are the boot document and the status pipe; the kept cgroups follow.
+/// Descriptors 3 and 4 are the boot document and the status pipe; the kept files of cgroups follow, the counter of kills
+/// last.
 fn envd_argv(limit_hierarchies: usize) -> Vec<String> {
     let mut argv = ["envd", "--boot-fd", "3", "--status-fd", "4"]
         .map(str::to_owned)
@@ -231,6 +233,7 @@ fn envd_argv(limit_hierarchies: usize) -> Vec<String> {
     for number in 5..5 + limit_hierarchies {
         argv.extend(["--user-cgroup-fd".to_owned(), number.to_string()]);
     }
+    argv.extend(["--oom-fd".to_owned(), (5 + limit_hierarchies).to_string()]);
     argv
 }
 

@@ -17,8 +17,10 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use soulbox_types::{ErrorKind, SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
+use tokio::sync::broadcast;
 
 /// A boxed future that borrows from `'a`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -111,7 +113,7 @@ pub enum DialError {
 }
 
 /// A reading of what a guest uses, straight from the kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestStats {
     /// CPU time used since the start, in microseconds, over all CPUs.
     pub cpu_usage_us: u64,
@@ -125,6 +127,17 @@ pub struct GuestStats {
     pub pids: u64,
     /// Times the kernel has killed a process of this guest for lack of memory.
     pub oom_kills: u64,
+    /// How many of those were told of by [`Guest::oom_kills`] since this server has the guest.
+    pub oom_kills_named: u64,
+}
+
+/// A process of a guest that the kernel has killed for lack of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OomKill {
+    /// Its name as the kernel has it: at most 15 bytes, chosen by the program.
+    pub name: String,
+    /// Its number as seen inside, where it could still be found out.
+    pub pid: Option<i32>,
 }
 
 /// Creates guests; one per isolation tier.
@@ -166,6 +179,11 @@ pub trait Guest: Debug + Send + Sync {
 
     /// Reads what the guest uses.
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>>;
+
+    /// Tells of each process of the guest that the kernel kills for lack of memory, from now on. At its best: a host
+    /// that lets nobody read its kernel's messages tells nothing, and of very many in a row some are left out.
+    /// [`GuestStats::oom_kills`] counts all of them.
+    fn oom_kills(&self) -> broadcast::Receiver<OomKill>;
 
     /// Resolves when the guest has ended, by itself or by [`Guest::kill`]. May be awaited any number of times.
     fn ended(&self) -> BoxFuture<'_, ()>;

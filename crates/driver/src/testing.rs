@@ -12,10 +12,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use soulbox_types::{SandboxId, SandboxSpec};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats};
+use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill};
 
 /// The fake host. A copy is another handle on the same one.
 #[derive(Debug, Clone)]
@@ -96,6 +96,7 @@ impl FakeDriver {
         let guest = Arc::new(FakeGuest {
             host: Arc::downgrade(&self.host),
             stats: Mutex::default(),
+            oom_kills: broadcast::Sender::new(16),
             ended: CancellationToken::new(),
             kill_fails: AtomicBool::new(false),
             kills: AtomicUsize::new(0),
@@ -162,6 +163,7 @@ pub struct FakeGuest {
     spec: SandboxSpec,
     host: Weak<Host>,
     stats: Mutex<GuestStats>,
+    oom_kills: broadcast::Sender<OomKill>,
     ended: CancellationToken,
     kill_fails: AtomicBool,
     kills: AtomicUsize,
@@ -187,6 +189,12 @@ impl FakeGuest {
     /// What the next readings say.
     pub fn set_stats(&self, stats: GuestStats) {
         *self.stats.lock() = stats;
+    }
+
+    /// Tells that the kernel has killed one of its processes for lack of memory.
+    pub fn tell_oom_kill(&self, kill: OomKill) {
+        // Nobody listens to a guest that no server has taken over.
+        let _listeners = self.oom_kills.send(kill);
     }
 
     /// Whether kills fail from now on.
@@ -243,6 +251,10 @@ impl Guest for FakeGuest {
 
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
         Box::pin(async move { Ok(*self.stats.lock()) })
+    }
+
+    fn oom_kills(&self) -> broadcast::Receiver<OomKill> {
+        self.oom_kills.subscribe()
     }
 
     fn ended(&self) -> BoxFuture<'_, ()> {

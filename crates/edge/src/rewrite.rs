@@ -21,8 +21,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-const RESERVED: [&str; 7] = [
+const RESERVED: [&str; 8] = [
     "/init",
+    "/oom",
     "/freeze",
     "/unfreeze",
     "/collapse",

@@ -5,10 +5,13 @@
 
 mod rest;
 
-pub use rest::{Boot, ComposeRequest, ErrorBody, FileWritten, InitBody, Metrics};
+pub use rest::{Boot, ComposeRequest, ErrorBody, FileWritten, InitBody, Metrics, OomReport};
 
 /// The TCP port of envd in every sandbox.
 pub const PORT: u16 = 49983;
+
+/// Where the server tells envd of a process that the kernel has killed for lack of memory. Never passes the proxy.
+pub const OOM_PATH: &str = "/oom";
 
 /// What envd answers to and the control plane advertises as `envdVersion`.
 ///

@@ -41,6 +41,19 @@ pub struct InitBody {
     pub timestamp: Option<String>,
 }
 
+/// The body of `POST /oom`: the kernel has killed a process of this sandbox for lack of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OomReport {
+    /// The process's name as the kernel has it.
+    pub name: String,
+    /// Its number inside; absent when it was gone before it could be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Its parents by their numbers inside, nearest first; absent with `pid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ancestors: Option<Vec<i32>>,
+}
+
 /// Every error of the plain HTTP endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::filesystem::Watchers;
 use crate::metrics::Meter;
+use crate::oom::OomKills;
 use crate::process::Table;
 use crate::settings::Settings;
 use crate::spawner::Spawner;
@@ -16,6 +17,7 @@ pub(crate) struct App {
     pub(crate) watchers: Watchers,
     pub(crate) spawner: Spawner,
     pub(crate) meter: Meter,
+    pub(crate) oom_kills: Arc<OomKills>,
     /// `PATH` of envd itself, the only variable that users' processes inherit from it.
     pub(crate) inherited_path: String,
 }

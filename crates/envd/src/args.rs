@@ -16,6 +16,8 @@ pub(crate) struct Args {
     pub(crate) status_fd: Option<RawFd>,
     /// Open `cgroup.procs` files of the cgroups that the user's processes belong to.
     pub(crate) user_cgroup_fds: Vec<RawFd>,
+    /// Open file that counts the user's processes killed for lack of memory.
+    pub(crate) oom_fd: Option<RawFd>,
     /// Access token, for running outside a sandbox.
     pub(crate) token: Option<String>,
     /// Account used when a request names none, for running outside a sandbox.
@@ -31,6 +33,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Stri
         boot_fd: None,
         status_fd: None,
         user_cgroup_fds: Vec::new(),
+        oom_fd: None,
         token: None,
         user: None,
         version: false,
@@ -43,13 +46,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Stri
             "--boot-fd" => parsed.boot_fd = Some(number(&option, &value()?)?),
             "--status-fd" => parsed.status_fd = Some(number(&option, &value()?)?),
             "--user-cgroup-fd" => parsed.user_cgroup_fds.push(number(&option, &value()?)?),
+            "--oom-fd" => parsed.oom_fd = Some(number(&option, &value()?)?),
             "--token" => parsed.token = Some(value()?),
             "--user" => parsed.user = Some(value()?),
             "--version" => parsed.version = true,
             _ => {
                 return Err(format!(
                     "unknown option {option}\nFIX: soulbox-envd [--listen ADDRESS:PORT] [--token TOKEN] [--user NAME] \
-                     [--boot-fd N --status-fd N] [--user-cgroup-fd N]..."
+                     [--boot-fd N --status-fd N] [--user-cgroup-fd N]... [--oom-fd N]"
                 ));
             }
         }
@@ -80,13 +84,15 @@ mod tests {
             "4",
             "--user-cgroup-fd",
             "5",
+            "--oom-fd",
+            "6",
         ])
         .unwrap();
         assert_eq!(
             (boot.boot_fd, boot.status_fd, boot.listen.port()),
             (Some(3), Some(4), PORT)
         );
-        assert_eq!(boot.user_cgroup_fds, [5]);
+        assert_eq!((boot.user_cgroup_fds, boot.oom_fd), (vec![5], Some(6)));
         let test = of(&["--listen", "127.0.0.1:0", "--token", "t"]).unwrap();
         assert_eq!((test.listen.port(), test.token.as_deref()), (0, Some("t")));
     }

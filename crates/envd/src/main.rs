@@ -16,6 +16,7 @@ mod filesystem;
 mod idle;
 mod init;
 mod metrics;
+mod oom;
 mod path;
 mod process;
 mod random;
@@ -45,6 +46,7 @@ use crate::app::App;
 use crate::args::Args;
 use crate::filesystem::Watchers;
 use crate::metrics::Meter;
+use crate::oom::OomKills;
 use crate::process::Table;
 use crate::reaper::Reaper;
 use crate::route::Endpoints;
@@ -88,18 +90,16 @@ fn run(args: &Args) -> io::Result<std::convert::Infallible> {
     // Nobody in the sandbox may read the token from this process's memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let status = args.status_fd.map(inherited_fd).transpose()?;
-    let outcome = prepare(args).and_then(|(settings, server, user_cgroups)| {
+    let outcome = prepare(args).and_then(|prepared| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE)
             .build()?;
-        Ok((runtime, settings, server, user_cgroups))
+        Ok((runtime, prepared))
     });
     match outcome {
-        Ok((runtime, settings, server, user_cgroups)) => {
-            runtime.block_on(serve(args, settings, server, user_cgroups, status))
-        }
+        Ok((runtime, prepared)) => runtime.block_on(serve(args, prepared, status)),
         Err(error) => {
             boot::report(status, &format!("{error}"));
             Err(error)
@@ -107,16 +107,30 @@ fn run(args: &Args) -> io::Result<std::convert::Infallible> {
     }
 }
 
-fn prepare(args: &Args) -> io::Result<(Settings, ForkServer, Vec<OwnedFd>)> {
+/// What is there before the runtime.
+struct Prepared {
+    settings: Settings,
+    server: ForkServer,
+    user_cgroups: Vec<OwnedFd>,
+    oom_counter: Option<OwnedFd>,
+}
+
+fn prepare(args: &Args) -> io::Result<Prepared> {
     let user_cgroups: Vec<OwnedFd> = args
         .user_cgroup_fds
         .iter()
         .copied()
         .map(inherited_fd)
         .collect::<io::Result<_>>()?;
+    let oom_counter = args.oom_fd.map(inherited_fd).transpose()?;
     let server = ForkServer::start(&user_cgroups.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>())?;
     raise_descriptor_limit();
-    Ok((settings(args)?, server, user_cgroups))
+    Ok(Prepared {
+        settings: settings(args)?,
+        server,
+        user_cgroups,
+        oom_counter,
+    })
 }
 
 fn settings(args: &Args) -> io::Result<Settings> {
@@ -155,12 +169,10 @@ fn raise_descriptor_limit() {
 
 async fn serve(
     args: &Args,
-    settings: Settings,
-    server: ForkServer,
-    user_cgroups: Vec<OwnedFd>,
+    prepared: Prepared,
     status: Option<OwnedFd>,
 ) -> io::Result<std::convert::Infallible> {
-    let started = start(args, settings, server, user_cgroups);
+    let started = start(args, prepared);
     let (listener, endpoints) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -174,20 +186,16 @@ async fn serve(
     server::serve(listener, endpoints).await
 }
 
-fn start(
-    args: &Args,
-    settings: Settings,
-    server: ForkServer,
-    user_cgroups: Vec<OwnedFd>,
-) -> io::Result<(tokio::net::TcpListener, Endpoints)> {
+fn start(args: &Args, prepared: Prepared) -> io::Result<(tokio::net::TcpListener, Endpoints)> {
     let listener = server::listen(args.listen)?;
     let reaper = Arc::new(Reaper::default());
     reaper.start()?;
     let app = App {
-        settings,
+        settings: prepared.settings,
         processes: Arc::new(Table::default()),
+        oom_kills: Arc::new(OomKills::new(prepared.oom_counter)),
         watchers: Watchers::default(),
-        spawner: Spawner::start(server, user_cgroups, reaper)?,
+        spawner: Spawner::start(prepared.server, prepared.user_cgroups, reaper)?,
         meter: Meter::new(),
         inherited_path: std::env::var("PATH")
             .ok()

@@ -8,6 +8,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, ORIGIN};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use soulbox_envd_proto::OOM_PATH;
 use soulbox_envd_proto::filesystem::FilesystemExt as _;
 use soulbox_envd_proto::process::ProcessExt as _;
 use tower::Service as _;
@@ -17,7 +18,7 @@ use crate::filesystem::FilesystemService;
 use crate::idle::Work;
 use crate::process::ProcessService;
 use crate::reply::{Refusal, Reply, empty, json, no_store};
-use crate::{cors, files, init, rpc_timeout};
+use crate::{cors, files, init, oom, rpc_timeout};
 
 /// Of one RPC message, on the wire and decoded. Inputs of processes are the large ones.
 const MESSAGE_MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -86,13 +87,18 @@ impl Endpoints {
                 .read()
                 .map(|metrics| no_store(json(&metrics))),
             ("/envs", "GET") => Ok(no_store(json(&self.app.settings.variables()))),
+            (OOM_PATH, "POST") => oom::told(&self.app.oom_kills, request).await,
             ("/init", "POST") => init::init(&self.app, request).await,
             ("/files", "GET") => files::download(&self.app, &request),
             ("/files", "POST") => files::upload(&self.app, request).await,
             ("/files/compose", "POST") => files::compose(&self.app, request).await,
-            ("/health" | "/metrics" | "/envs" | "/init" | "/files" | "/files/compose", _) => Err(
-                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
-            ),
+            (
+                "/health" | "/metrics" | "/envs" | "/init" | "/files" | "/files/compose" | OOM_PATH,
+                _,
+            ) => Err(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed",
+            )),
             (rpc, _)
                 if rpc.starts_with("/process.Process/")
                     || rpc.starts_with("/filesystem.Filesystem/") =>

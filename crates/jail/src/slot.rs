@@ -18,7 +18,7 @@ pub(crate) struct Slot {
     pub(crate) network: OwnedFd,
     /// The sandbox's user namespace.
     pub(crate) user: OwnedFd,
-    /// `cgroup.procs` files of the user's limits.
+    /// `cgroup.procs` files of the user's limits, then the counter of kills.
     pub(crate) cgroups: Vec<OwnedFd>,
 }
 
@@ -37,11 +37,15 @@ pub(crate) fn prepare(plan: &SlotPlan) -> Result<Slot, Failure> {
                     fs::write(file, "0").map_err(|e| fail(&file.display().to_string(), e))?;
                 }
             }
-            SlotStep::KeepCgroups { procs_files } => {
-                for path in procs_files {
-                    let opened = fs::File::options().write(true).open(path);
+            SlotStep::KeepCgroups {
+                procs_files,
+                oom_file,
+            } => {
+                let to_write = procs_files.iter().map(|path| (path, true));
+                for (path, write) in to_write.chain([(oom_file, false)]) {
+                    let opened = fs::File::options().write(write).read(!write).open(path);
                     let file = opened.map_err(|e| fail(&path.display().to_string(), e))?;
-                    cgroups.push(exec::lift(file).map_err(|e| fail("cgroup.procs", e))?);
+                    cgroups.push(exec::lift(file).map_err(|e| fail("cgroup file", e))?);
                 }
             }
             SlotStep::CreateUserNamespace { uid_base, count } => {

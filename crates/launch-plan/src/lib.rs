@@ -36,10 +36,13 @@ pub enum SlotStep {
         /// Absolute paths of `cgroup.procs` files.
         procs_files: Vec<PathBuf>,
     },
-    /// Keeps `cgroup.procs` files open for envd: a successor of its fork server puts itself back into the user's limits.
+    /// Keeps files of the user's cgroups open for envd: it puts a successor of its fork server back into the user's
+    /// limits, and knows when one of the user's processes was killed for lack of memory.
     KeepCgroups {
         /// Absolute paths of `cgroup.procs` files.
         procs_files: Vec<PathBuf>,
+        /// Absolute path of the file that counts kills, to be read.
+        oom_file: PathBuf,
     },
     /// Makes the user namespace of the sandbox, maps its ids and keeps it by a file descriptor. It is joined last
     /// and owns nothing: every other namespace belongs to the host.
@@ -210,8 +213,8 @@ pub enum LaunchStep {
         /// Classic BPF instructions: code, jt, jf, k.
         program: Vec<(u16, u8, u8, u32)>,
     },
-    /// Hands over the boot document (3), the status pipe (4) and the kept cgroups (5 and up), closes everything else and
-    /// becomes envd.
+    /// Hands over the boot document (3), the status pipe (4) and the kept files of cgroups (5 and up, the counter of
+    /// kills last), closes everything else and becomes envd.
     ExecEnvd {
         /// Arguments, the program's name first.
         argv: Vec<String>,

@@ -9,7 +9,15 @@ pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
     match step {
         SlotStep::NewSession | SlotStep::UnshareMountIpcUtsCgroup | SlotStep::MakeMountsPrivate => {
         }
-        SlotStep::JoinCgroups { procs_files } | SlotStep::KeepCgroups { procs_files } => {
+        SlotStep::KeepCgroups {
+            procs_files,
+            oom_file,
+        } => {
+            for file in procs_files.iter().chain([oom_file]) {
+                write!(f, " {}", file.display())?;
+            }
+        }
+        SlotStep::JoinCgroups { procs_files } => {
             for file in procs_files {
                 write!(f, " {}", file.display())?;
             }

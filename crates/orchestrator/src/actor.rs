@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use soulbox_driver::{BoxFuture, Guest};
+use soulbox_driver::{BoxFuture, Guest, OomKill};
 use soulbox_fault as fault;
 use soulbox_types::lifecycle::{
     Decision, Outcome, Rejection, Request, State, Transition, complete, decide,
 };
 use soulbox_types::{OnTimeout, SandboxId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::end_time::{EndChange, Run, changed};
 use crate::instruments::{self, KillReason};
@@ -64,6 +64,8 @@ pub(crate) struct Actor {
     in_flight: Option<BoxFuture<'static, Ended>>,
     /// Resolves when the guest ends by itself.
     guest_ended: Option<BoxFuture<'static, ()>>,
+    /// Tells of processes killed for lack of memory.
+    oom_kills: Option<broadcast::Receiver<OomKill>>,
     /// Resolves when a create has taken too long.
     create_deadline: Option<BoxFuture<'static, ()>>,
     creator: Option<Reply<SandboxView>>,
@@ -77,6 +79,7 @@ enum Event {
     Ended(Ended),
     GuestEnded,
     CreateDeadline,
+    OomKill(OomKill),
     Message(Message),
     Stop,
 }
@@ -123,6 +126,7 @@ impl Actor {
             run: None,
             in_flight: None,
             guest_ended: None,
+            oom_kills: None,
             create_deadline: None,
             creator: None,
             kill_reason: None,
@@ -138,6 +142,7 @@ impl Actor {
                 Event::Ended(Ended::Kill(killed)) => self.kill_ended(killed),
                 Event::GuestEnded => self.kill(KillReason::GuestEnded, None),
                 Event::CreateDeadline => self.create_takes_too_long(),
+                Event::OomKill(kill) => self.note_oom_kill(&kill),
                 Event::Message(Message::Kill { reason, reply }) => self.kill(reason, reply),
                 Event::Message(Message::Expire) => self.expire(),
                 Event::Message(Message::SetEnd {
@@ -172,6 +177,7 @@ impl Actor {
                 Event::CreateDeadline
             }
             () = self.node.stop.cancelled(), if idle => Event::Stop,
+            kill = next_kill(&mut self.oom_kills) => Event::OomKill(kill),
             message = self.mailbox.recv() => match message {
                 Some(message) => Event::Message(message),
                 // The table holds a sender as long as the sandbox is in it.
@@ -350,11 +356,21 @@ impl Actor {
     /// Makes a usable sandbox known.
     fn run_begins(&mut self, run: RunningSandbox) {
         let guest: Arc<dyn Guest> = run.guest.clone();
+        self.oom_kills = Some(guest.oom_kills());
         self.guest_ended = Some(Box::pin(async move { guest.ended().await }));
         self.node.live.open_route(self.node.new_route(&run));
         self.node.expiry.set(self.id(), run.record.end_at);
         self.run = Some(run);
         self.publish();
+    }
+
+    fn note_oom_kill(&self, kill: &OomKill) {
+        let about = About {
+            id: &self.handle.id,
+            team: &self.handle.team,
+        };
+        let entry = journal::killed_for_memory(about, self.node.now(), kill);
+        self.node.store.log(entry);
     }
 
     fn answer_creator(&mut self, answer: Result<SandboxView, SandboxError>) {
@@ -479,4 +495,16 @@ async fn when<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+/// The next one there is; never when nobody can tell. Those that came too fast are left out: the sampler counts them.
+async fn next_kill(kills: &mut Option<broadcast::Receiver<OomKill>>) -> OomKill {
+    while let Some(receiver) = kills {
+        match receiver.recv().await {
+            Ok(kill) => return kill,
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *kills = None,
+        }
+    }
+    std::future::pending().await
 }

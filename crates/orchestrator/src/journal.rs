@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use soulbox_driver::OomKill;
 use soulbox_store::{LogEntry, LogLevel, SandboxRecord};
 use soulbox_types::{SandboxId, TeamId, Timestamp};
 
@@ -73,7 +74,20 @@ pub(crate) fn lost(about: About<'_>, at: Timestamp, reason: &str) -> LogEntry {
     )
 }
 
-/// The kernel has killed processes of the sandbox for lack of memory.
+/// The kernel has killed this process of the sandbox for lack of memory.
+pub(crate) fn killed_for_memory(about: About<'_>, at: Timestamp, kill: &OomKill) -> LogEntry {
+    let OomKill { name, pid } = kill;
+    let which = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    let message = format!("Out of memory: the kernel killed {name}{which}");
+    let mut entry = about.entry(at, LogLevel::Warn, message);
+    entry.fields.insert("process".into(), name.clone());
+    if let Some(pid) = pid {
+        entry.fields.insert("pid".into(), pid.to_string());
+    }
+    entry
+}
+
+/// The kernel has killed processes of the sandbox for lack of memory, and nobody knows which.
 pub(crate) fn out_of_memory(about: About<'_>, at: Timestamp, kills: u64) -> LogEntry {
     let mut entry = about.entry(
         at,

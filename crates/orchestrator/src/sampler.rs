@@ -34,7 +34,29 @@ struct Last {
     read_at: Instant,
     at: Timestamp,
     cpu_usage_us: u64,
-    oom_kills: u64,
+    oom: Unnamed,
+}
+
+/// Processes that were killed for lack of memory and that nobody has named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unnamed {
+    /// As of the last reading.
+    seen: u64,
+    /// Of those, how many are in the log, or were before this server began to look.
+    logged: u64,
+}
+
+impl Unnamed {
+    /// What a reading adds to the log, and what is known after it. A kill that has only just been counted may still be
+    /// named, so it waits for the next reading.
+    fn read(last: Option<Self>, seen: u64) -> (u64, Self) {
+        let Some(last) = last else {
+            return (0, Self { seen, logged: seen });
+        };
+        let sure = seen.min(last.seen);
+        let logged = last.logged.max(sure);
+        (logged - last.logged, Self { seen, logged })
+    }
 }
 
 /// Reads until the node stops.
@@ -91,27 +113,29 @@ async fn take(node: &Node, seen: &mut HashMap<SandboxId, Last>, due: Vec<Running
     let mut samples = Vec::with_capacity(readings.len());
     for (record, read_at, at, stats) in readings {
         let last = seen.get(&record.id).copied();
-        let next = |cpu_usage_us, oom_kills| Last {
+        let next = |cpu_usage_us, oom| Last {
             read_at,
             at,
             cpu_usage_us,
-            oom_kills,
+            oom,
         };
         match stats {
             Some(stats) => {
-                note_oom(node, &record, at, last, stats);
+                let oom = note_oom(node, &record, at, last, stats);
                 samples.push(sample(&record, at, last, stats));
-                seen.insert(record.id.clone(), next(stats.cpu_usage_us, stats.oom_kills));
+                seen.insert(record.id.clone(), next(stats.cpu_usage_us, oom));
             }
             // Its turn comes again with the others'; the next reading is measured from the last one that was taken.
             None => {
-                let (usage, ooms) = last.map_or((0, 0), |last| (last.cpu_usage_us, last.oom_kills));
+                let (usage, oom) = last.map_or((0, Unnamed::default()), |last| {
+                    (last.cpu_usage_us, last.oom)
+                });
                 let at = last.map_or(record.started_at, |last| last.at);
                 seen.insert(
                     record.id.clone(),
                     Last {
                         at,
-                        ..next(usage, ooms)
+                        ..next(usage, oom)
                     },
                 );
             }
@@ -148,10 +172,9 @@ fn note_oom(
     at: Timestamp,
     last: Option<Last>,
     stats: GuestStats,
-) {
-    // What was counted before this server began to look has been reported by the one before.
-    let before = last.map(|last| last.oom_kills);
-    let fresh = before.map_or(0, |before| stats.oom_kills.saturating_sub(before));
+) -> Unnamed {
+    let unnamed = stats.oom_kills.saturating_sub(stats.oom_kills_named);
+    let (fresh, known) = Unnamed::read(last.map(|last| last.oom), unnamed);
     if fresh > 0 {
         node.store.log(journal::out_of_memory(
             About {
@@ -162,6 +185,7 @@ fn note_oom(
             fresh,
         ));
     }
+    known
 }
 
 fn sample(
@@ -200,6 +224,19 @@ fn cpu_used_pct(used_us: u64, elapsed: Duration, cpus: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unnamed_kills_are_logged_once_and_a_reading_later() {
+        let mut known = None;
+        let mut log = Vec::new();
+        // Five from before; then two more, of which one is named in the meantime; then three at once.
+        for seen in [5, 5, 7, 6, 6, 9, 9, 9] {
+            let (fresh, next) = Unnamed::read(known, seen);
+            log.push(fresh);
+            known = Some(next);
+        }
+        assert_eq!(log, [0, 0, 0, 1, 0, 0, 3, 0]);
+    }
 
     #[test]
     fn percent_of_all_cpus() {

@@ -106,6 +106,16 @@ fn a_sandbox_outlives_its_server_and_is_adopted() {
             format!("adopted\n{}\n", sandbox.guest.spec().id)
         );
         assert!(sandbox.guest.stats().await.unwrap().pids >= 1);
+        // The new server hears who is killed for memory, and envd hears it from the new server.
+        let greedy = "x = bytearray(900 << 20)";
+        let output = sandbox.run("user", &["python3", "-c", greedy]).await;
+        if std::fs::File::open("/dev/kmsg").is_ok() {
+            let named = "signal: killed (out of memory: killed python3, pid ";
+            assert!(output.status.starts_with(named), "{output:?}");
+        } else {
+            println!("SKIP names of killed processes: /dev/kmsg cannot be read here");
+            assert_eq!(output.status, "signal: killed (out of memory)");
+        }
         // Slots that were only prepared are gone; the new server gives out others.
         assert_eq!(place.slots().len(), 1);
         let beside = driver.create(&spec(&needs)).await.unwrap();

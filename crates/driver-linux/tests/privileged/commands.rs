@@ -33,6 +33,8 @@ pub(crate) struct Output {
     pub(crate) code: i64,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    /// In envd's words.
+    pub(crate) status: String,
 }
 
 impl Sandbox {
@@ -123,6 +125,8 @@ impl Output {
         self.stderr.push_str(&text("stderr"));
         if event["end"].is_object() {
             self.code = event["end"]["exitCode"].as_i64().unwrap_or_default();
+            let status = event["end"]["status"].as_str().unwrap_or_default();
+            status.clone_into(&mut self.status);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_types::Limits;
 
-use crate::commands::Sandbox;
+use crate::commands::{Output, Sandbox};
 use crate::support::{Place, eventually, on_stage};
 
 const ENVD_MEMORY_BYTES: u64 = 64 << 20;
@@ -169,6 +169,77 @@ fn memory_limit_kills_the_greedy_and_spares_envd() {
     });
 }
 
+/// Whether this machine lets its server read who was killed. Elsewhere the name is left out, visibly.
+fn names_are_known() -> bool {
+    let known = fs::File::open("/dev/kmsg").is_ok();
+    if !known {
+        println!("SKIP names of killed processes: /dev/kmsg cannot be read here");
+    }
+    known
+}
+
+const EAT: &str = "x = bytearray(400 << 20)";
+
+#[test]
+fn a_process_killed_for_memory_is_reported_by_name_and_number() {
+    on_stage(async |stage| {
+        let mut spec = stage.spec();
+        spec.limits.memory_mib = 200;
+        let sandbox = stage.create_as(&spec).await;
+        separated(&sandbox).await;
+        let mut reports = sandbox.guest.oom_kills();
+        // The command itself.
+        let mut running = sandbox.start("user", &["python3", "-c", EAT]).await;
+        let (mut output, mut pid) = (Output::default(), None);
+        while let Some(event) = running.next().await {
+            pid = pid.or(event["start"]["pid"].as_i64());
+            output.take(&event);
+        }
+        let pid = pid.unwrap();
+        assert_eq!(output.code, -1, "{output:?}");
+        if names_are_known() {
+            let expected = format!("signal: killed (out of memory: killed python3, pid {pid})");
+            assert_eq!(output.status, expected);
+            let kill = reports.recv().await.unwrap();
+            assert_eq!(
+                (kill.name.as_str(), kill.pid.map(i64::from)),
+                ("python3", Some(pid))
+            );
+        } else {
+            assert_eq!(output.status, "signal: killed (out of memory)");
+        }
+        // A child of it, whose end the command survives. Another command beside it is told nothing.
+        let mut beside = sandbox
+            .start("user", &["sh", "-c", "echo up; sleep 2; exit 1"])
+            .await;
+        let script = format!("python3 -c '{EAT}' & echo child $!; wait $!; exit 3");
+        let output = sandbox.run("user", &["bash", "-c", &script]).await;
+        let child = output
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("child "));
+        let child = child.unwrap();
+        assert_eq!(output.code, 3, "{output:?}");
+        if names_are_known() {
+            let expected = format!("exit status 3 (out of memory: killed python3, pid {child})");
+            assert_eq!(output.status, expected);
+            assert_eq!(reports.recv().await.unwrap().pid, child.parse().ok());
+        }
+        let mut other = Output::default();
+        while let Some(event) = beside.next().await {
+            other.take(&event);
+        }
+        assert_eq!(other.status, "exit status 1");
+        // What does not end for memory says nothing of it.
+        let killed = sandbox.run("user", &["sh", "-c", "kill -9 $$"]).await;
+        assert_eq!(killed.status, "signal: killed");
+        assert_eq!(sandbox.root("echo usable").await, "usable\n");
+        let stats = sandbox.guest.stats().await.unwrap();
+        assert_eq!(stats.oom_kills, 2);
+        assert_eq!(stats.oom_kills_named, if names_are_known() { 2 } else { 0 });
+    });
+}
+
 /// Forks without end, and says how far it came.
 const FORK_WITHOUT_END: &str = r#"
 import os, time
@@ -194,7 +265,7 @@ fn processes_are_limited_and_the_rest_goes_on() {
         let mut bomb = sandbox
             .start("user", &["python3", "-u", "-c", FORK_WITHOUT_END])
             .await;
-        let mut said = crate::commands::Output::default();
+        let mut said = Output::default();
         while !said.stdout.contains('\n') {
             said.take(&bomb.next().await.unwrap());
         }
@@ -352,7 +423,7 @@ fn what_the_kernel_counts_per_user_is_not_shared() {
             let mut others = other
                 .start("root", &["python3", "-u", "-c", &hoard(take)])
                 .await;
-            let mut said = crate::commands::Output::default();
+            let mut said = Output::default();
             while !said.stdout.contains('\n') {
                 said.take(&others.next().await.unwrap());
             }
@@ -370,7 +441,7 @@ fn terminals_are_limited_for_each() {
         let mut hoarding = greedy
             .start("root", &["python3", "-u", "-c", &hoard(take)])
             .await;
-        let mut said = crate::commands::Output::default();
+        let mut said = Output::default();
         while !said.stdout.contains('\n') {
             said.take(&hoarding.next().await.unwrap());
         }

@@ -23,11 +23,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use soulbox_driver::route::Route;
-use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats};
+use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
 use soulbox_edge::{Edge, EdgeConfig, Routes};
 use soulbox_types::{Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,10 @@ impl Guest for FakeGuest {
 
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
         Box::pin(async { Ok(GuestStats::default()) })
+    }
+
+    fn oom_kills(&self) -> broadcast::Receiver<OomKill> {
+        broadcast::Sender::new(1).subscribe()
     }
 
     fn ended(&self) -> BoxFuture<'_, ()> {

@@ -79,6 +79,7 @@ pub(crate) async fn start(
     } = plumbing.map_err(|e| {
         ConnectError::internal(format!("error preparing the process's streams: {e}"))
     })?;
+    let before = app.oom_kills.mark();
     let started = app
         .spawner
         .spawn(spawn, theirs)
@@ -93,11 +94,12 @@ pub(crate) async fn start(
         .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
     app.processes.insert(Arc::clone(&process));
     tokio::spawn(supervise(
-        Arc::clone(&app.processes),
+        Arc::clone(app),
         Arc::clone(&process),
         outputs,
         started.ending.status,
         deadline,
+        before,
     ));
     Ok(Started { process, heard })
 }

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::exit_status::end_event;
 use super::pump::Output;
-use super::table::{Event, Process, Table};
+use super::table::{Event, Process};
+use crate::app::App;
+use crate::oom::Mark;
 use crate::reaper::Exit;
 
 /// Runs until the process has ended and its output too, then tells everybody.
@@ -17,20 +19,22 @@ use crate::reaper::Exit;
 /// Its end waits for its output streams, which its children may hold open: upstream does so, and a background child's
 /// output belongs to the command. Except after a client asked for its death: then its own exit is enough.
 pub(crate) async fn supervise(
-    table: Arc<Table>,
+    app: Arc<App>,
     process: Arc<Process>,
     outputs: Vec<Output>,
     exit: oneshot::Receiver<Exit>,
     deadline: Option<Instant>,
+    before: Mark,
 ) {
     let pumps = join_all(outputs.into_iter().map(|output| output.pump(&process)));
     let (exit, _) = futures_util::future::join(wait(&process, exit, deadline), pumps).await;
     if let Some(input) = &process.input {
         input.close();
     }
-    let end = Arc::new(end_event(exit));
+    let memory = app.oom_kills.note(before, process.pid, exit).await;
+    let end = Arc::new(end_event(exit, memory.as_deref()));
     // First the list, then the listeners: whoever has seen the end must not find the process.
-    table.retire(&process, &end);
+    app.processes.retire(&process, &end);
     let listeners = process.finish(&end);
     join_all(
         listeners

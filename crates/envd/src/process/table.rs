@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn end() -> Arc<EndEvent> {
-        Arc::new(end_event(Exit::Code(0)))
+        Arc::new(end_event(Exit::Code(0), None))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{new_sandbox, pass, pass_until, settle, wait_for, world, world_with};
-use soulbox_driver::{DriverError, GuestStats};
+use soulbox_driver::{DriverError, GuestStats, OomKill};
 use soulbox_orchestrator::SandboxError;
 use soulbox_store::{ListQuery, RecordState};
 use soulbox_types::{ErrorKind, SandboxId, TeamId};
@@ -468,6 +468,7 @@ async fn readings_every_five_seconds() {
         disk_used_bytes: 30,
         pids: 3,
         oom_kills: 2,
+        oom_kills_named: 0,
     });
     let team = &world.team.id;
     let samples = async || {
@@ -507,6 +508,15 @@ async fn readings_every_five_seconds() {
         log[1..],
         ["Out of memory: the kernel killed a process of the sandbox"]
     );
+    guest.tell_oom_kill(OomKill {
+        name: "python3".into(),
+        pid: Some(12),
+    });
+    pass_until("the name in the log", async || {
+        world.log(&id).await.get(2).map(String::as_str)
+            == Some("Out of memory: the kernel killed python3 (process 12)")
+    })
+    .await;
 
     let stranger = TeamId::random();
     assert_eq!(
