@@ -19,65 +19,8 @@ import pytest
 from e2b import CommandExitException, Sandbox, SandboxException, SandboxNotFoundException, SandboxQuery
 
 import host
-from server import Server, from_environment, kill_every_sandbox, patience, prepare_data_dir, wait_until
-
-
-def options(server: Server) -> dict[str, str]:
-    """The client's options for this server, whatever the environment says."""
-    return {"api_url": server.env["E2B_API_URL"], "sandbox_url": server.env["E2B_SANDBOX_URL"], "api_key": server.env["E2B_API_KEY"]}
-
-
-def call(server: Server, method: str, path: str, body=None) -> tuple[int, bytes]:
-    import urllib.error
-    import urllib.request
-
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(server.env["E2B_API_URL"] + path, data, {"X-API-Key": server.env["E2B_API_KEY"], "Content-Type": "application/json"}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-@pytest.fixture
-def started():
-    """Starts servers; whatever became of them, their sandboxes are killed, they are stopped and nothing is left."""
-    servers: list[tuple[Server, dict[str, str]]] = []
-
-    def start(server: Server | None = None, *arguments: str) -> Server:
-        server = server or from_environment("faults", *arguments)
-        servers.append((server, host.snapshot(str(server.data_dir))))
-        return server.start()
-
-    yield start
-    for server, before in servers:
-        if not server.alive():
-            # A dead server's sandboxes live on: the next one on the same directory ends them.
-            server.start()
-        kill_every_sandbox(server.env)
-        assert server.stop() == 0
-    left: dict[str, str] = {}
-    for server, before in servers:
-        of_this = host.leaks(before, str(server.data_dir))
-        left |= of_this
-        # Deleting would reach through a mount that is left.
-        if not any(name.startswith("mount") for name in of_this):
-            server.remove()
-    assert left == {}, left
-
-
-def survivor(server: Server, **opts) -> tuple[Sandbox, int]:
-    """A sandbox with a command that counts up, whose client has left."""
-    sandbox = Sandbox.create(**opts, **options(server))
-    handle = sandbox.commands.run("n=0; while :; do n=$((n+1)); echo $n; echo $n > /tmp/count; sleep 0.1; done", background=True, timeout=0)
-    handle.disconnect()
-    return sandbox, handle.pid
-
-
-def moved(sandbox: Sandbox, server: Server) -> Sandbox:
-    """The same sandbox through the server's new port."""
-    return Sandbox.connect(sandbox.sandbox_id, timeout=1, **options(server))
+from crashing import call, moved, options, survivor
+from server import Server, from_environment, patience, prepare_data_dir, wait_until
 
 
 def test_sandboxes_outlive_a_killed_server(started):

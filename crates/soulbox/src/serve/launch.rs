@@ -9,6 +9,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -35,7 +36,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     })?;
     let tls = tls_texts(config)?;
     let settings = Settings::of(effective);
-    let (helper, mut dns) = start_helper(&settings)?;
+    let (helper, mut dns) = start_helper(&settings, &config.data_dir)?;
     let place = dns.place;
     let handover = Handover {
         settings,
@@ -55,7 +56,7 @@ fn tls_texts(config: &Config) -> anyhow::Result<Option<TlsTexts>> {
     let Some(files) = &config.tls else {
         return Ok(None);
     };
-    let read = |path: &std::path::Path| {
+    let read = |path: &Path| {
         fs::read(path).with_context(|| {
             format!(
                 "cannot read {}\nFIX: name a PEM file that exists",
@@ -75,13 +76,16 @@ struct Helped {
 }
 
 /// Starts the helper and waits until it holds the server's place on the host.
-fn start_helper(settings: &Settings) -> anyhow::Result<(OwnedFd, Helped)> {
+fn start_helper(settings: &Settings, data_dir: &Path) -> anyhow::Result<(OwnedFd, Helped)> {
     let (ours, theirs) = socket::seqpacket_pair()?;
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
     // A process group of its own: Ctrl-C is for the server, which then tells the helper.
     Command::new("/proc/self/exe")
         .arg0("soulbox")
         .args(["helper", "--socket", &theirs.as_raw_fd().to_string()])
+        // For those who look at the list of processes.
+        .arg("--data-dir")
+        .arg(data_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0)
