@@ -19,6 +19,12 @@ HOST_SIDE = "11.22.33.1"
 PRIVATE = ("192.168.177.2", "10.177.0.2", "172.20.177.2", "100.64.177.2", "169.254.177.2")
 PORT = 8080
 NAMES = {"public.conformance.test": PUBLIC, "private.conformance.test": PRIVATE[0]}
+# Below this one, a name is its own answer: `169-254-169-254.ip.conformance.test`.
+NUMBERS = ".ip.conformance.test"
+# A name whose answers change, one after the other: what was public when it was looked at is private when it is used.
+REBINDING = "rebind.conformance.test"
+# Below this one, every name has an answer of every type, as at the far end of a tunnel.
+TUNNEL = ".tunnel.conformance.test"
 
 _SERVER = """
 import http.server, sys
@@ -63,7 +69,8 @@ class Internet:
         # Only the host is known in there: an answer proves that the sandbox's address was translated.
         _ip("-n", self.namespace, "route", "add", f"{HOST_SIDE}/32", "dev", inner)
         for address in PRIVATE:
-            _ip("route", "add", f"{address}/32", "dev", self.cable)
+            # A metric of its own: another run beside this one has the same addresses, and the same server on them.
+            _ip("route", "add", f"{address}/32", "dev", self.cable, "metric", str(os.getpid()))
         self.server = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _SERVER],
             stdin=subprocess.DEVNULL,
@@ -91,17 +98,25 @@ class Dns:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
+        # How often the changing name was asked for: even times lead to the public address.
+        asked = 0
         while True:
             query, peer = self.socket.recvfrom(4096)
             try:
-                self.socket.sendto(answer(query), peer)
-            except (ValueError, IndexError, struct.error):
+                name, kind, question = parse(query)
+                if name == REBINDING and kind == 1:
+                    record = socket.inet_aton((PUBLIC, PRIVATE[0])[asked % 2])
+                    asked += 1
+                else:
+                    record = record_of(name, kind)
+                self.socket.sendto(answer(query, question, name, kind, record), peer)
+            except (ValueError, IndexError, struct.error, OSError):
                 continue
 
 
-def answer(query: bytes) -> bytes:
-    """The answer to one DNS query: an A record for a known name, an empty answer for its other types, else NXDOMAIN."""
-    identity, flags, questions = struct.unpack("!HHH", query[:6])
+def parse(query: bytes) -> tuple[str, int, bytes]:
+    """Name and type of a query, and its question as it stands."""
+    _, flags, questions = struct.unpack("!HHH", query[:6])
     if questions != 1 or flags & 0x8000:
         raise ValueError("not a question")
     labels, at = [], 12
@@ -109,11 +124,28 @@ def answer(query: bytes) -> bytes:
         labels.append(query[at + 1 : at + 1 + query[at]].decode("ascii").lower())
         at += 1 + query[at]
     kind = struct.unpack("!H", query[at + 1 : at + 3])[0]
-    question = query[12 : at + 5]
-    address = NAMES.get(".".join(labels))
-    if address is None:
-        return struct.pack("!6H", identity, 0x8183, 1, 0, 0, 0) + question
-    if kind != 1:
-        return struct.pack("!6H", identity, 0x8180, 1, 0, 0, 0) + question
-    record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(address)
-    return struct.pack("!6H", identity, 0x8180, 1, 1, 0, 0) + question + record
+    return ".".join(labels), kind, query[12 : at + 5]
+
+
+def record_of(name: str, kind: int) -> bytes | None:
+    """The data of the one record of this type that a name has."""
+    if name.endswith(TUNNEL):
+        return {1: socket.inet_aton(PUBLIC), 16: b"\x20" + b"t" * 32}.get(kind, b"n" * 32)
+    if name.endswith(NUMBERS):
+        number = name.removesuffix(NUMBERS)
+        if kind == 1 and number.count("-") == 3 and ":" not in number:
+            return socket.inet_aton(number.replace("-", "."))
+        if kind == 28 and number.startswith("v6-"):
+            return socket.inet_pton(socket.AF_INET6, number.removeprefix("v6-").replace("-", ":"))
+        return None
+    return socket.inet_aton(NAMES[name]) if kind == 1 and name in NAMES else None
+
+
+def answer(query: bytes, question: bytes, name: str, kind: int, record: bytes | None) -> bytes:
+    """The record, an empty answer for other types of a name that is known, else NXDOMAIN."""
+    identity = query[:2]
+    known = name in NAMES or name == REBINDING or name.endswith((NUMBERS, TUNNEL))
+    if record is None:
+        return identity + struct.pack("!5H", 0x8180 if known else 0x8183, 1, 0, 0, 0) + question
+    found = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 0 if name == REBINDING else 5, len(record)) + record
+    return identity + struct.pack("!5H", 0x8180, 1, 1, 0, 0) + question + found
