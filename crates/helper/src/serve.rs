@@ -1,13 +1,14 @@
 //! The helper's side: one client, many requests at a time, each judged and then carried to the driver.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{Driver, DriverError, Guest};
+use soulbox_types::{SandboxId, SandboxSpec};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
@@ -16,6 +17,10 @@ use crate::message::{Answer, Call, GuestNumber, Refusal, Request, Word, decode, 
 
 /// Requests at a time. What is above waits in the socket.
 const OPEN_CALLS: usize = 4096;
+/// Nothing was asked yet; what runs is being found; it was found.
+const START: u8 = 0;
+const STARTING: u8 = 1;
+const STARTED: u8 = 2;
 
 /// Why the helper has nothing more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub async fn serve(
     let helper = Arc::new(Helper {
         driver,
         guests: Mutex::default(),
+        ids: Mutex::default(),
+        start: AtomicU8::new(START),
         numbers: AtomicU64::new(1),
         queue,
     });
@@ -102,6 +109,10 @@ type Done = Result<(Answer, Option<OwnedFd>), Refusal>;
 struct Helper {
     driver: Arc<dyn Driver>,
     guests: Mutex<HashMap<GuestNumber, Arc<dyn Guest>>>,
+    /// Sandboxes that run or are being created.
+    ids: Mutex<HashSet<SandboxId>>,
+    /// How far the start is: what runs is found once, and before anything new is made.
+    start: AtomicU8,
     numbers: AtomicU64,
     queue: mpsc::UnboundedSender<Outgoing>,
 }
@@ -109,20 +120,14 @@ struct Helper {
 impl Helper {
     async fn carry_out(self: &Arc<Self>, id: u64, request: Request) {
         match request {
-            Request::Create(spec) => {
-                let created = match check::spec(&spec) {
-                    Ok(()) => self.driver.create(&spec).await.map_err(Refusal::from),
-                    Err(why) => Err(Refusal::Unacceptable(why)),
-                };
-                match created {
-                    Ok(guest) => {
-                        let number = self.register(&guest);
-                        self.answer(id, Ok((Answer::Created { guest: number }, None)));
-                        self.watch(number, guest);
-                    }
-                    Err(refusal) => self.answer(id, Err(refusal)),
+            Request::Create(spec) => match self.create(&spec).await {
+                Ok(guest) => {
+                    let number = self.register(&guest);
+                    self.answer(id, Ok((Answer::Created { guest: number }, None)));
+                    self.watch(number, guest);
                 }
-            }
+                Err(refusal) => self.answer(id, Err(refusal)),
+            },
             Request::Adopt => self.adopt(id).await,
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
@@ -131,11 +136,40 @@ impl Helper {
         }
     }
 
+    async fn create(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, Refusal> {
+        let unacceptable = |why: &str| Refusal::Unacceptable(why.to_owned());
+        check::spec(spec).map_err(Refusal::Unacceptable)?;
+        if self.start.load(Ordering::Acquire) != STARTED {
+            return Err(unacceptable("what runs must be found first"));
+        }
+        if !self.ids.lock().insert(spec.id.clone()) {
+            return Err(unacceptable("there is a sandbox of this id"));
+        }
+        let created = self.driver.create(spec).await;
+        if created.is_err() {
+            self.ids.lock().remove(&spec.id);
+        }
+        Ok(created?)
+    }
+
     async fn adopt(self: &Arc<Self>, id: u64) {
+        let first =
+            self.start
+                .compare_exchange(START, STARTING, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_err() {
+            let why = "what runs was found already".to_owned();
+            return self.answer(id, Err(Refusal::Unacceptable(why)));
+        }
         let guests = match self.driver.adopt().await {
             Ok(guests) => guests,
-            Err(error) => return self.answer(id, Err(error.into())),
+            Err(error) => {
+                self.start.store(START, Ordering::Release);
+                return self.answer(id, Err(error.into()));
+            }
         };
+        let ids = guests.iter().map(|guest| guest.spec().id.clone());
+        self.ids.lock().extend(ids);
+        self.start.store(STARTED, Ordering::Release);
         let numbered: Vec<_> = guests
             .into_iter()
             .map(|guest| (self.register(&guest), guest))
@@ -217,6 +251,7 @@ impl Helper {
                 }
             }
             helper.guests.lock().remove(&number);
+            helper.ids.lock().remove(&guest.spec().id);
             helper.say(Word::Ended { guest: number }, None);
         });
     }

@@ -1,5 +1,11 @@
 //! Both sides over a real socket pair, with the fake driver behind the helper.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed step fails the test"
+)]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -52,7 +58,14 @@ impl Drop for Pair {
     }
 }
 
-fn pair() -> Pair {
+/// A pair whose helper has been asked what runs, as every server does first.
+async fn pair() -> Pair {
+    let pair = unasked_pair();
+    pair.remote.adopt().await.unwrap();
+    pair
+}
+
+fn unasked_pair() -> Pair {
     let fake = FakeDriver::new();
     let (ours, theirs) = soulbox_linux::socket::seqpacket_pair().unwrap();
     let driver: Arc<dyn Driver> = Arc::new(fake.clone());
@@ -80,7 +93,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn a_guest_is_used_through_the_helper_as_if_it_were_here() {
-    let pair = pair();
+    let pair = pair().await;
     let wanted = spec();
     let guest = pair.remote.create(&wanted).await.unwrap();
     assert_eq!(guest.spec(), &wanted);
@@ -118,7 +131,7 @@ async fn a_guest_is_used_through_the_helper_as_if_it_were_here() {
 
 #[tokio::test]
 async fn an_end_that_nobody_asked_for_is_told() {
-    let pair = pair();
+    let pair = pair().await;
     let guest = pair.remote.create(&spec()).await.unwrap();
     pair.fake.guests()[0].exit();
     soon("the end", guest.ended()).await;
@@ -126,7 +139,7 @@ async fn an_end_that_nobody_asked_for_is_told() {
 
 #[tokio::test]
 async fn guests_of_an_earlier_helper_are_found() {
-    let pair = pair();
+    let pair = unasked_pair();
     let left = spec();
     pair.fake.add_guest(left.clone());
     let guests = pair.remote.adopt().await.unwrap();
@@ -138,7 +151,7 @@ async fn guests_of_an_earlier_helper_are_found() {
 
 #[tokio::test]
 async fn errors_arrive_as_what_they_are() {
-    let pair = pair();
+    let pair = pair().await;
     pair.fake.fail_next_create(DriverError::StorageFull);
     let error = pair.remote.create(&spec()).await.unwrap_err();
     assert!(matches!(error, DriverError::StorageFull), "{error:?}");
@@ -146,7 +159,7 @@ async fn errors_arrive_as_what_they_are() {
 
 #[tokio::test]
 async fn a_request_out_of_bounds_never_reaches_the_driver() {
-    let pair = pair();
+    let pair = pair().await;
     let mut wanted = spec();
     wanted.env_vars.insert("A".into(), "x".repeat(2_000_000));
     let error = pair.remote.create(&wanted).await.unwrap_err();
@@ -180,7 +193,7 @@ async fn an_id_that_is_a_path_is_no_message_at_all() {
 
 #[tokio::test]
 async fn a_guest_that_nobody_waits_for_does_not_stay() {
-    let pair = pair();
+    let pair = pair().await;
     pair.fake.hold_creates();
     let wanted = spec();
     let given_up = tokio::time::timeout(Duration::from_millis(50), pair.remote.create(&wanted));
@@ -229,7 +242,7 @@ async fn when_the_server_ends_so_does_the_helper_and_guests_stay() {
 
 #[tokio::test]
 async fn when_the_helper_ends_calls_fail_and_guests_are_not_called_dead() {
-    let mut pair = pair();
+    let mut pair = pair().await;
     let guest = pair.remote.create(&spec()).await.unwrap();
     pair.fake.hold_creates();
     let (remote, wanted) = (pair.remote.clone(), spec());
@@ -241,4 +254,32 @@ async fn when_the_helper_ends_calls_fail_and_guests_are_not_called_dead() {
     assert!(guest.kill().await.is_err());
     let ended = tokio::time::timeout(Duration::from_millis(50), guest.ended());
     assert!(ended.await.is_err(), "a guest without a helper runs on");
+}
+
+#[tokio::test]
+async fn what_runs_is_found_once_and_first() {
+    let pair = unasked_pair();
+    assert!(pair.remote.create(&spec()).await.is_err());
+    assert!(pair.fake.begun().is_empty());
+    pair.fake.fail_next_create(DriverError::StorageFull);
+    assert!(pair.remote.adopt().await.is_err(), "told to fail");
+    pair.remote.adopt().await.unwrap();
+    assert!(pair.remote.adopt().await.is_err());
+    pair.remote.create(&spec()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sandbox_cannot_be_made_where_one_is() {
+    let pair = unasked_pair();
+    let left = spec();
+    pair.fake.add_guest(left.clone());
+    let guests = pair.remote.adopt().await.unwrap();
+    assert!(pair.remote.create(&left).await.is_err());
+    let wanted = spec();
+    pair.fake.fail_next_create(DriverError::StorageFull);
+    assert!(pair.remote.create(&wanted).await.is_err(), "told to fail");
+    pair.remote.create(&wanted).await.unwrap();
+    assert!(pair.remote.create(&wanted).await.is_err());
+    guests[0].kill().await.unwrap();
+    pair.remote.create(&left).await.unwrap();
 }
