@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use soulbox_fault as fault;
+use soulbox_linux::loopdev::Bound;
 use soulbox_linux::{namespace, process};
 use soulbox_types::{SandboxId, SlotIndex};
 
@@ -96,14 +97,16 @@ pub(crate) fn find(host: &Host) -> io::Result<Found> {
         clear(lost);
         fault::point!("start.remains-removed");
     }
+    host.disks.keep_only(&found.taken)?;
     Ok(found)
 }
 
 fn look(host: &Host) -> io::Result<Found> {
     let (mut running, mut lost, mut taken) = (Vec::new(), Vec::new(), HashSet::new());
+    let devices = host.disks.loop_devices()?;
     for entry in fs::read_dir(host.sandboxes_dir())? {
         let directory = entry?.path();
-        match reopen(host, &directory) {
+        match reopen(host, &directory, &devices) {
             // Two records of one slot: at most one is true, and no more than one sandbox can be in a slot.
             Ok(finished) if taken.contains(&finished.place.0.index()) => {
                 let why =
@@ -136,7 +139,7 @@ fn lose(directory: PathBuf, why: NotRunning) -> Lost {
     }
 }
 
-fn reopen(host: &Host, directory: &Path) -> Result<Finished, NotRunning> {
+fn reopen(host: &Host, directory: &Path, devices: &[Bound]) -> Result<Finished, NotRunning> {
     let state =
         SandboxState::read(directory).map_err(|error| NotRunning::dead(error.to_string()))?;
     if directory
@@ -182,12 +185,17 @@ fn reopen(host: &Host, directory: &Path) -> Result<Finished, NotRunning> {
         return Err(NotRunning::dead("its process has ended"));
     };
     let files = host.files(state.spec.id.as_str());
+    let place = (state.slot, &files, &state.spec.limits);
+    let Ok(disk) = host.disks.reopen(state.backing, place, state.pid, devices) else {
+        return Err(NotRunning::alive("its disk cannot be opened", pidfd, None));
+    };
     Ok(Finished {
         spec: state.spec,
         place: (state.slot, cgroup, files),
         pid: state.pid,
         pidfd,
         network,
+        disk,
     })
 }
 

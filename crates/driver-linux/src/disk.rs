@@ -1,13 +1,21 @@
 //! The files of one sandbox on the host: made before the launch, measured while it runs, removed after.
+//!
+//! `backing` decides how the kernel keeps them within their limit; `image` and `quota` are the two ways.
+
+mod backing;
+mod image;
+mod quota;
 
 use std::ffi::{CStr, CString};
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use soulbox_driver::GuestStats;
 use soulbox_fault as fault;
@@ -17,6 +25,10 @@ use crate::host::Host;
 use crate::plan::SandboxFiles;
 use crate::shadow;
 
+pub use backing::{Backing, BackingChoice, DiskSettings, NoBacking, probe};
+pub(crate) use backing::{Disk, Disks};
+pub(crate) use image::Image;
+
 /// A directory itself, never what a link leads to.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -25,28 +37,10 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// Entries that one measurement looks at. A sandbox with more is measured low rather than slow.
 const USAGE_ENTRIES: usize = 5000;
 
-/// Makes the files. What the sandbox's network needs in `/etc` is written straight into its own layer: no mounts, and
-/// root inside may change it like on any machine.
-pub(crate) fn create(
-    host: &Host,
-    files: &SandboxFiles,
-    spec: &SandboxSpec,
-    slot: SlotIndex,
-) -> io::Result<()> {
-    let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-    private(&files.directory)?;
+/// Makes the directory of a sandbox and what it shows of the host.
+pub(crate) fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(&files.directory)?;
     fault::point!("create.directory-made");
-    private(&files.disk())?;
-    DirBuilder::new().mode(0o755).create(files.upper())?;
-    private(&files.work())?;
-    let etc = files.upper().join("etc");
-    DirBuilder::new().mode(0o755).create(&etc)?;
-    fs::write(etc.join("hostname"), format!("{}\n", spec.id))?;
-    fs::write(etc.join("hosts"), hosts(spec.id.as_str()))?;
-    fs::write(
-        etc.join("resolv.conf"),
-        format!("nameserver {}\n", slot.block().gateway()),
-    )?;
     fs::create_dir(files.directory.join("proc"))?;
     fs::write(
         files.proc_file("meminfo"),
@@ -56,6 +50,24 @@ pub(crate) fn create(
         files.proc_file("cpuinfo"),
         shadow::cpuinfo(&host.cpuinfo, spec.limits.vcpu_count),
     )
+}
+
+/// Writes what the sandbox's network needs in `/etc` straight into its own layer: no mounts, and root inside may change
+/// it like on any machine.
+pub(crate) fn furnish(disk: &Disk, spec: &SandboxSpec, slot: SlotIndex) -> io::Result<()> {
+    let upper = openat(disk.root(), "upper", DIRECTORY, Mode::empty())?;
+    mkdirat(&upper, "etc", Mode::from_raw_mode(0o755))?;
+    let etc = openat(&upper, "etc", DIRECTORY, Mode::empty())?;
+    write(&etc, "hostname", &format!("{}\n", spec.id))?;
+    write(&etc, "hosts", &hosts(spec.id.as_str()))?;
+    let resolver = format!("nameserver {}\n", slot.block().gateway());
+    write(&etc, "resolv.conf", &resolver)
+}
+
+fn write(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
+    File::from(file).write_all(text.as_bytes())
 }
 
 fn hosts(name: &str) -> String {
@@ -128,8 +140,8 @@ fn empty(directory: &OwnedFd, full: &mut impl FnMut(&CStr) -> io::Result<()>) ->
 }
 
 /// Bytes that a sandbox's own layer takes on the disk.
-pub(crate) fn usage(upper: &Path) -> io::Result<u64> {
-    let mut pending = vec![openat(CWD, upper, DIRECTORY, Mode::empty())?];
+pub(crate) fn usage(upper: impl AsFd) -> io::Result<u64> {
+    let mut pending = vec![openat(upper, ".", DIRECTORY, Mode::empty())?];
     let (mut bytes, mut entries) = (0, 0);
     while let Some(directory) = pending.pop() {
         let mut reader = Dir::read_from(&directory)?;
@@ -168,7 +180,8 @@ mod tests {
         fs::create_dir(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("a/f"), vec![1; 10_000]).unwrap();
         std::os::unix::fs::symlink("/usr", dir.path().join("link")).unwrap();
-        let bytes = usage(dir.path()).unwrap();
+        let top = openat(CWD, dir.path(), DIRECTORY, Mode::empty()).unwrap();
+        let bytes = usage(top).unwrap();
         assert!((10_000..100_000).contains(&bytes), "{bytes}");
     }
 

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::adopt::{self, empty};
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
-use crate::disk;
+use crate::disk::{self, Disk, DiskSettings, Image};
 use crate::guest::NamespaceGuest;
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
@@ -49,6 +49,8 @@ pub struct Settings {
     pub block: Block,
     /// Slots to keep ready.
     pub slots_ready: usize,
+    /// How disks are limited.
+    pub disk: DiskSettings,
 }
 
 /// The namespace tier.
@@ -77,6 +79,7 @@ impl NamespaceDriver {
             &settings.data_dir,
             &settings.layers_dir,
             settings.block,
+            settings.disk,
             programs,
         )?;
         let guests = Arc::<Guests>::default();
@@ -139,6 +142,7 @@ impl NamespaceDriver {
             place,
             pidfd,
             network,
+            disk,
             ..
         } = finished;
         let guest = Arc::new(NamespaceGuest::new(
@@ -146,6 +150,7 @@ impl NamespaceDriver {
             place,
             pidfd,
             network,
+            disk,
             self.dialer.clone(),
         ));
         self.guests.enter(&guest);
@@ -167,7 +172,12 @@ impl NamespaceDriver {
                 source,
             })?;
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.extend(found.lost.into_iter().filter_map(|lost| Some((lost.id?, lost.reason))));
+        lost.extend(
+            found
+                .lost
+                .into_iter()
+                .filter_map(|lost| Some((lost.id?, lost.reason))),
+        );
         drop(lost);
         // The pool starts only now, when it is known which slots are taken.
         self.pool
@@ -233,6 +243,7 @@ pub(crate) struct Finished {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) network: OwnedFd,
+    pub(crate) disk: Disk,
 }
 
 /// One create, on a blocking thread.
@@ -244,16 +255,28 @@ struct Launch {
 
 impl Launch {
     fn run(self) -> Result<Finished, DriverError> {
+        let full = self.host.disks.host_is_full();
+        if full.map_err(|source| host_error("look at the host's free space", source))? {
+            return Err(DriverError::StorageFull);
+        }
         let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
         fault::point!("create.slot-leased");
         let files = self.host.files(self.spec.id.as_str());
-        match self.fill(&mut slot, &files) {
+        let disk = match self.make_disk(&mut slot, &files) {
+            Ok(disk) => disk,
+            Err(error) => {
+                self.undo(slot, &files, None);
+                return Err(error);
+            }
+        };
+        match self.fill(&mut slot, &files, &disk) {
             Ok(launched) => {
                 let Slot {
                     index,
                     cgroup,
                     network,
                     jail,
+                    ..
                 } = slot;
                 drop(jail);
                 let (pid, pidfd) = (launched.pid, launched.pidfd);
@@ -263,16 +286,31 @@ impl Launch {
                     pid,
                     pidfd,
                     network,
+                    disk,
                 })
             }
             Err(error) => {
-                self.undo(slot, &files);
+                self.undo(slot, &files, Some(disk));
                 Err(error)
             }
         }
     }
 
-    fn fill(&self, slot: &mut Slot, files: &SandboxFiles) -> Result<Launched, DriverError> {
+    fn make_disk(&self, slot: &mut Slot, files: &SandboxFiles) -> Result<Disk, DriverError> {
+        disk::create(&self.host, files, &self.spec)
+            .and_then(|()| {
+                let (disks, limits) = (&self.host.disks, &self.spec.limits);
+                disks.fit(&mut slot.ahead, slot.index, files, limits)
+            })
+            .map_err(|source| host_error("make the disk of a sandbox", source))
+    }
+
+    fn fill(
+        &self,
+        slot: &mut Slot,
+        files: &SandboxFiles,
+        disk: &Disk,
+    ) -> Result<Launched, DriverError> {
         let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
         let places = self
             .host
@@ -284,7 +322,7 @@ impl Launch {
                 source,
             })?;
         }
-        disk::create(&self.host, files, &self.spec, slot.index)
+        disk::furnish(disk, &self.spec, slot.index)
             .and_then(|()| fault::point!("create.files-made", fallible))
             .map_err(host("make the files of a sandbox"))?;
         slot.cgroup
@@ -300,7 +338,7 @@ impl Launch {
         let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
         let launched = slot
             .jail
-            .launch(&plan, [&self.host.envd, &boot, &status_write])
+            .launch(&plan, [&self.host.envd, &boot, &status_write], disk.mount())
             .map_err(jail_error)?;
         drop(status_write);
         match self.finish(slot, files, &launched, status_read) {
@@ -340,6 +378,7 @@ impl Launch {
             boot_id: self.host.boot_id.clone(),
             spec: self.spec.clone(),
             slot: slot.index,
+            backing: self.host.disks.backing(),
             pid,
             start_time: process::start_time(pid)?,
         };
@@ -364,15 +403,19 @@ impl Launch {
         Ok(memory)
     }
 
-    fn undo(&self, slot: Slot, files: &SandboxFiles) {
+    fn undo(&self, slot: Slot, files: &SandboxFiles, disk: Option<Disk>) {
         let Slot {
             index,
             cgroup,
             network,
             jail,
+            ahead,
         } = slot;
         drop((jail, network));
-        let left = disk::remove(&files.directory).and_then(|()| empty(&cgroup));
+        let left = disk::remove(&files.directory)
+            .and_then(|()| disk.map_or(Ok(()), Disk::discard))
+            .and_then(|()| ahead.map_or(Ok(()), Image::discard))
+            .and_then(|()| empty(&cgroup));
         match left {
             Ok(()) => self.pool.release(index),
             Err(error) => {
@@ -415,6 +458,7 @@ fn slot_error(error: SlotError) -> DriverError {
     match error {
         SlotError::Exhausted => DriverError::NoSlot,
         SlotError::Cgroup(source) => host_error("make the cgroups of a sandbox", source),
+        SlotError::Disk(source) => host_error("make the disk of a sandbox", source),
         SlotError::Jail(error) => jail_error(error),
     }
 }

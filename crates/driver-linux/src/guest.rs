@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
+use crate::disk::{self, Disk};
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
+use crate::shadow;
 use crate::slot::Pool;
-use crate::{disk, shadow};
 
 /// How often the kernel is asked again whether a cgroup is empty, and how many times. Processes are dead by then; what
 /// is waited for is their last accounting.
@@ -40,6 +41,8 @@ pub(crate) struct NamespaceGuest {
     pub(crate) network: Arc<OwnedFd>,
     pub(crate) dialer: Dialer,
     reports: Reports,
+    /// Taken when it is ended.
+    disk: Mutex<Option<Disk>>,
     ended: watch::Sender<bool>,
 }
 
@@ -49,6 +52,7 @@ impl NamespaceGuest {
         place: (SlotIndex, SlotCgroup, SandboxFiles),
         pidfd: OwnedFd,
         network: OwnedFd,
+        disk: Disk,
         dialer: Dialer,
     ) -> Self {
         let (slot, cgroup, files) = place;
@@ -61,6 +65,7 @@ impl NamespaceGuest {
             network: Arc::new(network),
             dialer,
             reports: Reports::default(),
+            disk: Mutex::new(Some(disk)),
             ended: watch::Sender::new(false),
         }
     }
@@ -112,8 +117,7 @@ impl NamespaceGuest {
 
     async fn clean_up(self: &Arc<Self>, pool: &Arc<Pool>) {
         let guest = Arc::clone(self);
-        let removed =
-            tokio::task::spawn_blocking(move || disk::remove(&guest.files.directory)).await;
+        let removed = tokio::task::spawn_blocking(move || guest.remove_files()).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, sandbox.id = %self.spec.id, "files of a sandbox stay until the next start");
         }
@@ -138,6 +142,22 @@ impl NamespaceGuest {
         tracing::warn!(sandbox.id = %self.spec.id, "cgroups of a sandbox stay busy; its slot is given up");
     }
 
+    fn remove_files(&self) -> io::Result<()> {
+        let removed = disk::remove(&self.files.directory);
+        let disk = self
+            .disk
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        removed.and(disk.map_or(Ok(()), Disk::discard))
+    }
+
+    /// Nothing, once it has ended.
+    fn disk_used_bytes(&self) -> io::Result<u64> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.as_ref().map_or(Ok(0), Disk::used_bytes)
+    }
+
     fn read_stats(&self) -> Result<GuestStats, DriverError> {
         let host = |operation: &'static str| {
             move |source| DriverError::Host {
@@ -150,8 +170,9 @@ impl NamespaceGuest {
             .stats()
             .map_err(host("read the cgroup of a sandbox"))?;
         stats.oom_kills_named = self.reports.named();
-        stats.disk_used_bytes =
-            disk::usage(&self.files.upper()).map_err(host("measure the files of a sandbox"))?;
+        stats.disk_used_bytes = self
+            .disk_used_bytes()
+            .map_err(host("measure the disk of a sandbox"))?;
         // Written in place: the file is mounted inside, a new one would not be seen.
         fs::write(
             self.files.proc_file("meminfo"),

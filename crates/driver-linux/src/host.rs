@@ -14,6 +14,7 @@ use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup};
+use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::seccomp;
 
@@ -31,6 +32,7 @@ pub struct Programs<'a> {
 pub(crate) struct Host {
     pub(crate) block: Block,
     pub(crate) hierarchies: Hierarchies,
+    pub(crate) disks: Disks,
     pub(crate) facts: HostFacts,
     pub(crate) cpuinfo: String,
     pub(crate) seccomp: Vec<Instruction>,
@@ -48,6 +50,7 @@ impl Host {
         data_dir: &Path,
         layers_dir: &Path,
         block: Block,
+        disk: DiskSettings,
         programs: Programs<'_>,
     ) -> io::Result<Self> {
         let hierarchies = Hierarchies::detect()?;
@@ -70,9 +73,11 @@ impl Host {
             .create(run.join("empty"))?;
         fs::set_permissions(run.join("empty"), Permissions::from_mode(0o755))?;
         fs::write(run.join("empty-file"), "")?;
+        let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
-            facts: facts(&hierarchies)?,
+            facts: facts(&hierarchies, disks.backing())?,
+            disks,
             hierarchies,
             cpuinfo: fs::read_to_string("/proc/cpuinfo")?,
             seccomp: seccomp::program(),
@@ -128,7 +133,9 @@ pub fn plans_for(
     slot: SlotIndex,
 ) -> io::Result<(SlotPlan, LaunchPlan)> {
     let hierarchies = Hierarchies::detect()?;
-    let facts = facts(&hierarchies)?;
+    // What cannot be tried here is taken to be what most hosts have.
+    let backing = disk::probe(data_dir, BackingChoice::Auto).unwrap_or(Backing::Image);
+    let facts = facts(&hierarchies, backing)?;
     let run = data_dir.join("run");
     let visible = usize::try_from(spec.limits.vcpu_count)
         .unwrap_or(usize::MAX)
@@ -151,7 +158,7 @@ pub fn plans_for(
     ))
 }
 
-fn facts(hierarchies: &Hierarchies) -> io::Result<HostFacts> {
+fn facts(hierarchies: &Hierarchies, backing: Backing) -> io::Result<HostFacts> {
     let cpus = rustix::thread::sched_getaffinity(None)?;
     let cpus = (0..u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(1024))
         .filter(|cpu| usize::try_from(*cpu).is_ok_and(|cpu| cpus.is_set(cpu)))
@@ -171,6 +178,7 @@ fn facts(hierarchies: &Hierarchies) -> io::Result<HostFacts> {
         cpus,
         proc_entries,
         limit_hierarchies: hierarchies.split_count(),
+        own_disks: backing == Backing::Image,
         may_protect_envd: effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE),
         open_files_limit: open_files.unwrap_or(u64::MAX),
     })

@@ -85,11 +85,13 @@ impl Jail {
         &mut self,
         plan: &LaunchPlan,
         fds: [&OwnedFd; 3],
+        disk: Option<&OwnedFd>,
     ) -> Result<Launched, JailError> {
         let bytes = plan
             .encode()
             .map_err(|e| talk("address")(io::Error::other(e)))?;
-        self.send(&bytes, &fds.map(AsFd::as_fd))?;
+        let fds: Vec<_> = fds.into_iter().chain(disk).map(AsFd::as_fd).collect();
+        self.send(&bytes, &fds)?;
         match self.receive()? {
             (Reply::Cloned { pid }, mut fds) if fds.len() == 1 => Ok(Launched {
                 pid,

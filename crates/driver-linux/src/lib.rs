@@ -8,7 +8,7 @@
 mod adopt;
 pub mod cgroup;
 mod dial;
-mod disk;
+pub mod disk;
 mod driver;
 mod guest;
 mod host;
@@ -21,5 +21,6 @@ pub mod shadow;
 mod slot;
 mod state;
 
+pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};
 pub use host::{Programs, plans_for};

@@ -21,6 +21,8 @@ pub struct HostFacts {
     pub proc_entries: BTreeSet<String>,
     /// Hierarchies in which the user's processes have limits of their own.
     pub limit_hierarchies: usize,
+    /// Whether each sandbox gets a file system of its own.
+    pub own_disks: bool,
     /// Whether this server may lower `oom_score_adj` (CAP_SYS_RESOURCE).
     pub may_protect_envd: bool,
     /// Highest limit of open files that this server may hand on.
@@ -169,7 +171,8 @@ pub fn launch_plan(
     seccomp: &[Instruction],
 ) -> LaunchPlan {
     let mut steps = Vec::with_capacity(32);
-    steps.extend(root_steps(spec, files, places, slot.uid_base()));
+    let owner = slot.uid_base();
+    steps.extend(root_steps(spec, files, places, host.own_disks, owner));
     steps.extend(device_steps(
         slot.uid_base(),
         spec.limits.memory_bytes() / 2,
@@ -241,6 +244,7 @@ fn root_steps(
     spec: &SandboxSpec,
     files: &SandboxFiles,
     places: &Places,
+    own_disk: bool,
     owner: u32,
 ) -> Vec<LaunchStep> {
     let layers = places.layer_paths(spec);
@@ -251,9 +255,15 @@ fn root_steps(
             read_only: true,
         })
         .collect();
-    steps.push(LaunchStep::IdmapInPlace {
-        path: files.disk(),
-        read_only: false,
+    steps.push(if own_disk {
+        LaunchStep::AttachDisk {
+            target: files.disk(),
+        }
+    } else {
+        LaunchStep::IdmapInPlace {
+            path: files.disk(),
+            read_only: false,
+        }
     });
     let relative = |path: &Path| path.strip_prefix(&places.data).unwrap_or(path).to_owned();
     steps.push(LaunchStep::MountOverlay {
@@ -263,6 +273,7 @@ fn root_steps(
         work: relative(&files.work()),
         target: places.root.clone(),
         owner,
+        two_disks: own_disk,
     });
     steps
 }
@@ -374,6 +385,10 @@ mod tests {
     }
 
     fn plan(limits: Limits, cpus: u32) -> LaunchPlan {
+        plan_on(limits, cpus, true)
+    }
+
+    fn plan_on(limits: Limits, cpus: u32, own_disks: bool) -> LaunchPlan {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
         let files = SandboxFiles {
             directory: PathBuf::from("/d/sandboxes/x"),
@@ -393,6 +408,7 @@ mod tests {
             cpus: (0..cpus).collect(),
             proc_entries,
             limit_hierarchies: 2,
+            own_disks,
             may_protect_envd: true,
             open_files_limit: 1 << 20,
         };
@@ -416,6 +432,24 @@ mod tests {
             );
             validate(&plan).unwrap();
             assert_eq!(LaunchPlan::decode(&plan.encode().unwrap()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn disks_are_attached_or_are_directories_of_the_data_directory() {
+        for (own_disks, step) in [
+            (true, "attach-disk /d/sandboxes/x/disk\n"),
+            (false, "idmap-in-place /d/sandboxes/x/disk rw\n"),
+        ] {
+            let plan = plan_on(Limits::STANDARD, 4, own_disks);
+            validate(&plan).unwrap();
+            let text = plan.to_string();
+            assert!(text.contains(step), "{text}");
+            assert_eq!(
+                text.matches("sandboxes/x/disk\n").count(),
+                usize::from(own_disks)
+            );
+            assert_eq!(text.contains(" two-disks\n"), own_disks);
         }
     }
 

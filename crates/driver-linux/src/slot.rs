@@ -17,6 +17,7 @@ use soulbox_types::slot::SLOTS_PER_BLOCK;
 use soulbox_types::{NetworkMode, SlotIndex};
 
 use crate::cgroup::SlotCgroup;
+use crate::disk::Image;
 use crate::host::Host;
 use crate::jail::{Jail, JailError};
 use crate::plan::slot_plan;
@@ -31,6 +32,8 @@ pub(crate) struct Slot {
     pub(crate) cgroup: SlotCgroup,
     pub(crate) network: OwnedFd,
     pub(crate) jail: Jail,
+    /// A disk of the usual size, where disks are images.
+    pub(crate) ahead: Option<Image>,
 }
 
 /// Why there is no slot.
@@ -42,6 +45,9 @@ pub(crate) enum SlotError {
     /// The cgroups could not be made.
     #[error("cannot make cgroups for a sandbox")]
     Cgroup(#[source] io::Error),
+    /// The disk could not be made.
+    #[error("cannot make a disk for a sandbox")]
+    Disk(#[source] io::Error),
     /// The jail could not prepare it.
     #[error(transparent)]
     Jail(#[from] JailError),
@@ -202,12 +208,20 @@ impl Pool {
             strict_source_check(&index.link_name());
         }
         fault::point!("start.slot-made");
-        Ok(Slot {
+        let slot = Slot {
             index,
             cgroup,
             network: namespace,
             jail,
-        })
+            ahead: None,
+        };
+        match self.host.disks.ahead(index) {
+            Ok(ahead) => Ok(Slot { ahead, ..slot }),
+            Err(error) => {
+                discard(slot);
+                Err(SlotError::Disk(error))
+            }
+        }
     }
 }
 
@@ -224,10 +238,14 @@ fn discard(slot: Slot) {
         cgroup,
         network,
         jail,
+        ahead,
         ..
     } = slot;
     drop(jail);
     drop(network);
+    if let Some(Err(error)) = ahead.map(Image::discard) {
+        tracing::warn!(%error, "the disk of a prepared slot stays until the next start");
+    }
     remove_cgroup(&cgroup);
 }
 

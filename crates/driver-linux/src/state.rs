@@ -17,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 use soulbox_fault as fault;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
+use crate::disk::Backing;
+
 /// The record of one running sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SandboxState {
@@ -28,6 +30,8 @@ pub(crate) struct SandboxState {
     pub(crate) spec: SandboxSpec,
     /// Where it stands.
     pub(crate) slot: SlotIndex,
+    /// How its disk is limited.
+    pub(crate) backing: Backing,
     /// envd's number on the host.
     pub(crate) pid: i32,
     /// envd's start time, in clock ticks since boot.
@@ -115,6 +119,21 @@ impl SandboxState {
     }
 }
 
+/// The record in a file that is believed, as JSON without its checksum.
+#[doc(hidden)]
+pub fn open_record(file: &[u8]) -> Option<Vec<u8>> {
+    serde_json::to_vec(&SandboxState::open(file).ok()?).ok()
+}
+
+/// A file for a record that is given as JSON without its checksum.
+#[doc(hidden)]
+pub fn seal_record(json: &[u8]) -> Option<Vec<u8>> {
+    serde_json::from_slice::<SandboxState>(json)
+        .ok()?
+        .seal()
+        .ok()
+}
+
 /// Of the text without spaces and with sorted keys, which is how a [`Value`] is written.
 fn checksum(record: &Value) -> String {
     use std::fmt::Write as _;
@@ -179,6 +198,7 @@ mod tests {
                 envd_access_token: "token".into(),
             },
             slot: SlotIndex::new(Block::new(3).unwrap(), 7).unwrap(),
+            backing: Backing::Image,
             pid: 42,
             start_time: 4242,
         }

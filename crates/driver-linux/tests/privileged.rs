@@ -50,3 +50,7 @@ mod launches;
 #[cfg(test)]
 #[path = "privileged/adoption.rs"]
 mod adoption;
+
+#[cfg(test)]
+#[path = "privileged/disk.rs"]
+mod disk;

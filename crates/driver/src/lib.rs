@@ -41,7 +41,10 @@ pub enum DriverError {
         source: std::io::Error,
     },
     /// The disk that holds sandboxes is full.
-    #[error("no space left for sandbox files")]
+    #[error(
+        "no space left for sandbox files\n\
+         FIX: free space on the file system of the data directory, or lower disk_reserve_mib"
+    )]
     StorageFull,
     /// A launch step failed.
     #[error("launch step {step} failed")]

@@ -44,6 +44,8 @@ pub(crate) struct Handed {
     envd: OwnedFd,
     boot: OwnedFd,
     status: OwnedFd,
+    /// The mount of the sandbox's own file system, where it has one.
+    disk: Option<OwnedFd>,
 }
 
 impl Handed {
@@ -60,6 +62,7 @@ impl Handed {
             envd: next()?,
             boot: next()?,
             status: next()?,
+            disk: lifted.next().transpose().map_err(wrong)?,
         })
     }
 }
@@ -119,6 +122,7 @@ impl Launch<'_> {
             }
             LaunchStep::ClonePid1 => Ok(()),
             LaunchStep::IdmapInPlace { .. }
+            | LaunchStep::AttachDisk { .. }
             | LaunchStep::MountOverlay { .. }
             | LaunchStep::MountTmpfs { .. }
             | LaunchStep::PopulateDev { .. }
@@ -144,6 +148,7 @@ impl Launch<'_> {
             LaunchStep::IdmapInPlace { path, read_only } => {
                 self.idmap(path, *read_only).map_err(on(path))
             }
+            LaunchStep::AttachDisk { target } => self.attach_disk(target).map_err(on(target)),
             LaunchStep::MountOverlay {
                 base,
                 lower,
@@ -151,11 +156,12 @@ impl Launch<'_> {
                 work,
                 target,
                 owner,
+                two_disks,
             } => {
                 self.root.clone_from(target);
                 rustix::process::chdir(base).map_err(|e| on(base)(e.into()))?;
                 capability::set_fs_ids(*owner, *owner).map_err(on("file system ids"))?;
-                let mounted = overlay(lower, upper, work, target).map_err(on(target));
+                let mounted = overlay(lower, upper, work, *two_disks, target).map_err(on(target));
                 capability::set_fs_ids(0, 0).map_err(on("file system ids"))?;
                 mounted
             }
@@ -272,6 +278,13 @@ impl Launch<'_> {
         mount::attach(copy, path)
     }
 
+    fn attach_disk(&mut self, target: &Path) -> io::Result<()> {
+        let disk = self.handed.disk.take();
+        let disk = disk.ok_or_else(|| io::Error::other("no disk came with the plan"))?;
+        mount::set_attributes(&disk, Attributes::default(), Some(&self.slot.user))?;
+        mount::attach(disk, target)
+    }
+
     fn mount_below(
         &self,
         kind: &str,
@@ -346,14 +359,20 @@ fn read_only_copy(path: &Path) -> io::Result<OwnedFd> {
 
 /// `volatile`: nothing is synced when the sandbox writes or ends. Its files are worthless after a crash of the host,
 /// because its processes are gone then, and a sync at every end would stall the whole disk.
-fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn overlay(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    two_disks: bool,
+    target: &Path,
+) -> io::Result<()> {
     let lower: Vec<String> = lower.iter().map(|p| p.display().to_string()).collect();
     let (lower, upper, work) = (
         lower.join(":"),
         upper.display().to_string(),
         work.display().to_string(),
     );
-    let options = [
+    let mut options = vec![
         ("source", "soulbox"),
         ("lowerdir", lower.as_str()),
         ("upperdir", &upper),
@@ -363,6 +382,9 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::R
         ("metacopy", "off"),
         ("volatile", ""),
     ];
+    if two_disks {
+        options.push(("xino", "on"));
+    }
     let attributes = Attributes {
         no_dev: true,
         ..Attributes::default()

@@ -93,6 +93,11 @@ pub enum LaunchStep {
         /// For layers; the sandbox's own directory is writable.
         read_only: bool,
     },
+    /// Puts the file system that came with the plan, the sandbox's own, over a directory, under the sandbox's ids.
+    AttachDisk {
+        /// Directory on the host.
+        target: PathBuf,
+    },
     /// Mounts the overlay that is the sandbox's root.
     MountOverlay {
         /// Directory that the paths below are relative to, if they are: the sandbox can read how its root was mounted
@@ -108,6 +113,9 @@ pub enum LaunchStep {
         target: PathBuf,
         /// Host id of root inside, as whom the overlay works on `upper`.
         owner: u32,
+        /// Whether `upper` is on another file system than the layers. Inode numbers are then made unique across both,
+        /// so that all files still seem to be on one.
+        two_disks: bool,
     },
     /// Mounts an empty `tmpfs` below the new root.
     MountTmpfs {
@@ -309,6 +317,7 @@ impl LaunchStep {
     pub fn name(&self) -> &'static str {
         match self {
             Self::IdmapInPlace { .. } => "idmap-in-place",
+            Self::AttachDisk { .. } => "attach-disk",
             Self::MountOverlay { .. } => "mount-overlay",
             Self::MountTmpfs { .. } => "mount-tmpfs",
             Self::PopulateDev { .. } => "populate-dev",

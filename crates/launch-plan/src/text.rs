@@ -52,6 +52,7 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
                 if *read_only { " ro" } else { " rw" }
             )?;
         }
+        LaunchStep::AttachDisk { target } => write!(f, " {}", target.display())?,
         LaunchStep::MountOverlay {
             lower,
             upper,
@@ -59,14 +60,16 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
             target,
             owner,
             base,
+            two_disks,
         } => {
             let lower: Vec<_> = lower.iter().map(|p| p.display().to_string()).collect();
             let (upper, work, target) = (upper.display(), work.display(), target.display());
             write!(
                 f,
-                " {target} base={} lower={} upper={upper} work={work} owner={owner}",
+                " {target} base={} lower={} upper={upper} work={work} owner={owner}{}",
                 base.display(),
-                lower.join(",")
+                lower.join(","),
+                if *two_disks { " two-disks" } else { "" }
             )?;
         }
         LaunchStep::MountTmpfs {

@@ -40,9 +40,10 @@ const ONCE: [&str; 9] = [
 
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 13] = [
+const BEFORE: [(&str, &str); 14] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
+    ("attach-disk", "mount-overlay"),
     ("mount-overlay", "pivot-root"),
     ("mount-tmpfs", "pivot-root"),
     ("populate-dev", "pivot-root"),

@@ -7,8 +7,10 @@
 
 pub mod capability;
 pub mod exec;
+pub mod filesystem;
 pub mod heap;
 pub mod link;
+pub mod loopdev;
 pub mod mount;
 pub mod namespace;
 pub mod process;

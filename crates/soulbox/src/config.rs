@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use soulbox_driver_linux::{BackingChoice, DiskSettings};
 use soulbox_telemetry::logs;
 use soulbox_types::Limits;
 
@@ -48,6 +49,9 @@ pub(crate) struct Config {
     pub(crate) slots_ready: u16,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// By what means disks are limited (`disk_backing`: `auto`, `project-quota`, `image`, `none`; default `auto`), and
+    /// how much must stay free on the host (`disk_reserve_mib`, default 1024).
+    pub(crate) disk: DiskSettings,
     /// Limits of sandboxes whose template asks for nothing.
     pub(crate) default_limits: Limits,
 }
@@ -165,6 +169,8 @@ impl Judge<'_> {
         let max_timeout_hours = self.number(Setting::MaxTimeoutHours, 1, 720);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
+        let disk_backing = self.disk_backing();
+        let disk_reserve_mib = self.number(Setting::DiskReserveMib, 0, 16_777_216);
         let limits = self.limits();
         self.check_together();
         Some(Config {
@@ -179,6 +185,11 @@ impl Judge<'_> {
             max_timeout: Duration::from_secs(u64::from(max_timeout_hours?) * 3600),
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
+            disk: DiskSettings {
+                backing: disk_backing?,
+                usual_mib: limits?.disk_mib,
+                reserve_mib: disk_reserve_mib?,
+            },
             default_limits: limits?,
         })
     }
@@ -334,6 +345,13 @@ impl Judge<'_> {
             );
         }
         parsed
+    }
+
+    fn disk_backing(&mut self) -> Option<BackingChoice> {
+        self.parsed(
+            Setting::DiskBacking,
+            "auto, project-quota, image, or none for sandboxes without a disk limit",
+        )
     }
 
     fn limits(&mut self) -> Option<Limits> {

@@ -112,14 +112,16 @@ fn a_jail_that_cannot_be_run_leaves_nothing() {
 }
 
 /// A small file system of its own, as data directory.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path) -> Self {
+    pub(crate) fn mount(at: &Path, size: &str) -> Self {
         let path = at.join("small");
         fs::create_dir(&path).unwrap();
         let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs"])
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("size={size},mode=700"))
+            .arg("tmpfs")
             .arg(&path)
             .status();
         assert!(status.unwrap().success());
@@ -137,7 +139,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_is_told_as_such_and_leaves_nothing() {
     in_place(async |mut place, needs| {
         let outer = place.data_dir.clone();
-        let disk = SmallDisk::mount(&outer);
+        let disk = SmallDisk::mount(&outer, "1m");
         place.data_dir.clone_from(&disk.0);
         let driver = place.driver(&needs, 0);
         assert!(driver.adopt().await.unwrap().is_empty());

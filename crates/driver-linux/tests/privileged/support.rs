@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use soulbox_driver::{Driver, DriverError, Guest};
 use soulbox_driver_linux::cgroup::{Hierarchies, SlotCgroup};
-use soulbox_driver_linux::{NamespaceDriver, Programs, Settings};
+use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::{Block, SLOTS_PER_BLOCK, UIDS_PER_SLOT};
 use soulbox_types::{
@@ -152,6 +152,8 @@ pub(crate) struct Place {
     pub(crate) data_dir: PathBuf,
     pub(crate) block: Block,
     pub(crate) hierarchies: Hierarchies,
+    /// How the drivers of this place limit disks.
+    pub(crate) disk: DiskSettings,
 }
 
 impl Place {
@@ -174,6 +176,10 @@ impl Place {
             data_dir,
             block,
             hierarchies: Hierarchies::detect().unwrap(),
+            disk: DiskSettings {
+                reserve_mib: 0,
+                ..DiskSettings::default()
+            },
         }
     }
 
@@ -193,6 +199,7 @@ impl Place {
             layers_dir: needs.layers_dir.clone(),
             block: self.block,
             slots_ready,
+            disk: self.disk,
         };
         let programs = Programs {
             jail: &needs.jail,
@@ -241,8 +248,20 @@ impl Place {
                 .into_iter()
                 .map(|name| format!("{}/{name}", sandboxes.display())),
         );
+        let disks = self.data_dir.join("disks");
+        found.extend(
+            names_in(&disks)
+                .into_iter()
+                .map(|name| format!("{}/{name}", disks.display())),
+        );
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let ours = self.data_dir.display().to_string();
+        found.extend(
+            loop_devices()
+                .into_iter()
+                .filter(|(_, file)| file.starts_with(&ours))
+                .map(|(name, file)| format!("{name} on {file}")),
+        );
         found.extend(
             mounts
                 .lines()
@@ -366,6 +385,16 @@ fn kill(pid: i32) {
         // Gone already is fine.
         let _gone = pidfd_send_signal(&pidfd, Signal::KILL);
     }
+}
+
+/// Loop devices that are bound, and to which files.
+pub(crate) fn loop_devices() -> BTreeMap<String, String> {
+    let file =
+        |name: &String| fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok();
+    names_in(Path::new("/sys/block"))
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), file(&name)?.trim_end().to_owned())))
+        .collect()
 }
 
 pub(crate) fn names_in(directory: &Path) -> Vec<String> {

@@ -24,6 +24,8 @@ pub(crate) enum Setting {
     MaxTimeoutHours,
     SlotsReady,
     DnsUpstreams,
+    DiskBacking,
+    DiskReserveMib,
     LimitsVcpu,
     LimitsMemoryMib,
     LimitsPids,
@@ -32,7 +34,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -45,6 +47,8 @@ impl Setting {
         Self::MaxTimeoutHours,
         Self::SlotsReady,
         Self::DnsUpstreams,
+        Self::DiskBacking,
+        Self::DiskReserveMib,
         Self::LimitsVcpu,
         Self::LimitsMemoryMib,
         Self::LimitsPids,
@@ -66,6 +70,8 @@ impl Setting {
             Self::MaxTimeoutHours => "max_timeout_hours",
             Self::SlotsReady => "slots_ready",
             Self::DnsUpstreams => "dns_upstreams",
+            Self::DiskBacking => "disk_backing",
+            Self::DiskReserveMib => "disk_reserve_mib",
             Self::LimitsVcpu => "limits.vcpu",
             Self::LimitsMemoryMib => "limits.memory_mib",
             Self::LimitsPids => "limits.pids",
@@ -85,6 +91,8 @@ impl Setting {
             Self::MaxSandboxesPerTeam => "2048",
             Self::MaxTimeoutHours => "24",
             Self::SlotsReady => "8",
+            Self::DiskBacking => "auto",
+            Self::DiskReserveMib => "1024",
             Self::LimitsVcpu => "2",
             Self::LimitsMemoryMib => "512",
             Self::LimitsPids => "1024",
