@@ -25,6 +25,7 @@ use crate::{Failure, dev};
 
 const ENVD_ENVIRONMENT: [&str; 1] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+const I32_MAX: u32 = i32::MAX.unsigned_abs();
 const NO_POWERS: Attributes = Attributes {
     read_only: false,
     no_suid: true,
@@ -195,21 +196,7 @@ impl Launch<'_> {
                 dev::populate(directory, *owner).map_err(on(target))
             }
             LaunchStep::MountDevpts { target, tty_gid } => {
-                let gid = tty_gid.to_string();
-                let options = [
-                    ("newinstance", ""),
-                    ("gid", gid.as_str()),
-                    ("mode", "620"),
-                    ("ptmxmode", "666"),
-                    // All instances share the host's kernel.pty.max of 4096.
-                    ("max", "256"),
-                ];
-                let attributes = Attributes {
-                    no_dev: false,
-                    ..NO_POWERS
-                };
-                self.mount_below("devpts", &options, attributes, target)
-                    .map_err(on(target))
+                self.mount_devpts(target, *tty_gid).map_err(on(target))
             }
             LaunchStep::BindReadOnly { source, target } => {
                 let copy = read_only_copy(source).map_err(on(source))?;
@@ -283,6 +270,31 @@ impl Launch<'_> {
         let disk = disk.ok_or_else(|| io::Error::other("no disk came with the plan"))?;
         mount::set_attributes(&disk, Attributes::default(), Some(&self.slot.user))?;
         mount::attach(disk, target)
+    }
+
+    fn mount_devpts(&self, target: &Path, tty_gid: u32) -> io::Result<()> {
+        let attributes = Attributes {
+            no_dev: false,
+            ..NO_POWERS
+        };
+        let with = |gid: String| {
+            let options = [
+                ("newinstance", ""),
+                ("gid", gid.as_str()),
+                ("mode", "620"),
+                ("ptmxmode", "666"),
+                // All instances share the host's kernel.pty.max of 4096.
+                ("max", "256"),
+            ];
+            self.mount_below("devpts", &options, attributes, target)
+        };
+        match with(tty_gid.to_string()) {
+            // Older kernels (6.1, 6.12) read the number as a signed one: ids above 2^31 are negative there.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && tty_gid > I32_MAX => {
+                with(tty_gid.cast_signed().to_string())
+            }
+            other => other,
+        }
     }
 
     fn mount_below(
