@@ -1,5 +1,6 @@
 //! What was seen on the machine, before any judgement.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use soulbox_artifacts::Suite;
@@ -30,6 +31,45 @@ pub enum Kvm {
     Usable,
 }
 
+/// What this kernel and its settings allow in numbers. `None` where the file is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// `fs.aio-max-nr`.
+    pub aio_requests: Option<u64>,
+    /// `net.netfilter.nf_conntrack_max`; the file comes with the module.
+    pub tracked_connections: Option<u64>,
+    /// `fs.inotify.max_user_instances`.
+    pub inotify_instances: Option<u64>,
+    /// `kernel.pid_max`.
+    pub process_numbers: Option<u64>,
+    /// `kernel.threads-max`.
+    pub threads: Option<u64>,
+    /// `fs.file-max`.
+    pub open_files: Option<u64>,
+}
+
+/// The address that the server would listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The address.
+    pub address: String,
+    /// It can be listened on, or why not.
+    pub free: Probe,
+    /// A server runs on this data directory now.
+    pub server_runs: bool,
+}
+
+/// What only the caller knows or can try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// What is wrong with the configuration.
+    pub configuration: Probe,
+    /// Where the server would listen; `None` when the configuration does not say.
+    pub listen: Option<SocketAddr>,
+    /// By what means disks would be limited, or why not at all.
+    pub disk_backing: Result<String, String>,
+}
+
 /// Everything the checks look at. Missing files are `None`, not errors: many machines lack some of them.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -39,8 +79,18 @@ pub struct Facts {
     pub architecture: &'static str,
     /// As `uname -r` prints it.
     pub kernel_release: String,
+    /// As `uname -v` prints it.
+    pub kernel_build: String,
+    /// Contents of `/proc/version_signature`, which Ubuntu's kernels have.
+    pub kernel_signature: Option<String>,
+    /// Kinds of namespaces that this kernel does not have at all.
+    pub missing_namespaces: Vec<&'static str>,
     /// All namespaces of a sandbox made at once.
     pub namespaces: Probe,
+    /// Opening a path below a directory without leaving it (`openat2`).
+    pub openat2: Probe,
+    /// Holding a process by a descriptor (`pidfd_open`).
+    pub pidfd: Probe,
     /// A mount with mapped ids, on the data directory's file system.
     pub idmapped_mount: Probe,
     /// An overlay with such a mount as lower and the data directory as upper.
@@ -77,6 +127,24 @@ pub struct Facts {
     pub smt: Option<String>,
     /// Kernel modules with a history of exploits, and whether they can come in.
     pub modules: Vec<(&'static str, ModuleState)>,
+    /// Whether SMT siblings can be kept apart by owner; `None` when the kernel does not say.
+    pub core_scheduling: Option<bool>,
+    /// Version of Landlock that is switched on.
+    pub landlock: Option<u32>,
+    /// Somebody keeps the clock right; `None` when the kernel does not say.
+    pub clock_kept: Option<bool>,
+    /// Contents of `/proc/swaps`.
+    pub swaps: Option<String>,
+    /// Options of the mount on `/proc`.
+    pub proc_options: Option<String>,
+    /// Limits of the whole machine.
+    pub numbers: Numbers,
+    /// What is wrong with the configuration.
+    pub configuration: Probe,
+    /// Where the server would listen.
+    pub port: Option<Port>,
+    /// By what means disks would be limited, or why not at all.
+    pub disk_backing: Result<String, String>,
     /// Whether any user may make a user namespace; `None` when the kernel has no such switch.
     pub unprivileged_user_namespaces: Option<bool>,
     /// Contents of `/sys/kernel/security/lsm`.

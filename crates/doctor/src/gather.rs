@@ -1,14 +1,16 @@
 //! Looking at the machine. No judgement here, and nothing that stays.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Resource;
 use soulbox_artifacts::{KEYRINGS, Suite, keyring_suites};
+use soulbox_linux::{host, mount};
 
-use crate::facts::{CgroupLayout, Facts, Kvm, Probe};
+use crate::facts::{Asked, CgroupLayout, Facts, Kvm, Numbers, Port, Probe};
 use crate::forwarding;
 use crate::modules::{self, ModuleTexts};
 
@@ -17,21 +19,33 @@ mod mounts;
 /// Probing programs do one small thing each.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Namespaces that a sandbox is made of, as `/proc/self/ns` names them.
+const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
+
 /// Looks at this machine, for a server with this data directory (which need not exist yet).
 ///
 /// Blocking; starts short programs (`unshare`, `nft`, `ip`). Not for a thread of an async runtime.
 #[must_use]
-pub fn gather(data_dir: &Path) -> Facts {
+pub fn gather(data_dir: &Path, asked: Asked) -> Facts {
+    let server_runs = is_locked(&data_dir.join("lock"));
     let data_dir = nearest_existing(data_dir);
     let (idmapped_mount, overlay) = mounts::probe(&data_dir);
     let space = rustix::fs::statvfs(&data_dir).ok();
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
     Facts {
         is_root: rustix::process::geteuid().is_root(),
         architecture: std::env::consts::ARCH,
+        kernel_build: uname.version().to_string_lossy().into_owned(),
+        kernel_signature: read("/proc/version_signature"),
+        missing_namespaces: NAMESPACES
+            .into_iter()
+            .filter(|kind| !Path::new("/proc/self/ns").join(kind).exists())
+            .collect(),
+        openat2: mount::open_below(&data_dir, Path::new("."))
+            .map(|_| ())
+            .map_err(|error| error.to_string()),
+        pidfd: pidfd(),
         namespaces: in_new_namespaces(
             &[
                 "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--time", "--user",
@@ -62,6 +76,21 @@ pub fn gather(data_dir: &Path) -> Facts {
         open_files: rustix::process::getrlimit(Resource::Nofile).maximum,
         ksm: read("/sys/kernel/mm/ksm/run"),
         smt: read("/sys/devices/system/cpu/smt/control"),
+        core_scheduling: host::has_core_scheduling(),
+        landlock: host::landlock_version(),
+        clock_kept: host::clock_is_kept().ok(),
+        swaps: read("/proc/swaps"),
+        proc_options: options_of(&read("/proc/self/mountinfo").unwrap_or_default(), "/proc"),
+        numbers: numbers(),
+        configuration: asked.configuration,
+        port: asked.listen.map(|address| Port {
+            address: address.to_string(),
+            free: TcpListener::bind(address)
+                .map(|_| ())
+                .map_err(|error| error.to_string()),
+            server_runs,
+        }),
+        disk_backing: asked.disk_backing,
         modules: risky_modules(&release),
         unprivileged_user_namespaces: read("/proc/sys/kernel/unprivileged_userns_clone")
             .map(|text| text.trim() == "1"),
@@ -85,6 +114,42 @@ fn nearest_existing(path: &Path) -> PathBuf {
 
 fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok()
+}
+
+fn pidfd() -> Probe {
+    let own = rustix::process::getpid();
+    rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty())
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
+/// Whether somebody holds this lock. A lock that cannot be asked for is nobody's.
+fn is_locked(path: &Path) -> bool {
+    fs::File::open(path)
+        .is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)))
+}
+
+fn numbers() -> Numbers {
+    let number = |name: &str| read(Path::new("/proc/sys").join(name))?.trim().parse().ok();
+    Numbers {
+        aio_requests: number("fs/aio-max-nr"),
+        tracked_connections: number("net/netfilter/nf_conntrack_max"),
+        inotify_instances: number("fs/inotify/max_user_instances"),
+        process_numbers: number("kernel/pid_max"),
+        threads: number("kernel/threads-max"),
+        open_files: number("fs/file-max"),
+    }
+}
+
+/// Options of the last mount on a place, in the text of `/proc/self/mountinfo`: its own and the file system's.
+fn options_of(mountinfo: &str, place: &str) -> Option<String> {
+    let line = mountinfo
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(place))?;
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let own = mount.split(' ').nth(5)?;
+    Some(format!("{own},{}", filesystem.split(' ').nth(2)?))
 }
 
 /// Runs a shell line in new namespaces, which end with it.
@@ -263,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!is_locked(&path));
+        let file = fs::File::create(&path).unwrap();
+        assert!(!is_locked(&path));
+        file.lock().unwrap();
+        assert!(is_locked(&path));
+    }
+
+    #[test]
+    fn options_of_mounts() {
+        let text = "20 1 0:5 / /proc rw,nosuid - proc proc rw\n25 1 0:9 / /proc rw,relatime shared:3 - proc proc rw,hidepid=invisible\n";
+        assert_eq!(
+            options_of(text, "/proc").unwrap(),
+            "rw,relatime,rw,hidepid=invisible"
+        );
+        assert_eq!(options_of(text, "/sys"), None);
+    }
+
+    #[test]
     fn a_probe_says_what_the_tool_said() {
         let sh = |script: &str| {
             let mut command = Command::new("/bin/sh");
@@ -280,7 +366,15 @@ mod tests {
     #[test]
     fn this_machine_can_be_looked_at() {
         let dir = tempfile::tempdir().unwrap();
-        let facts = gather(&dir.path().join("not/there/yet"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let asked = Asked {
+            configuration: Ok(()),
+            listen: Some(listener.local_addr().unwrap()),
+            disk_backing: Ok("image".into()),
+        };
+        let facts = gather(&dir.path().join("not/there/yet"), asked);
+        let port = facts.port.as_ref().unwrap();
+        assert!(port.free.is_err() && !port.server_runs, "{port:?}");
         assert_eq!(facts.data_dir, dir.path());
         assert!(facts.free_bytes > 0);
         assert_eq!(

@@ -12,15 +12,16 @@ mod gather;
 mod modules;
 mod report;
 mod tiers;
+mod vulnerabilities;
 
-pub use facts::{CgroupLayout, Facts, Kvm, Probe};
+pub use facts::{Asked, CgroupLayout, Facts, Kvm, Numbers, Port, Probe};
 pub use gather::gather;
-pub use report::{Check, Report, Status, Tier};
+pub use report::{Check, Report, SCHEMA, Status, Tier};
 
 /// Judges a machine by its facts.
 #[must_use]
 pub fn judge(facts: &Facts) -> Report {
     let checks = checks::all(facts);
     let tiers = tiers::all(facts, &checks);
-    Report { checks, tiers }
+    Report::new(checks, tiers)
 }

@@ -2,16 +2,23 @@
 //!
 //! The system-call filter of a sandbox closes the socket families that reach them. This is the second fence.
 
-/// Encryption and tunnel code behind sockets, each with several local root exploits to its name.
-pub(crate) const RISKY: [&str; 8] = [
+/// Code behind sockets and terminals that the kernel loads for whoever asks, each with local root exploits to its name.
+pub(crate) const RISKY: [&str; 15] = [
     "esp4",
     "esp6",
     "ipcomp",
     "ipcomp6",
     "rxrpc",
+    "af_alg",
     "algif_skcipher",
     "algif_aead",
     "algif_hash",
+    "algif_rng",
+    "n_hdlc",
+    "n_gsm",
+    "tipc",
+    "dccp",
+    "rds",
 ];
 
 /// Where a module stands.

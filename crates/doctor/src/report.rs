@@ -41,9 +41,17 @@ pub struct Tier {
     pub reason: String,
 }
 
+/// Version of the report's JSON form. New fields, checks and tiers may appear within one; nothing goes or changes its
+/// meaning.
+pub const SCHEMA: u32 = 1;
+
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The worst status of all checks.
+    pub status: Status,
     /// In the order of their importance for starting.
     pub checks: Vec<Check>,
     /// Weakest isolation first.
@@ -51,14 +59,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// The worst status of all checks.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.checks
-            .iter()
-            .map(|check| check.status)
-            .max()
-            .unwrap_or(Status::Ok)
+    pub(crate) fn new(checks: Vec<Check>, tiers: Vec<Tier>) -> Self {
+        let worst = checks.iter().map(|check| check.status).max();
+        Self {
+            schema: SCHEMA,
+            status: worst.unwrap_or(Status::Ok),
+            checks,
+            tiers,
+        }
     }
 }
 
@@ -146,17 +154,16 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        Report {
-            checks: vec![
-                Check::ok("root", "yes"),
-                Check::warn("smt", "on", "turn it off"),
-            ],
-            tiers: vec![Tier {
-                name: "namespace",
-                available: true,
-                reason: "all there".into(),
-            }],
-        }
+        let checks = vec![
+            Check::ok("root", "yes"),
+            Check::warn("smt", "on", "turn it off"),
+        ];
+        let tier = Tier {
+            name: "namespace",
+            available: true,
+            reason: "all there".into(),
+        };
+        Report::new(checks, vec![tier])
     }
 
     #[test]
@@ -167,20 +174,17 @@ mod tests {
 
     #[test]
     fn json() {
-        let json = serde_json::to_string(&report().checks).unwrap();
+        let json = serde_json::to_string(&report()).unwrap();
         assert_eq!(
             json,
-            r#"[{"name":"root","status":"ok","found":"yes"},{"name":"smt","status":"warn","found":"on","fix":"turn it off"}]"#
+            r#"{"schema":1,"status":"warn","checks":[{"name":"root","status":"ok","found":"yes"},{"name":"smt","status":"warn","found":"on","fix":"turn it off"}],"tiers":[{"name":"namespace","available":true,"reason":"all there"}]}"#
         );
     }
 
     #[test]
     fn the_worst_counts() {
-        assert_eq!(report().status(), Status::Warn);
-        let failed = Report {
-            checks: vec![Check::fail("root", "no", "sudo"), Check::ok("x", "y")],
-            tiers: Vec::new(),
-        };
-        assert_eq!(failed.status(), Status::Fail);
+        assert_eq!(report().status, Status::Warn);
+        let failed = vec![Check::fail("root", "no", "sudo"), Check::ok("x", "y")];
+        assert_eq!(Report::new(failed, Vec::new()).status, Status::Fail);
     }
 }

@@ -9,6 +9,7 @@ pub mod capability;
 pub mod exec;
 pub mod filesystem;
 pub mod heap;
+pub mod host;
 pub mod link;
 pub mod loopdev;
 pub mod mount;

@@ -119,7 +119,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             commands::template::verify(&session::data_dir(&global)?, &name, output)?;
         }
         Command::Bench(command) => return bench(&global, command, output),
-        Command::Doctor => return commands::doctor::run(&session::data_dir(&global)?, output),
+        Command::Doctor => return commands::doctor::run(&global, output),
         Command::Debug(DebugCommand::Plan { template }) => {
             commands::debug::plan(&session::data_dir(&global)?, &template, output)?;
         }
