@@ -24,6 +24,7 @@ use crate::disk;
 use crate::driver::{Finished, timespec};
 use crate::host::Host;
 use crate::state::SandboxState;
+use crate::view;
 
 /// What an earlier server left.
 pub(crate) struct Found {
@@ -98,6 +99,8 @@ pub(crate) fn find(host: &Host) -> io::Result<Found> {
         fault::point!("start.remains-removed");
     }
     host.disks.keep_only(&found.taken)?;
+    let running = found.running.iter().map(|finished| &finished.spec.id);
+    view::keep_only(host.block, &running.collect::<Vec<_>>())?;
     Ok(found)
 }
 

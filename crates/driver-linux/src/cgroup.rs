@@ -362,6 +362,42 @@ impl SlotCgroup {
         }
     }
 
+    /// CPU time used, in microseconds. One small file.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn cpu_usage_us(&self) -> io::Result<u64> {
+        match &self.hierarchies {
+            Hierarchies::Unified { root } => {
+                let stat = fs::read_to_string(root.join(&self.relative).join("cpu.stat"))?;
+                Ok(keyed(&stat, "usage_usec"))
+            }
+            Hierarchies::Legacy { cpuacct, .. } => {
+                let file = cpuacct.join(&self.relative).join("cpuacct.usage");
+                Ok(number(&fs::read_to_string(file)?) / 1000)
+            }
+        }
+    }
+
+    /// Of the CPU time used, how much was spent in the kernel, in microseconds.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn kernel_us(&self) -> io::Result<u64> {
+        /// `cpuacct.stat` counts in hundredths of a second.
+        const US_PER_TICK: u64 = 10_000;
+        match &self.hierarchies {
+            Hierarchies::Unified { root } => {
+                let stat = fs::read_to_string(root.join(&self.relative).join("cpu.stat"))?;
+                Ok(keyed(&stat, "system_usec"))
+            }
+            Hierarchies::Legacy { cpuacct, .. } => {
+                let file = cpuacct.join(&self.relative).join("cpuacct.stat");
+                Ok(keyed(&fs::read_to_string(file)?, "system") * US_PER_TICK)
+            }
+        }
+    }
+
     /// Every process in the slot, by the host's numbers.
     ///
     /// # Errors

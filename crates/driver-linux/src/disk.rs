@@ -17,13 +17,12 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use soulbox_driver::GuestStats;
 use soulbox_fault as fault;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::host::Host;
 use crate::plan::SandboxFiles;
-use crate::shadow;
+use crate::view;
 
 pub use backing::{Backing, BackingChoice, DiskSettings, NoBacking, probe};
 pub(crate) use backing::{Disk, Disks};
@@ -41,15 +40,8 @@ const USAGE_ENTRIES: usize = 5000;
 pub(crate) fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(&files.directory)?;
     fault::point!("create.directory-made");
-    fs::create_dir(files.directory.join("proc"))?;
-    fs::write(
-        files.proc_file("meminfo"),
-        shadow::meminfo(&spec.limits, &GuestStats::default()),
-    )?;
-    fs::write(
-        files.proc_file("cpuinfo"),
-        shadow::cpuinfo(&host.cpuinfo, spec.limits.vcpu_count),
-    )
+    let cpus = host.visible_cpus(spec.limits.vcpu_count);
+    view::create(files, &host.texts, spec, cpus)
 }
 
 /// Writes what the sandbox's network needs in `/etc` straight into its own layer: no mounts, and root inside may change

@@ -1,6 +1,6 @@
 //! Creating sandboxes and finding again those that an earlier server left running.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -30,6 +30,7 @@ use crate::oom::{Guests, KernelLog};
 use crate::plan::{SandboxFiles, launch_plan};
 use crate::slot::{Pool, Slot, SlotError};
 use crate::state::{SandboxState, VERSION};
+use crate::view::{self, View};
 
 /// envd starts in milliseconds; on a machine that is overloaded a hundredfold it still starts within this.
 const ENVD_START: Duration = Duration::from_secs(30);
@@ -63,7 +64,7 @@ pub struct NamespaceDriver {
     pool: OnceLock<Arc<Pool>>,
     cleanups: TaskTracker,
     /// Sandboxes that adoption found gone, and why. Read by whoever forgets them.
-    lost: Mutex<HashMap<SandboxId, String>>,
+    lost: Mutex<Vec<(SandboxId, String)>>,
     guests: Arc<Guests>,
     /// Held, not read: it ends with the driver.
     _kernel_log: Option<KernelLog>,
@@ -143,18 +144,22 @@ impl NamespaceDriver {
             pidfd,
             network,
             disk,
-            ..
+            pid,
         } = finished;
+        let cpus = self.host.visible_cpus(spec.limits.vcpu_count);
+        let view = View::of(pid, &place.2, spec.limits, cpus);
         let guest = Arc::new(NamespaceGuest::new(
             spec,
             place,
             pidfd,
             network,
             disk,
+            view,
             self.dialer.clone(),
         ));
         self.guests.enter(&guest);
         tokio::spawn(Arc::clone(&guest).tell_envd());
+        tokio::spawn(Arc::clone(&guest).keep_view());
         tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool()), self.cleanups.clone()));
         guest
     }
@@ -205,9 +210,9 @@ impl Driver for NamespaceDriver {
         Box::pin(self.adopt_guests())
     }
 
-    fn why_lost(&self, id: &SandboxId) -> Option<String> {
+    fn lost(&self) -> Vec<(SandboxId, String)> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.get(id).cloned()
+        lost.clone()
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -412,7 +417,8 @@ impl Launch {
             ahead,
         } = slot;
         drop((jail, network));
-        let left = disk::remove(&files.directory)
+        let left = view::remove(files)
+            .and_then(|()| disk::remove(&files.directory))
             .and_then(|()| disk.map_or(Ok(()), Disk::discard))
             .and_then(|()| ahead.map_or(Ok(()), Image::discard))
             .and_then(|()| empty(&cgroup));

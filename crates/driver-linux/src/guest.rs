@@ -1,6 +1,5 @@
 //! One running sandbox of the namespace tier.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,13 +21,16 @@ use crate::disk::{self, Disk};
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
-use crate::shadow;
 use crate::slot::Pool;
+use crate::view::{self, Usage, View};
 
 /// How often the kernel is asked again whether a cgroup is empty, and how many times. Processes are dead by then; what
 /// is waited for is their last accounting.
 const CGROUP_RETRY: Duration = Duration::from_millis(5);
 const CGROUP_TRIES: u32 = 400;
+
+/// How old what a busy sandbox reads in its `/proc` may be.
+const VIEW_REFRESH: Duration = Duration::from_secs(1);
 
 /// A sandbox whose envd is (or was) process `pid`.
 #[derive(Debug)]
@@ -40,9 +42,10 @@ pub(crate) struct NamespaceGuest {
     pub(crate) pidfd: OwnedFd,
     pub(crate) network: Arc<OwnedFd>,
     pub(crate) dialer: Dialer,
-    reports: Reports,
     /// Taken when it is ended.
     disk: Mutex<Option<Disk>>,
+    reports: Reports,
+    view: View,
     ended: watch::Sender<bool>,
 }
 
@@ -53,6 +56,7 @@ impl NamespaceGuest {
         pidfd: OwnedFd,
         network: OwnedFd,
         disk: Disk,
+        view: View,
         dialer: Dialer,
     ) -> Self {
         let (slot, cgroup, files) = place;
@@ -64,8 +68,9 @@ impl NamespaceGuest {
             pidfd,
             network: Arc::new(network),
             dialer,
-            reports: Reports::default(),
             disk: Mutex::new(Some(disk)),
+            reports: Reports::default(),
+            view,
             ended: watch::Sender::new(false),
         }
     }
@@ -93,6 +98,34 @@ impl NamespaceGuest {
             () = self.ended() => {}
             () = self.reports.carry(&*self) => {}
         }
+    }
+
+    /// Keeps what it sees of itself up to date, as long as it lives: every second while it does something, else as often
+    /// as somebody asks for its statistics.
+    pub(crate) async fn keep_view(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(VIEW_REFRESH);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ended = self.ended.subscribe();
+        loop {
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => return,
+                _ = ticks.tick() => {}
+            }
+            let busy = self
+                .cgroup
+                .cpu_usage_us()
+                .map(|used| used != self.view.seen_us());
+            if let Err(error) =
+                busy.and_then(|busy| if busy { self.refresh_view() } else { Ok(()) })
+            {
+                // On its way out, most likely; otherwise its statistics will fail, too, and be reported.
+                tracing::debug!(%error, sandbox.id = %self.spec.id, "/proc of a sandbox is not up to date");
+            }
+        }
+    }
+
+    fn refresh_view(&self) -> io::Result<()> {
+        self.view.refresh(&Usage::read(&self.cgroup)?)
     }
 
     async fn wait_for_end(&self) {
@@ -149,6 +182,7 @@ impl NamespaceGuest {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        let removed = removed.and(view::remove(&self.files));
         removed.and(disk.map_or(Ok(()), Disk::discard))
     }
 
@@ -173,12 +207,8 @@ impl NamespaceGuest {
         stats.disk_used_bytes = self
             .disk_used_bytes()
             .map_err(host("measure the disk of a sandbox"))?;
-        // Written in place: the file is mounted inside, a new one would not be seen.
-        fs::write(
-            self.files.proc_file("meminfo"),
-            shadow::meminfo(&self.spec.limits, &stats),
-        )
-        .map_err(host("refresh /proc/meminfo of a sandbox"))?;
+        self.refresh_view()
+            .map_err(host("refresh /proc of a sandbox"))?;
         Ok(stats)
     }
 }

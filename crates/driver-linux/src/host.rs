@@ -16,7 +16,8 @@ use soulbox_types::{SandboxSpec, SlotIndex};
 use crate::cgroup::{Hierarchies, SlotCgroup};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
-use crate::seccomp;
+use crate::view::HostTexts;
+use crate::{seccomp, shadow, view};
 
 /// The two programs that the driver runs.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,9 @@ pub struct Programs<'a> {
     pub envd: &'a [u8],
 }
 
+/// Directory beside the views of sandboxes that holds what they share. No sandbox's id begins with a dot.
+const COVERS: &str = ".covers";
+
 /// Everything that launches share. Read-only after start.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -34,7 +38,7 @@ pub(crate) struct Host {
     pub(crate) hierarchies: Hierarchies,
     pub(crate) disks: Disks,
     pub(crate) facts: HostFacts,
-    pub(crate) cpuinfo: String,
+    pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
     pub(crate) jail: OwnedFd,
     pub(crate) envd: OwnedFd,
@@ -68,18 +72,18 @@ impl Host {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         // What covers others with it is read by users inside.
-        DirBuilder::new()
-            .recursive(true)
-            .create(run.join("empty"))?;
-        fs::set_permissions(run.join("empty"), Permissions::from_mode(0o755))?;
-        fs::write(run.join("empty-file"), "")?;
+        let covers = view::directory(block).join(COVERS);
+        let empty = covers.join("empty");
+        DirBuilder::new().recursive(true).create(&empty)?;
+        fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
+        fs::write(covers.join("empty-file"), "")?;
         let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
             facts: facts(&hierarchies, disks.backing())?,
             disks,
             hierarchies,
-            cpuinfo: fs::read_to_string("/proc/cpuinfo")?,
+            texts: HostTexts::read()?,
             seccomp: seccomp::program(),
             jail: exec::sealed_memfd("soulbox-jail", programs.jail, true)?,
             envd: exec::sealed_memfd("soulbox-envd", programs.envd, true)?,
@@ -100,7 +104,13 @@ impl Host {
     pub(crate) fn files(&self, id: &str) -> SandboxFiles {
         SandboxFiles {
             directory: self.sandboxes.join(id),
+            view: view::directory(self.block).join(id),
         }
+    }
+
+    /// How many CPUs a sandbox sees that may use this many.
+    pub(crate) fn visible_cpus(&self, vcpu_count: u32) -> u32 {
+        u32::try_from(self.facts.cpus.len()).map_or(vcpu_count, |cpus| vcpu_count.min(cpus))
     }
 
     /// The places for a sandbox with this many CPUs; makes its `/sys` when it is the first of its size.
@@ -108,16 +118,17 @@ impl Host {
         let visible = usize::try_from(vcpu_count)
             .unwrap_or(usize::MAX)
             .min(self.facts.cpus.len());
-        let sys = self.run.join(format!("sys-{visible}"));
+        let covers = view::directory(self.block).join(COVERS);
+        let sys = covers.join(format!("sys-{visible}"));
         if !sys.exists() {
-            make_sys(&self.run, &sys, visible)?;
+            make_sys(&covers, &sys, visible)?;
         }
         Ok(Places {
             data: self.data.clone(),
             layers: self.layers.clone(),
             root: self.run.join("root"),
-            empty_file: self.run.join("empty-file"),
-            empty_directory: self.run.join("empty"),
+            empty_file: covers.join("empty-file"),
+            empty_directory: covers.join("empty"),
             sys,
         })
     }
@@ -140,16 +151,18 @@ pub fn plans_for(
     let visible = usize::try_from(spec.limits.vcpu_count)
         .unwrap_or(usize::MAX)
         .min(facts.cpus.len());
+    let covers = view::directory(slot.block()).join(COVERS);
     let places = Places {
         data: data_dir.to_owned(),
         layers: data_dir.join("layers"),
         root: run.join("root"),
-        empty_file: run.join("empty-file"),
-        empty_directory: run.join("empty"),
-        sys: run.join(format!("sys-{visible}")),
+        empty_file: covers.join("empty-file"),
+        empty_directory: covers.join("empty"),
+        sys: covers.join(format!("sys-{visible}")),
     };
     let files = SandboxFiles {
         directory: data_dir.join("sandboxes").join(spec.id.as_str()),
+        view: view::directory(slot.block()).join(spec.id.as_str()),
     };
     let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
     Ok((
@@ -172,6 +185,9 @@ fn facts(hierarchies: &Hierarchies, backing: Backing) -> io::Result<HostFacts> {
                 .map(str::to_owned),
         );
     }
+    let nested = shadow::NAMES.iter().filter(|name| name.contains('/'));
+    let there = nested.filter(|name| Path::new("/proc").join(name).exists());
+    proc_entries.extend(there.map(|name| (*name).to_owned()));
     let effective = rustix::thread::capabilities(None)?.effective;
     let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     Ok(HostFacts {

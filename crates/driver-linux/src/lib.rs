@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod shadow;
 mod slot;
 mod state;
+mod view;
 
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};

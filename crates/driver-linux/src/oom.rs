@@ -49,13 +49,6 @@ impl Guests {
             .insert(guest.slot.index(), Arc::downgrade(guest));
     }
 
-    /// Every guest that is still there.
-    pub(crate) fn all(&self) -> Vec<Arc<NamespaceGuest>> {
-        let mut guests = self.lock();
-        guests.retain(|_, guest| guest.strong_count() > 0);
-        guests.values().filter_map(Weak::upgrade).collect()
-    }
-
     fn in_slot(&self, slot: SlotIndex) -> Option<Arc<NamespaceGuest>> {
         self.lock().get(&slot.index()).and_then(Weak::upgrade)
     }

@@ -11,13 +11,14 @@ use soulbox_types::slot::UIDS_PER_SLOT;
 use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, SlotIndex};
 
 use crate::cgroup::SlotCgroup;
+use crate::shadow;
 
 /// What the plan depends on besides the sandbox itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     /// CPUs that may be used.
     pub cpus: Vec<u32>,
-    /// Names below `/proc` that this kernel has, other than processes.
+    /// Names below `/proc` that this kernel has, other than processes; below `/proc/sys` those that are shadowed.
     pub proc_entries: BTreeSet<String>,
     /// Hierarchies in which the user's processes have limits of their own.
     pub limit_hierarchies: usize,
@@ -59,6 +60,8 @@ impl Places {
 pub struct SandboxFiles {
     /// `<data>/sandboxes/<id>`.
     pub directory: PathBuf,
+    /// What covers entries of `/proc`: `<run directory>/views/<block>/<id>`. The sandbox can read this path.
+    pub view: PathBuf,
 }
 
 impl SandboxFiles {
@@ -83,24 +86,47 @@ impl SandboxFiles {
     /// A file that covers an entry of `/proc`.
     #[must_use]
     pub fn proc_file(&self, name: &str) -> PathBuf {
-        self.directory.join("proc").join(name)
+        self.view.join(name)
     }
 }
 
 /// Files of `/proc` that tell about the host or its kernel and that no sandbox needs.
-const MASKED_FILES: [&str; 12] = [
+const MASKED_FILES: [&str; 36] = [
+    "bootconfig",
+    "buddyinfo",
+    "cmdline",
     "config.gz",
+    "consoles",
+    "crypto",
+    "diskstats",
+    "dma",
+    "fb",
+    "interrupts",
+    "iomem",
+    "ioports",
     "kallsyms",
     "kcore",
     "key-users",
     "keys",
     "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
     "latency_stats",
+    "locks",
+    "mdstat",
+    "misc",
+    "modules",
+    "mtrr",
+    "pagetypeinfo",
+    "partitions",
     "sched_debug",
     "slabinfo",
+    "softirqs",
     "sysrq-trigger",
     "timer_list",
     "vmallocinfo",
+    "zoneinfo",
 ];
 
 /// Directories of `/proc` that tell about the host's hardware and load.
@@ -182,7 +208,7 @@ pub fn launch_plan(
         target: PathBuf::from("sys"),
     });
     let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
-    steps.extend(hold_steps(files, places, cut_cpus));
+    steps.extend(hold_steps(files, places, host, cut_cpus));
     steps.extend([
         LaunchStep::NewTimeNamespace,
         LaunchStep::PivotRoot {
@@ -304,7 +330,12 @@ fn device_steps(uid_base: u32, shm_bytes: u64) -> [LaunchStep; 4] {
     ]
 }
 
-fn hold_steps(files: &SandboxFiles, places: &Places, cut_cpus: bool) -> Vec<LaunchStep> {
+fn hold_steps(
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+    cut_cpus: bool,
+) -> Vec<LaunchStep> {
     let hold = |name: &str, source: &Path| LaunchStep::HoldReadOnly {
         name: name.to_owned(),
         source: source.to_owned(),
@@ -314,10 +345,17 @@ fn hold_steps(files: &SandboxFiles, places: &Places, cut_cpus: bool) -> Vec<Laun
         hold("empty-directory", &places.empty_directory),
         hold("meminfo", &files.proc_file("meminfo")),
     ];
-    if cut_cpus {
-        steps.push(hold("cpuinfo", &files.proc_file("cpuinfo")));
-    }
+    let shadowed = shadowed(host, cut_cpus);
+    steps.extend(shadowed.map(|name| hold(name, &files.proc_file(name))));
     steps
+}
+
+/// What is covered with files that tell of the sandbox, of what this kernel has.
+fn shadowed(host: &HostFacts, cut_cpus: bool) -> impl Iterator<Item = &'static str> {
+    let names = shadow::NAMES
+        .into_iter()
+        .filter(|name| host.proc_entries.contains(*name));
+    names.chain(cut_cpus.then_some("cpuinfo"))
 }
 
 fn proc_steps(host: &HostFacts, cut_cpus: bool) -> Vec<LaunchStep> {
@@ -341,11 +379,9 @@ fn proc_steps(host: &HostFacts, cut_cpus: bool) -> Vec<LaunchStep> {
             name: "meminfo".to_owned(),
         },
     ];
-    if cut_cpus {
-        steps.push(LaunchStep::ShadowProc {
-            name: "cpuinfo".to_owned(),
-        });
-    }
+    steps.extend(shadowed(host, cut_cpus).map(|name| LaunchStep::ShadowProc {
+        name: name.to_owned(),
+    }));
     steps
 }
 
@@ -392,6 +428,7 @@ mod tests {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
         let files = SandboxFiles {
             directory: PathBuf::from("/d/sandboxes/x"),
+            view: PathBuf::from("/r/views/sb0/x"),
         };
         let places = Places {
             data: PathBuf::from("/d"),

@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use soulbox_fault as fault;
@@ -183,19 +183,29 @@ fn claim_among(run_dir: &Path, links_dir: &Path, data_dir: &Path) -> Result<Bloc
     Ok(block)
 }
 
-/// The block that this data directory's server had last. A preference only: what cannot be read is as if it were not there.
+/// The block that this data directory's server had last. A preference only: what cannot be read is as if it were not
+/// there, and what somebody else has put there, too. The server itself may write into the directory.
 fn remembered(data_dir: &Path) -> Option<Block> {
-    let text = fs::read_to_string(data_dir.join(REMEMBERED)).ok()?;
+    let path = data_dir.join(REMEMBERED);
+    let ours = fs::symlink_metadata(&path)
+        .is_ok_and(|facts| facts.is_file() && facts.uid() == rustix::process::geteuid().as_raw());
+    let text = ours.then(|| fs::read_to_string(&path).ok()).flatten()?;
     text.trim().parse().ok().and_then(Block::new)
 }
 
-/// Whole or not at all. Under the lock, so nobody else writes the same draft.
+/// Whole or not at all. Under the lock, so nobody else writes the same draft; a new file, so that a link that somebody has
+/// put there leads nowhere.
 fn write(path: &Path, content: &[u8]) -> Result<(), ClaimError> {
     let draft = path.with_extension("draft");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(at("remove", &draft)(error));
+        }
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&draft)
         .map_err(at("create", &draft))?;
@@ -216,6 +226,7 @@ pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), Clai
     let path = path_of(run_dir, block);
     match fs::read(&path) {
         Ok(bytes) if bytes == data_dir.as_os_str().as_bytes() => {
+            remove_views(run_dir, block)?;
             fs::remove_file(&path).map_err(at("remove", &path))?;
             fault::point!("stop.claim-released");
             Ok(())
@@ -224,6 +235,21 @@ pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), Clai
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at("read", &path)(error)),
     }
+}
+
+/// What the block's sandboxes were shown of themselves, and the directory of all blocks' when it is the last one.
+fn remove_views(run_dir: &Path, block: Block) -> Result<(), ClaimError> {
+    let views = run_dir.join("views");
+    let own = views.join(block.prefix());
+    match fs::remove_dir_all(&own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(at("remove", &own)(error));
+        }
+        _ => {}
+    }
+    // Another server's are still there: then it stays.
+    let _others = fs::remove_dir(&views);
+    Ok(())
 }
 
 #[cfg(test)]

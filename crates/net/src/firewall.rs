@@ -15,6 +15,10 @@ use soulbox_types::slot::Block;
 
 const NFT_LIMIT: Duration = Duration::from_secs(10);
 
+/// Connections through the host that one sandbox may have at a time, UDP included. The host's table holds 65,536 on a
+/// small machine and 262,144 on others; a browser needs some hundred.
+pub const CONNECTIONS_PER_SANDBOX: u32 = 4096;
+
 /// The rules could not be put in place or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
@@ -51,6 +55,7 @@ pub fn render(block: Block, host_dns: bool) -> String {
     let cables = format!("\"{table}v*\"");
     let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
+    let limit = CONNECTIONS_PER_SANDBOX;
     let dns = if host_dns {
         format!(
             "\n    iifname {cables} ip daddr {gateway} udp dport 53 accept\
@@ -69,6 +74,13 @@ table inet {table} {{
     elements = {{ {closed} }}
   }}
 
+  # Connections that sandboxes have open, by address. Room for every slot.
+  set connections {{
+    type ipv4_addr
+    flags dynamic
+    size 4096
+  }}
+
   # Before connection tracking: what bears a false source, or is IPv6, leaves no trace.
   chain anti_spoof {{
     type filter hook prerouting priority raw; policy accept;
@@ -78,7 +90,8 @@ table inet {table} {{
 
   # From a sandbox to this machine: DNS and nothing else.
   chain input {{
-    type filter hook input priority filter - 5; policy accept;{dns}
+    type filter hook input priority filter - 5; policy accept;
+    iifname {cables} jump limit_connections{dns}
     iifname {cables} meta l4proto tcp reject with tcp reset
     iifname {cables} reject with icmp type admin-prohibited
   }}
@@ -103,6 +116,17 @@ table inet {table} {{
     ip daddr @closed meta l4proto tcp reject with tcp reset
     ip daddr @closed reject with icmp type admin-prohibited
     oifname {ours} drop
+    jump limit_connections
+  }}
+
+  # One sandbox must not fill the table of connections that all share. A reset is an answer that programs understand.
+  chain limit_connections {{
+    ct state new add @connections {{ ip saddr ct count over {limit} }} goto too_many_connections
+  }}
+
+  chain too_many_connections {{
+    meta l4proto tcp reject with tcp reset
+    reject with icmp type admin-prohibited
   }}
 
   chain postrouting {{

@@ -399,3 +399,41 @@ fn send_forged(inside: &Path, own: Ipv4Addr, forged: &[Ipv4Addr], server: Socket
     let socket = UdpSocket::bind((own, 0)).unwrap();
     socket.send_to(b"own", server).unwrap();
 }
+
+/// Entries in the host's table of connections that begin at an address.
+fn connections_of(address: std::net::Ipv4Addr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let source = format!(" src={address} ");
+    // Each line holds both directions; the first is the sandbox's own.
+    table
+        .lines()
+        .filter(|line| line.find(" src=") == line.find(&source))
+        .count()
+}
+
+/// One datagram to each of many ports is one entry each.
+#[test]
+fn connections_of_one_leave_room_for_others() {
+    const FLOOD: &str = "import socket, json\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                         for port in range(10000, 20000): s.sendto(b'x', ('TARGET', port))\nprint(json.dumps(1))";
+    on_stage(async |stage| {
+        if !std::path::Path::new("/proc/net/nf_conntrack").exists() {
+            println!("SKIP counting connections: this kernel does not show its table");
+            return;
+        }
+        let internet = Internet::open();
+        let (greedy, other) = (stage.create().await, stage.create().await);
+        let flood = FLOOD.replace("TARGET", &internet.public.to_string());
+        greedy.python("user", &flood).await;
+        let limit = usize::try_from(soulbox_net::firewall::CONNECTIONS_PER_SANDBOX).unwrap();
+        let held = connections_of(greedy.slot.address());
+        assert!((limit / 2..=limit).contains(&held), "{held} of {limit}");
+        // A new one is refused with an answer at once, not left to time out.
+        let started = std::time::Instant::now();
+        let refused = greedy.connect(&[target(internet.public, PORT)]).await;
+        assert!(is_refused(&refused[0]), "{refused:?}");
+        assert!(started.elapsed().as_secs() < 3, "{refused:?}");
+        let served = other.connect(&[target(internet.public, PORT)]).await;
+        assert_eq!(served, [json!(internet.host_side.to_string())]);
+    });
+}

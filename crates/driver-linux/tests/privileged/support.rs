@@ -248,6 +248,13 @@ impl Place {
                 .into_iter()
                 .map(|name| format!("{}/{name}", sandboxes.display())),
         );
+        let views = Path::new(RUN_DIR).join("views").join(self.block.prefix());
+        found.extend(
+            names_in(&views)
+                .into_iter()
+                .filter(|name| !name.starts_with('.'))
+                .map(|name| format!("{}/{name}", views.display())),
+        );
         let disks = self.data_dir.join("disks");
         found.extend(
             names_in(&disks)
