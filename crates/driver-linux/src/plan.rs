@@ -121,6 +121,7 @@ const MASKED_FILES: [&str; 36] = [
     "pagetypeinfo",
     "partitions",
     "sched_debug",
+    "schedstat",
     "slabinfo",
     "softirqs",
     "sysrq-trigger",
@@ -343,7 +344,6 @@ fn hold_steps(
     let mut steps = vec![
         hold("empty-file", &places.empty_file),
         hold("empty-directory", &places.empty_directory),
-        hold("meminfo", &files.proc_file("meminfo")),
     ];
     let shadowed = shadowed(host, cut_cpus);
     steps.extend(shadowed.map(|name| hold(name, &files.proc_file(name))));
@@ -374,9 +374,6 @@ fn proc_steps(host: &HostFacts, cut_cpus: bool) -> Vec<LaunchStep> {
         },
         LaunchStep::ReadOnlyProc {
             name: "sys".to_owned(),
-        },
-        LaunchStep::ShadowProc {
-            name: "meminfo".to_owned(),
         },
     ];
     steps.extend(shadowed(host, cut_cpus).map(|name| LaunchStep::ShadowProc {
@@ -438,7 +435,7 @@ mod tests {
             empty_directory: PathBuf::from("/d/run/empty"),
             sys: PathBuf::from("/d/run/sys-2"),
         };
-        let proc_entries = ["keys", "bus", "meminfo", "sys", "cpuinfo"]
+        let proc_entries = ["keys", "bus", "meminfo", "sys", "cpuinfo", "sys/fs/file-nr"]
             .map(str::to_owned)
             .into();
         let host = HostFacts {
