@@ -65,6 +65,13 @@ fn question_end(message: &[u8]) -> Option<usize> {
     (message.len() >= at + 4).then_some(at + 4)
 }
 
+/// Types of records that a resolver's client has no use for:
+/// 251 to 255, zone transfers and amplification (IXFR, AXFR, MAILB, MAILA, ANY);
+/// NULL (10) and private types (65280 and up, RFC 6895 §3.1), which hold any bytes and are what tunnels like best.
+fn is_refused(kind: u16) -> bool {
+    matches!(kind, 10 | 251..=255 | 65280..)
+}
+
 /// Judges a message from a sandbox.
 pub(crate) fn judge(message: &[u8]) -> Verdict {
     const RESPONSE: u8 = 0x80;
@@ -88,8 +95,7 @@ pub(crate) fn judge(message: &[u8]) -> Verdict {
         return answer(FORMERR, HEADER_BYTES);
     };
     let (kind, class) = (u16_at(message, end - 4), u16_at(message, end - 2));
-    // 251 to 255: IXFR, AXFR, MAILB, MAILA, ANY. Zone transfers and amplification, nothing a resolver's client needs.
-    if matches!(kind, Some(251..=255)) || class != Some(1) {
+    if kind.is_none_or(is_refused) || class != Some(1) {
         return answer(REFUSED, end);
     }
     Verdict::Forward { question_end: end }
@@ -156,11 +162,15 @@ mod tests {
                 question_end: good.len()
             }
         );
-        for kind in [251, 252, 255] {
+        for kind in [10, 251, 252, 255, 65280, 65399, 65535] {
             assert!(matches!(
                 judge(&query("example.com", kind)),
                 Verdict::Answer { rcode: REFUSED, .. }
             ));
+        }
+        for kind in [1, 5, 12, 15, 16, 28, 33, 64, 65, 250, 256, 257, 65279] {
+            let verdict = judge(&query("example.com", kind));
+            assert!(matches!(verdict, Verdict::Forward { .. }), "{kind}");
         }
         let change = |at: usize, value: u8| {
             let mut message = good.clone();

@@ -2,7 +2,8 @@
 //!
 //! Sandboxes cannot reach private addresses, and the host's own DNS server usually has one: so the server asks for
 //! them. It passes queries on as they are, with an id and a source port of its own per query, and believes only the
-//! answer that matches both (RFC 5452). It answers nobody outside the block and bounds what one sandbox can occupy.
+//! answer that matches both (RFC 5452). It answers nobody outside the block and bounds what one sandbox can occupy at a
+//! time, and what it can carry over time.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,8 +20,15 @@ use tokio::time::timeout;
 use crate::ask::{MAX_UDP_BYTES, Transport, ask, read_framed, write_framed};
 use crate::dns::{self, Verdict};
 
+mod allowance;
+
+use allowance::Allowance;
+pub use allowance::Allowances;
+
 const TCP_IDLE: Duration = Duration::from_secs(10);
 const REREAD_INTERVAL: Duration = Duration::from_secs(5);
+/// When there are more, those that have asked for nothing lately are forgotten. A block has 2048 slots.
+const REMEMBERED_CLIENTS: usize = 512;
 
 /// Whom to ask.
 #[derive(Debug, Clone)]
@@ -48,6 +56,8 @@ pub struct ResolverConfig {
     pub max_per_client: usize,
     /// Most queries at a time of all clients.
     pub max_in_flight: usize,
+    /// What one client may ask over time.
+    pub allowances: Allowances,
 }
 
 impl ResolverConfig {
@@ -76,6 +86,7 @@ impl ResolverConfig {
             upstream_timeout: Duration::from_secs(2),
             max_per_client: 64,
             max_in_flight: 2048,
+            allowances: Allowances::default(),
         })
     }
 
@@ -116,6 +127,8 @@ pub struct Counts {
     pub ignored: AtomicU64,
     /// Too many at a time.
     pub limited: AtomicU64,
+    /// Too much over time.
+    pub exhausted: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -126,6 +139,7 @@ struct Shared {
     config: ResolverConfig,
     counts: Arc<Counts>,
     in_flight: Mutex<InFlight>,
+    spent: Mutex<HashMap<IpAddr, Allowance>>,
     known: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
 }
 
@@ -177,6 +191,30 @@ impl Shared {
         })
     }
 
+    /// Takes a query out of the client's allowance, if there is enough left.
+    fn afford(&self, client: IpAddr, question_bytes: usize) -> bool {
+        let now = Instant::now();
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.len() > REMEMBERED_CLIENTS {
+            spent.retain(|_, allowance| !allowance.is_unused(now));
+        }
+        let allowance = spent
+            .entry(client)
+            .or_insert_with(|| Allowance::new(&self.config.allowances, now));
+        let enough = allowance.take(question_bytes, now);
+        if !enough {
+            count(&self.counts.exhausted);
+        }
+        enough
+    }
+
+    fn charge(&self, client: IpAddr, answer_bytes: usize) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(allowance) = spent.get_mut(&client) {
+            allowance.charge(answer_bytes);
+        }
+    }
+
     fn upstreams(&self) -> Vec<SocketAddr> {
         let path = match &self.config.upstreams {
             Upstreams::Fixed(servers) => return servers.clone(),
@@ -205,7 +243,7 @@ impl Shared {
     }
 
     /// The answer to one message, if it deserves one.
-    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn answer(&self, client: IpAddr, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let question_end = match dns::judge(query) {
             Verdict::Ignore => {
                 count(&self.counts.ignored);
@@ -220,6 +258,17 @@ impl Shared {
             }
             Verdict::Forward { question_end } => question_end,
         };
+        // All of it counts: what stands behind the question is passed on, too.
+        if !self.afford(client, query.len()) {
+            return Some(dns::empty_answer(query, question_end, dns::REFUSED));
+        }
+        let answer = self.forward(query, question_end, transport).await;
+        self.charge(client, answer.len());
+        Some(answer)
+    }
+
+    /// The answer of the first upstream that has one.
+    async fn forward(&self, query: &[u8], question_end: usize, transport: Transport) -> Vec<u8> {
         let mut spare = None;
         for server in self.upstreams() {
             let asked = timeout(
@@ -238,7 +287,7 @@ impl Shared {
                 }
                 Ok(Ok(answer)) => {
                     count(&self.counts.answered);
-                    return Some(answer);
+                    return answer;
                 }
                 Ok(Err(error)) => tracing::debug!(%server, %error, "name server failed"),
                 Err(_) => tracing::debug!(%server, "name server did not answer in time"),
@@ -249,7 +298,7 @@ impl Shared {
         } else {
             &self.counts.failed
         });
-        Some(spare.unwrap_or_else(|| dns::empty_answer(query, question_end, dns::SERVFAIL)))
+        spare.unwrap_or_else(|| dns::empty_answer(query, question_end, dns::SERVFAIL))
     }
 }
 
@@ -311,6 +360,7 @@ impl Resolver {
             config,
             counts: Arc::default(),
             in_flight: Mutex::default(),
+            spent: Mutex::default(),
             known: Mutex::default(),
         };
         Ok(Self {
@@ -375,7 +425,10 @@ impl Resolver {
         };
         let (query, udp) = (query.to_vec(), Arc::clone(&self.udp));
         tasks.spawn(async move {
-            if let Some(answer) = place.shared.answer(&query, Transport::Udp).await
+            if let Some(answer) = place
+                .shared
+                .answer(client.ip(), &query, Transport::Udp)
+                .await
                 && let Err(error) = udp.send_to(&answer, client).await
             {
                 tracing::debug!(%client, %error, "cannot send an answer");
@@ -390,7 +443,11 @@ impl Resolver {
         tasks.spawn(async move {
             // One after the other: a client that wants more at a time opens more connections, which are bounded.
             while let Ok(Ok(query)) = timeout(TCP_IDLE, read_framed(&mut stream)).await {
-                let Some(answer) = place.shared.answer(&query, Transport::Tcp).await else {
+                let Some(answer) = place
+                    .shared
+                    .answer(client.ip(), &query, Transport::Tcp)
+                    .await
+                else {
                     return;
                 };
                 if !matches!(
@@ -415,7 +472,11 @@ mod tests {
         reply: impl Fn(&[u8], Transport) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) -> SocketAddr {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (udp, tcp) = bind_both(any).await.unwrap();
+        let (udp, tcp) = sockets(any).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let udp = UdpSocket::from_std(udp).unwrap();
+        let tcp = TcpListener::from_std(tcp).unwrap();
         let address = udp.local_addr().unwrap();
         let reply = Arc::new(reply);
         let for_tcp = Arc::clone(&reply);
@@ -624,6 +685,23 @@ mod tests {
             ask_it(resolver, &dns::query("a.b", 1)).await.is_some(),
             "the places are free again"
         );
+    }
+
+    #[tokio::test]
+    async fn one_client_cannot_carry_data_all_day() {
+        let server = upstream(|query, _| vec![good(query)]).await;
+        let (resolver, counts) = start(vec![server], |_| {}).await;
+        let name = format!("{0}.{0}.{0}.tunnel.example", "x".repeat(60));
+        let query = dns::query(&name, 1);
+        let mut refused = 0;
+        // Twice what the burst of bytes is good for.
+        let tries = 2 * 32 * 1024 / query.len();
+        for _ in 0..tries {
+            let answer = ask_it(resolver, &query).await.unwrap();
+            refused += u64::from(dns::rcode(&answer) == dns::REFUSED);
+        }
+        assert!(refused > 20, "{refused} of {tries}");
+        assert_eq!(counts.exhausted.load(Ordering::Relaxed), refused);
     }
 
     #[test]
