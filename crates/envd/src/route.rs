@@ -66,6 +66,11 @@ impl Endpoints {
         Ok(reply)
     }
 
+    /// Whether a request bears the token, whatever it is for.
+    pub(crate) fn knows<B>(&self, request: &Request<B>) -> bool {
+        self.app.settings.admits(shown_token(request.headers()))
+    }
+
     /// These check for themselves: health needs no token, files may be signed instead, init brings its own.
     fn may_pass<B>(&self, request: &Request<B>) -> bool {
         let own_check = match request.uri().path() {
@@ -74,7 +79,7 @@ impl Endpoints {
             "/init" => request.method() == Method::POST,
             _ => false,
         };
-        own_check || self.app.settings.admits(shown_token(request.headers()))
+        own_check || self.knows(request)
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Reply {

@@ -14,6 +14,10 @@ use tokio::sync::Semaphore;
 use crate::idle::Work;
 use crate::route::Endpoints;
 
+mod strangers;
+
+use strangers::{Stranger, Strangers};
+
 const BACKLOG: u32 = 1024;
 /// Longer than every hop in front keeps an idle connection, so that none of them reuses one that is closing.
 const IDLE: Duration = Duration::from_secs(640);
@@ -21,6 +25,9 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(15);
 /// More wait in the backlog: descriptors must be left for processes and files.
 const CONNECTIONS_MAX: usize = 4096;
+/// Of those, connections that have shown no valid token. When there is one more, the oldest of them is closed: every
+/// program inside can connect, and none may keep the owner out by saying nothing.
+const STRANGERS_MAX: usize = 1024;
 const STREAMS_MAX: u32 = 1000;
 const HEADERS_MAX: u32 = 64 * 1024;
 /// Of one HTTP/1.1 connection: bounds its headers, and what is read and written at once.
@@ -55,16 +62,20 @@ pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_MAX);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Strangers::new(STRANGERS_MAX);
     loop {
         // Never closed, so there is always a place sooner or later.
         let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = connection(http.clone(), stream, endpoints.clone());
-                tokio::spawn(async move {
+                let stranger = strangers.admit();
+                let number = stranger.number();
+                let connection = connection(http.clone(), stream, endpoints.clone(), stranger);
+                let task = tokio::spawn(async move {
                     connection.await;
                     drop(place);
                 });
+                strangers.note(number, task.abort_handle());
             }
             // Out of descriptors or memory: the connections that are there must end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -72,11 +83,19 @@ pub(crate) async fn serve(listener: TcpListener, endpoints: Endpoints) -> ! {
     }
 }
 
-async fn connection(http: Builder<TokioExecutor>, stream: TcpStream, endpoints: Endpoints) {
+async fn connection(
+    http: Builder<TokioExecutor>,
+    stream: TcpStream,
+    endpoints: Endpoints,
+    stranger: Stranger,
+) {
     // Small frames must leave at once; a socket that refuses this still works.
     drop(stream.set_nodelay(true));
     let _work = Work;
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
+        if endpoints.knows(&request) {
+            stranger.is_known();
+        }
         let endpoints = endpoints.clone();
         async move { endpoints.answer(request).await }
     });
