@@ -139,8 +139,9 @@ impl Peer {
         let mut command = Command::new(&self.program);
         command
             .args(&self.before)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // Pipes, not /dev/null: runc makes its standard streams belong to root inside, and that one is everybody's.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         if self.named {
