@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use soulbox_driver::{DialError, DriverError, GuestStats, OomKill};
-use soulbox_types::SandboxSpec;
+use soulbox_types::{SandboxId, SandboxSpec};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
 pub type GuestNumber = u64;
@@ -25,6 +25,8 @@ pub enum Request {
     Create(Box<SandboxSpec>),
     /// Find the guests of an earlier helper.
     Adopt,
+    /// Say why others of its guests were not found. After [`Request::Adopt`].
+    Lost,
     /// Connect to a port of a guest. The answer carries the connected socket.
     Dial {
         /// Which guest.
@@ -82,6 +84,11 @@ pub enum Answer {
     Adopted {
         /// Each with what it was created from.
         guests: Vec<(GuestNumber, SandboxSpec)>,
+    },
+    /// The guests that were not found, and why; of very many, some.
+    Lost {
+        /// Each with words that go on from "the sandbox was lost: ".
+        sandboxes: Vec<(SandboxId, String)>,
     },
     /// The socket comes with this message.
     Dialled,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill};
-use soulbox_types::SandboxSpec;
+use soulbox_types::{SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ impl std::fmt::Debug for Link {
 pub struct RemoteDriver {
     link: Arc<Link>,
     tier: &'static str,
+    lost: Arc<Mutex<Vec<(SandboxId, String)>>>,
 }
 
 impl RemoteDriver {
@@ -70,7 +71,11 @@ impl RemoteDriver {
             gone: CancellationToken::new(),
         });
         tokio::spawn(read(Arc::clone(&link)));
-        Self { link, tier }
+        Self {
+            link,
+            tier,
+            lost: Arc::default(),
+        }
     }
 
     /// Resolves when the helper has ended. Without it, nothing can be done for sandboxes any more.
@@ -91,6 +96,11 @@ impl RemoteDriver {
     async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
         let reply = self.link.call(Request::Adopt, None).await;
         let reply = reply.map_err(|refusal| refusal.into_driver_error("adopt"))?;
+        let lost = self.link.call(Request::Lost, None).await;
+        let lost = lost.map_err(|refusal| refusal.into_driver_error("adopt"))?;
+        if let Answer::Lost { sandboxes } = lost.answer {
+            *self.lost.lock() = sandboxes;
+        }
         Ok(reply
             .guests
             .into_iter()
@@ -115,8 +125,15 @@ impl Driver for RemoteDriver {
         Box::pin(self.adopt_guests())
     }
 
+    fn lost(&self) -> Vec<(SandboxId, String)> {
+        self.lost.lock().clone()
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            if self.link.gone.is_cancelled() {
+                return;
+            }
             if let Err(refusal) = self.link.call(Request::Shutdown, None).await {
                 let error = refusal.into_driver_error("release");
                 tracing::error!(

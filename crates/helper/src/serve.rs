@@ -21,6 +21,8 @@ const OPEN_CALLS: usize = 4096;
 const START: u8 = 0;
 const STARTING: u8 = 1;
 const STARTED: u8 = 2;
+/// Lost sandboxes that the server is told the reason of: as many as fit into a message.
+const LOST_TOLD: usize = 500;
 
 /// Why the helper has nothing more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +33,15 @@ pub enum Ending {
     Down,
 }
 
-/// Carries out what the server asks until it is gone or says that it is done. After a shutdown, `release` is told
-/// whether no guest is left; the answer waits for it.
+/// Carries out what the server asks until it is gone or says that it is done. A shutdown is answered after `release`
+/// has given up what no guest needs.
 ///
 /// # Errors
 /// When the socket fails, or the server says something that is no request: then it is not to be trusted any more.
 pub async fn serve(
     channel: Channel,
     driver: Arc<dyn Driver>,
-    release: impl AsyncFnOnce(bool) -> io::Result<()>,
+    release: impl AsyncFnOnce() -> io::Result<()>,
 ) -> io::Result<Ending> {
     let channel = Arc::new(channel);
     let (queue, waiting) = mpsc::unbounded_channel();
@@ -129,6 +131,11 @@ impl Helper {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Adopt => self.adopt(id).await,
+            Request::Lost => {
+                let mut sandboxes = self.driver.lost();
+                sandboxes.truncate(LOST_TOLD);
+                self.answer(id, Ok((Answer::Lost { sandboxes }, None)));
+            }
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
@@ -209,12 +216,16 @@ impl Helper {
 
     async fn shut_down(
         &self,
-        release: impl AsyncFnOnce(bool) -> io::Result<()>,
+        release: impl AsyncFnOnce() -> io::Result<()>,
     ) -> Result<(), Refusal> {
-        self.driver.shutdown().await;
-        let empty = self.guests.lock().is_empty();
-        let released = release(empty).await;
-        released.map_err(|error| Refusal::Host("release the host".to_owned(), error.into()))
+        // A server whose start has failed asks for this first of all. The driver has nothing prepared then, and does
+        // not know yet what runs.
+        if self.start.load(Ordering::Acquire) == STARTED {
+            self.driver.shutdown().await;
+        }
+        release()
+            .await
+            .map_err(|error| Refusal::Host("release the host".to_owned(), error.into()))
     }
 
     fn guest(&self, number: GuestNumber) -> Result<Arc<dyn Guest>, Refusal> {

@@ -31,7 +31,7 @@ use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings};
-use soulbox_store::Store;
+use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,12 +107,27 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         data_dir: handover.place.data_dir,
         ..config
     };
-    let server = Server::start(&config, Arc::clone(&driver), address).await?;
+    let tls = handover.tls.as_ref();
+    let served = serve_until(stop, &config, tls, listener, address, &driver).await;
+    // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
+    // it, and ends.
+    driver.shutdown().await;
+    served
+}
 
+async fn serve_until(
+    stop: impl Future<Output = ()>,
+    config: &Config,
+    tls: Option<&TlsTexts>,
+    listener: TcpListener,
+    address: SocketAddr,
+    driver: &Arc<RemoteDriver>,
+) -> anyhow::Result<()> {
+    let server = Server::start(config, Arc::clone(driver), address).await?;
     let shutdown = CancellationToken::new();
-    let edge = server.serve(&config, handover.tls.as_ref(), listener, &shutdown)?;
+    let edge = server.serve(config, tls, listener, &shutdown)?;
     soulbox_fault::point!("start.ready");
-    say_ready(&url(&config, address))?;
+    say_ready(&url(config, address))?;
 
     tokio::select! {
         () = stop => {}
@@ -127,8 +142,6 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     soulbox_fault::point!("stop.sandboxes-settled");
     server.state.store.close().await;
     soulbox_fault::point!("stop.database-closed");
-    // Last: with it, the helper gives up the place on the host when no sandbox needs it, and ends.
-    driver.shutdown().await;
     Ok(())
 }
 
@@ -171,7 +184,10 @@ impl Server {
         let data_dir = &config.data_dir;
         let artifacts =
             Arc::new(Artifacts::existing(data_dir).context("cannot open the templates")?);
-        let store = Store::open(&data_dir.join("soulbox.db"))
+        // Made after the database: where it is, there has been one.
+        let used = data_dir.join("token.seed").exists();
+        let expect = if used { Expect::Existing } else { Expect::Any };
+        let store = Store::open_expecting(&data_dir.join("soulbox.db"), expect)
             .await
             .context("cannot open the database")?;
         soulbox_fault::point!("start.database-open");

@@ -15,10 +15,11 @@ use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::Block;
 
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
-const SERVER_FILES: [&str; 7] = [
+const SERVER_FILES: [&str; 8] = [
     "soulbox.db",
     "soulbox.db-wal",
     "soulbox.db-shm",
+    "soulbox.db-boot",
     "client.env",
     "admin.token",
     "token.seed",
@@ -109,8 +110,18 @@ impl Claim {
             .context("this host cannot run sandboxes\nFIX: soulbox doctor")
     }
 
+    /// [`Claim::release`], unless a sandbox may be running: then the next start needs the place as it is.
+    pub(crate) fn release_unused(self) -> anyhow::Result<()> {
+        if is_empty(&self.data_dir.join("sandboxes"))? {
+            self.release()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes down what no sandbox needs any more.
     pub(crate) fn release(self) -> anyhow::Result<()> {
+        soulbox_fault::point!("stop.driver-stopped");
         firewall::remove(self.block).context("cannot remove the firewall table")?;
         soulbox_fault::point!("stop.firewall-removed");
         gateway::remove(self.block).context("cannot remove the gateway")?;
@@ -132,6 +143,15 @@ fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", run.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether a directory has no entries, or does not exist.
+fn is_empty(directory: &Path) -> io::Result<bool> {
+    match std::fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

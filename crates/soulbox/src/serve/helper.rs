@@ -51,6 +51,22 @@ impl Held {
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
         let claim = Claim::take(&config.data_dir).await?;
+        match Self::prepare(&claim, &config) {
+            Ok((driver, dns)) => Ok(Self { claim, driver, dns }),
+            Err(error) => {
+                // A start that fails leaves the host as it was.
+                if let Err(left) = claim.release_unused() {
+                    tracing::warn!(error = format!("{left:#}"), "the place on the host is kept");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(
+        claim: &Claim,
+        config: &Config,
+    ) -> anyhow::Result<(Arc<NamespaceDriver>, (UdpSocket, TcpListener))> {
         // Makes what is missing of the layout; the server only reads it.
         Artifacts::open(claim.data_dir()).context("cannot open the templates")?;
         let driver = Arc::new(claim.driver(config.slots_ready.into(), config.disk, PROGRAMS)?);
@@ -58,7 +74,7 @@ impl Held {
         let listen = SocketAddr::from((claim.block().gateway(), 53));
         let dns = resolver::sockets(listen)
             .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {}", listen.ip()))?;
-        Ok(Self { claim, driver, dns })
+        Ok((driver, dns))
     }
 
     fn place(&self) -> Place {
@@ -76,10 +92,7 @@ impl Held {
         // The server has copies. No socket that hears the network stays open here.
         drop(dns);
         let channel = Channel::new(server)?;
-        let release = async move |empty: bool| match empty {
-            true => claim.release().map_err(std::io::Error::other),
-            false => Ok(()),
-        };
+        let release = async move || claim.release_unused().map_err(std::io::Error::other);
         match soulbox_helper::serve(channel, driver, release).await? {
             Ending::Down => {}
             Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
