@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from e2b import CommandExitException, Sandbox
+from e2b import CommandExitException, NotEnoughSpaceException, Sandbox
 
 from raw import api
 from server import wait_until
@@ -151,13 +151,31 @@ def test_uptime_is_the_sandboxes_own(sandbox):
 
 
 def test_disk_size_is_enforced(sandbox):
-    detail = api("GET", f"/sandboxes/{sandbox.sandbox_id}").json
-    shown = int(sandbox.commands.run("df -m --output=size / | tail -1").stdout)
-    if abs(shown - detail["diskSizeMB"]) > detail["diskSizeMB"] // 10:
-        pytest.skip(f"the file system of this host has no quota for a sandbox: df shows {shown} MiB of {detail['diskSizeMB']}")
-    with pytest.raises(CommandExitException):
-        sandbox.commands.run(f"head -c {detail['diskSizeMB'] + 64}M /dev/zero > /home/user/big", timeout=100)
-    assert sandbox.commands.run("rm -f /home/user/big; echo usable").stdout == "usable\n"
+    """The size that the API tells is what `df` shows and what can be written, by the user and by root."""
+    size = api("GET", f"/sandboxes/{sandbox.sandbox_id}").json["diskSizeMB"]
+    assert int(sandbox.commands.run("df -m --output=size / | tail -1").stdout) == size
+    # Space that is only set aside counts as well, and is quick to take.
+    sandbox.commands.run(f"fallocate -l {size - 100}M /home/user/most")
+    for user in ("user", "root"):
+        with pytest.raises(CommandExitException) as error:
+            sandbox.commands.run(f"head -c 200M /dev/zero > /var/tmp/{user}", user=user, timeout=100)
+        assert "No space left on device" in error.value.stderr
+    with pytest.raises(NotEnoughSpaceException):
+        sandbox.files.write("/home/user/more", b"z" * 5_000_000)
+    beside = Sandbox.create(timeout=60)
+    try:
+        beside.commands.run("head -c 20M /dev/zero > /home/user/f && sync /home/user/f")
+    finally:
+        beside.kill()
+    used = int(sandbox.commands.run("df -B1 --output=used / | tail -1").stdout)
+    assert used > (size - 1) << 20
+    assert sandbox.commands.run("sudo rm -f /home/user/most /home/user/more /var/tmp/user /var/tmp/root; echo usable").stdout == "usable\n"
+
+
+def test_number_of_files_is_limited_and_told(sandbox):
+    size = api("GET", f"/sandboxes/{sandbox.sandbox_id}").json["diskSizeMB"]
+    total, used = map(int, sandbox.commands.run("df --output=itotal,iused / | tail -1").stdout.split())
+    assert total >= size * 64 and used < 1000
 
 
 def test_open_files_have_a_sane_limit(sandbox):

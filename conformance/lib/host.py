@@ -114,8 +114,25 @@ def _sandbox_directories(marks: Marks) -> dict[str, str]:
     return {f"directory {child}": str(child) for child in directory.iterdir()}
 
 
+def _disks(marks: Marks) -> dict[str, str]:
+    """Images of disks, and loop devices that are bound to any, removed or not."""
+    found = {}
+    directory = Path(marks.data_dir) / "disks"
+    if directory.is_dir():
+        found |= {f"disk {child}": str(child) for child in directory.iterdir()}
+    for device in Path("/sys/block").glob("loop*"):
+        try:
+            file = (device / "loop/backing_file").read_text().strip()
+        except OSError:
+            continue
+        if file.startswith(f"{marks.data_dir}/"):
+            found[f"loop device {device.name}"] = file
+    return found
+
+
 def _everything(marks: Marks) -> dict[str, str]:
-    return _processes(marks) | _mounts(marks) | _cgroups(marks) | _network(marks) | _sandbox_directories(marks)
+    parts = (_processes, _mounts, _cgroups, _network, _sandbox_directories, _disks)
+    return {name: text for part in parts for name, text in part(marks).items()}
 
 
 def snapshot(data_dir: str) -> dict[str, str]:

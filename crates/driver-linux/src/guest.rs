@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
 use soulbox_fault as fault;
-use soulbox_linux::process;
+use soulbox_linux::{filesystem, process};
 use soulbox_types::{SandboxSpec, SlotIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -186,10 +186,21 @@ impl NamespaceGuest {
         removed.and(disk.map_or(Ok(()), Disk::discard))
     }
 
-    /// Nothing, once it has ended.
+    /// Nothing, once it has ended. What was deleted since the last look is given back to the host.
     fn disk_used_bytes(&self) -> io::Result<u64> {
         let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        disk.as_ref().map_or(Ok(0), Disk::used_bytes)
+        let Some(disk) = disk.as_ref() else {
+            return Ok(0);
+        };
+        let used = disk.used_bytes()?;
+        if let Some(directory) = disk.worth_trimming(used)? {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = filesystem::trim(directory) {
+                    tracing::warn!(%error, "deleted files of a sandbox still take space on the host");
+                }
+            });
+        }
+        Ok(used)
     }
 
     fn read_stats(&self) -> Result<GuestStats, DriverError> {

@@ -207,7 +207,6 @@ impl Pool {
         if network == NetworkMode::Internet {
             strict_source_check(&index.link_name());
         }
-        fault::point!("start.slot-made");
         let slot = Slot {
             index,
             cgroup,
@@ -216,7 +215,10 @@ impl Pool {
             ahead: None,
         };
         match self.host.disks.ahead(index) {
-            Ok(ahead) => Ok(Slot { ahead, ..slot }),
+            Ok(ahead) => {
+                fault::point!("start.slot-made");
+                Ok(Slot { ahead, ..slot })
+            }
             Err(error) => {
                 discard(slot);
                 Err(SlotError::Disk(error))

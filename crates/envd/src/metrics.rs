@@ -38,7 +38,8 @@ impl Meter {
         let (mem_total, available) = (field(&memory, "MemTotal:"), field(&memory, "MemAvailable:"));
         let mem_used = mem_total.saturating_sub(available);
         let disk_total = disk.f_blocks.saturating_mul(disk.f_frsize);
-        let disk_available = disk.f_bavail.saturating_mul(disk.f_frsize);
+        // Not what is available: file systems keep some of what is free for themselves.
+        let disk_free = disk.f_bfree.saturating_mul(disk.f_frsize);
         let cpu_count =
             std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let now = SystemTime::now()
@@ -53,7 +54,7 @@ impl Meter {
             mem_total,
             mem_used,
             mem_cache: field(&memory, "Cached:"),
-            disk_used: disk_total.saturating_sub(disk_available),
+            disk_used: disk_total.saturating_sub(disk_free),
             disk_total,
         })
     }

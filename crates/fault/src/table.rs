@@ -82,6 +82,15 @@ pub static POINTS: &[Point] = &[
     ),
     point("start.orphan-killed", "a sandbox without a row has ended"),
     point("start.slot-cgroups-made", "a slot has its cgroups, no jail"),
+    point(
+        "start.disk-written",
+        "the image of a disk is written, no loop device is bound to it",
+    ),
+    point(
+        "start.disk-bound",
+        "a loop device is bound to an image, nothing is mounted",
+    ),
+    point("start.disk-mounted", "a disk is mounted, no slot has it"),
     point("start.slot-made", "a slot is ready for a launch"),
     point("start.ready", "everything listens, nobody has been told"),
     // A sandbox is created.
@@ -133,6 +142,10 @@ pub static POINTS: &[Point] = &[
         "its processes have ended, everything else is there",
     ),
     point("kill.files-half-removed", "some of its files are gone"),
+    point(
+        "kill.disk-unmounted",
+        "its disk is unmounted, the image is there",
+    ),
     point("kill.files-removed", "its files are gone"),
     point(
         "kill.cgroups-removed",

@@ -40,7 +40,7 @@ fn limits(limits: &Limits) -> Result<(), String> {
         ("vCPUs", limits.vcpu_count, 1, 1024),
         ("MiB of memory", limits.memory_mib, 16, 16 * 1024 * 1024),
         ("processes", limits.pids, 1, 4 * 1024 * 1024),
-        ("MiB of disk", limits.disk_mib, 1, u32::MAX),
+        ("MiB of disk", limits.disk_mib, 1, 16_777_216),
     ];
     let wrong = ranges
         .iter()

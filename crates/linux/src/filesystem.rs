@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 const SHUTDOWN: libc::c_ulong = 0x8004_587D;
 /// Neither journal nor dirty pages are written any more.
 const NO_LOG_FLUSH: u32 = 2;
+/// `FITRIM` of `linux/fs.h`.
+const TRIM: libc::c_ulong = 0xC018_5879;
 /// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR` of `linux/fs.h`.
 const GET_XATTR: libc::c_ulong = 0x801C_581F;
 const SET_XATTR: libc::c_ulong = 0x401C_5820;
@@ -58,6 +60,34 @@ pub fn shut_down(directory: impl AsFd) -> io::Result<()> {
             directory.as_fd().as_raw_fd(),
             SHUTDOWN,
             std::ptr::from_ref(&NO_LOG_FLUSH),
+        )
+    };
+    check(result)
+}
+
+/// Gives back to the device what the file system does not use any more. Takes as long as the device needs for that.
+///
+/// # Errors
+/// When the file system or its device cannot.
+pub fn trim(directory: impl AsFd) -> io::Result<()> {
+    /// `struct fstrim_range`.
+    #[repr(C)]
+    struct Range {
+        start: u64,
+        length: u64,
+        shortest: u64,
+    }
+    let mut range = Range {
+        start: 0,
+        length: u64::MAX,
+        shortest: 0,
+    };
+    // SAFETY: the request reads and writes one `struct fstrim_range`, whose layout `Range` has.
+    let result = unsafe {
+        libc::ioctl(
+            directory.as_fd().as_raw_fd(),
+            TRIM,
+            std::ptr::from_mut(&mut range),
         )
     };
     check(result)

@@ -367,6 +367,14 @@ impl Disk {
         Ok(stat.f_blocks.saturating_sub(stat.f_bfree) * block)
     }
 
+    /// What to give back to the host, see [`Image::worth_trimming`].
+    pub(crate) fn worth_trimming(&self, used: u64) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Image(image) => image.worth_trimming(used),
+            Self::Quota { .. } | Self::Unlimited { .. } | Self::NotFound { .. } => Ok(None),
+        }
+    }
+
     /// Ends it, after its sandbox, and after the files in the sandbox's directory are removed.
     pub(crate) fn discard(self) -> io::Result<()> {
         match self {

@@ -12,8 +12,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, fstatfs, memfd_create, mkdirat, openat};
+use soulbox_fault as fault;
 use soulbox_linux::filesystem;
 use soulbox_linux::loopdev::LoopDevice;
 use soulbox_linux::mount::{self, Attributes};
@@ -32,6 +34,8 @@ const MOST_INODES: u64 = 4 << 20;
 /// More than this in a file system that ends is dropped by stopping it first, which the kernel's log mentions; less is
 /// written faster than that.
 const WORTH_STOPPING: u64 = 2 << 20;
+/// So much less in use than before is given back to the host while the sandbox runs.
+const WORTH_TRIMMING: u64 = 64 << 20;
 /// Where distributions put `mke2fs`; the path of a service often lacks `sbin`.
 const MKE2FS: [&str; 5] = [
     "/usr/sbin/mke2fs",
@@ -180,6 +184,8 @@ pub(crate) struct Image {
     disk_mib: u32,
     root: OwnedFd,
     mount: Option<OwnedFd>,
+    /// The most that was in use since what is not used was given back to the host.
+    peak: AtomicU64,
 }
 
 impl Image {
@@ -194,8 +200,11 @@ impl Image {
                 .mode(0o600)
                 .open(&path)?;
             template.write(&file)?;
+            fault::point!("start.disk-written");
             let device = LoopDevice::bind(&file, true, scratch)?;
+            fault::point!("start.disk-bound");
             let mount = mount_device(&device)?;
+            fault::point!("start.disk-mounted");
             let root = open_root(&mount)?;
             mkdirat(&root, "upper", Mode::from_raw_mode(0o755))?;
             mkdirat(&root, "work", Mode::from_raw_mode(0o700))?;
@@ -207,6 +216,7 @@ impl Image {
                 disk_mib: template.disk_mib,
                 root,
                 mount: Some(mount),
+                peak: AtomicU64::new(0),
             }),
             Err(error) => {
                 remove_file(&path)?;
@@ -229,6 +239,8 @@ impl Image {
             disk_mib,
             root: open_root(&mount)?,
             mount: None,
+            // What was deleted before is not known: the next look gives it back.
+            peak: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -239,6 +251,17 @@ impl Image {
     /// Its root directory.
     pub(crate) fn root(&self) -> &OwnedFd {
         &self.root
+    }
+
+    /// What to give back to the host now that so much is in use, if that is worth it: an open directory for
+    /// [`filesystem::trim`].
+    pub(crate) fn worth_trimming(&self, used: u64) -> io::Result<Option<OwnedFd>> {
+        let peak = self.peak.fetch_max(used, Ordering::Relaxed);
+        if peak.saturating_sub(used) < WORTH_TRIMMING {
+            return Ok(None);
+        }
+        self.peak.store(used, Ordering::Relaxed);
+        self.root.try_clone().map(Some)
     }
 
     /// The mount, to be attached where the sandbox is built. There is none any more in a sandbox that was adopted.
@@ -253,6 +276,7 @@ impl Image {
         } = self;
         let stopped = stop(&root);
         drop((root, mount));
+        fault::point!("kill.disk-unmounted");
         remove_file(&path)?;
         stopped
     }

@@ -193,6 +193,30 @@ fn what_was_not_written_is_dropped_with_the_sandbox() {
     });
 }
 
+#[test]
+fn what_is_deleted_the_host_has_back() {
+    on_stage(async |stage| {
+        let sandbox = stage.create().await;
+        let before = on_host(&stage.place);
+        // Past every cache, so that it is in the image at once.
+        sandbox
+            .root("dd if=/dev/zero of=/root/f bs=1M count=200 oflag=direct 2>&1")
+            .await;
+        assert!(used(&sandbox).await >= 200 * MIB);
+        let full = on_host(&stage.place);
+        assert!(full - before >= 200 * MIB, "{before} {full}");
+        sandbox.root("rm /root/f").await;
+        assert!(used(&sandbox).await < MIB);
+        eventually("the host's space", || {
+            let now = on_host(&stage.place);
+            (now - before < 20 * MIB)
+                .then_some(())
+                .ok_or(format!("{before} {now}"))
+        })
+        .await;
+    });
+}
+
 /// Files of the template and of the sandbox are on two file systems. Programs that stay on one must find both.
 #[test]
 fn all_files_seem_to_be_on_one_disk() {
