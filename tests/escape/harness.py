@@ -63,6 +63,8 @@ class Ledger:
     open: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     not_shown: dict[str, str] = field(default_factory=dict)
+    # Figures that are worth reading.
+    notes: list[str] = field(default_factory=list)
 
     def case(self, name: str, did: bool, unshown: str | None) -> None:
         (self.open if did else self.blocked).append(name)
@@ -76,11 +78,17 @@ class Ledger:
         for name, reason in self.not_shown.items():
             family, _, attempt = name.partition(": ")
             together.setdefault(f"{family}: control: not shown, because {reason}", []).append(attempt)
-        reasons = [f"{text} ({', '.join(names)})" for text, names in together.items()]
+        reasons = [f"{text} ({_some(names)})" for text, names in together.items()]
         cases = len(self.blocked) + len(self.open)
         found = [f"NOT BLOCKED {name}" for name in self.open]
         total = f"escape: {cases} cases, {len(self.blocked)} blocked, {len(self.shown)} controls shown, {len(self.not_shown)} not shown"
-        return [*reasons, *found, total]
+        return [*reasons, *self.notes, *found, total]
+
+
+def _some(names: list[str]) -> str:
+    """A few of them, and how many more there are."""
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
 
 
 LEDGER = Ledger()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from e2b import TimeoutException
-from harness import INSIDE, PROGRAMS, attack as attack_in, judge, one
+from harness import INSIDE, LEDGER, PROGRAMS, attack as attack_in, judge, one
 
 from server import patience, wait_until
 
@@ -113,6 +113,7 @@ def test_owner_is_served_during_a_siege(throwaway, kind):
     threading.Thread(target=lambda: siege.wait(on_stdout=said.append) if not said else None, daemon=True).start()
     wait_until("the siege stands", 20, lambda: any(text.startswith("up") for text in said))
     waited = owner_waits(throwaway)
+    LEDGER.notes.append(f"siege {kind}: the owner's `true` took {waited:.2f} s")
     shown = naive_falls(kind) if kind in NAIVE_FALLS else "a naive server for this protocol is not at hand, or does not fall to so little"
     one("siege", kind, waited > patience(OWNER_SECONDS), shown, f"{waited:.2f} s; {said}")
 

@@ -105,6 +105,14 @@ def test_working_directories_outside(sandbox, loot, tmp_path):
     judge("working directory", found, dict.fromkeys(found, shown))
 
 
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_nobody_becomes_more_than_he_is(attack, user):
+    """The attacker wants an id of the host's or a capability that reaches further than his own files."""
+    shown = control("identity.py")
+    reasons = {name: "the host's root of this machine has not got it either" for name, found in shown.items() if name.startswith("CAP_") and not found.did}
+    judge(f"identity as {user}", attack("identity.py", user=user), shown, reasons)
+
+
 def test_set_id_program_is_no_way_up_outside(sandbox, tmp_path):
     """The attacker leaves a set-user-id program of root's in the sandbox; a friend on the host, an ordinary user, runs it."""
     name = "escape-set-id"
