@@ -25,3 +25,9 @@ mod view;
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};
 pub use host::{Programs, plans_for};
+
+/// Records of sandboxes as bytes, for `soulbox-properties`.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::state::{open_record, seal_record};
+}
