@@ -13,7 +13,7 @@ DATA_DIR ?= .soulbox
 # Sandboxes need root; nothing else does.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env env "PATH=$(PATH)")
 
-.PHONY: help setup guest build base serve demo check test test-kernels soak dist bench clean-tools
+.PHONY: help setup guest build base serve demo check test test-kernels soak deny fuzz sbom dist bench clean-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,19 @@ soak: setup base ## SOAK_MINUTES (30) of mixed load while the server is killed n
 bench: setup base ## measure against the container runtimes that are installed
 	@$(AS_ROOT) scripts/bench $(SOULBOX) $(DATA_DIR)
 
-dist: build ## the one file to install, with its SHA-256, in dist/
+deny: ## licences, bans, sources and known vulnerabilities of what comes from outside
+	@scripts/need-cargo
+	@scripts/deny
+
+fuzz: ## search for inputs that break a property, FUZZ_SECONDS=60 for each target
+	@scripts/need-cargo
+	@scripts/fuzz
+
+sbom: ## what the programs are made of, as CycloneDX, in dist/
+	@scripts/need-cargo
+	@scripts/sbom dist
+
+dist: build sbom ## the one file to install, with its SHA-256 and its parts, in dist/
 	install -D -m 0755 $(SOULBOX) dist/soulbox
 	cd dist && sha256sum soulbox >soulbox.sha256 && cat soulbox.sha256
 
