@@ -6,6 +6,7 @@ exactly the process it started. Separate from the runner because the fault suite
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 # What the bootstrap of the base template leaves in a data directory and never changes afterwards.
@@ -73,8 +76,8 @@ class Server:
         assert self.process is not None, "the server was started"
         return self.process.pid
 
-    def start(self, timeout: float = 60) -> "Server":
-        """Starts the process and returns once it has printed `READY <url>`."""
+    def launch(self, fault: str = "") -> None:
+        """Starts the process. With a fault (see `soulbox debug fault-points`) it will end itself there."""
         command = [str(self.binary), "serve", "--data-dir", str(self.data_dir), "--listen", self.listen]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -85,8 +88,13 @@ class Server:
                 start_new_session=True,
                 text=True,
                 # Nothing of the caller's configuration may change what is tested.
-                env={name: value for name, value in os.environ.items() if not name.startswith("SOULBOX_")},
+                env={name: value for name, value in os.environ.items() if not name.startswith("SOULBOX_")}
+                | ({"SOULBOX_FAULT": fault} if fault else {}),
             )
+
+    def start(self, timeout: float = 60, fault: str = "") -> "Server":
+        """Starts the process and returns once it has printed `READY <url>`."""
+        self.launch(fault)
         self.url = self._await_ready(timeout)
         self.env = read_client_env(self.data_dir / "client.env")
         return self
@@ -149,9 +157,6 @@ class Server:
 
 def kill_every_sandbox(env: dict[str, str]) -> None:
     """Kills what a suite left running, so that the leak check sees only real leaks."""
-    import json
-    import urllib.error
-    import urllib.request
 
     def call(method: str, path: str):
         request = urllib.request.Request(

@@ -110,6 +110,16 @@ impl Artifacts {
     /// # Errors
     /// When one of them cannot be read or believed.
     pub fn manifests(&self) -> Result<Vec<TemplateManifest>, ArtifactError> {
+        let names = self.names()?;
+        let found: Result<Vec<_>, _> = names.iter().map(|name| self.manifest(name)).collect();
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// The names of the templates that have a manifest, in order; whether it can be believed is not looked at.
+    ///
+    /// # Errors
+    /// When the directory of manifests cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, ArtifactError> {
         let dir = self.data_dir.join("templates");
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).map_err(|e| ArtifactError::io("read", &dir, e))? {
@@ -122,8 +132,7 @@ impl Artifacts {
             names.extend(name.filter(|n| manifest::is_valid_name(n)));
         }
         names.sort();
-        let found: Result<Vec<_>, _> = names.iter().map(|name| self.manifest(name)).collect();
-        Ok(found?.into_iter().flatten().collect())
+        Ok(names)
     }
 
     /// Where layers lie, each under its digest.

@@ -2,7 +2,7 @@
 //!
 //! `<data>/sandboxes/<id>/state.json`, mode 0600 in a directory of mode 0700. Not synced: after a crash of the machine
 //! there is nothing left to find. It carries a checksum, because what it says decides which processes are killed: a
-//! record that is not exactly what was written is not believed (`docs/adr/0012-damaged-records-end-their-sandbox.md`).
+//! record that is not exactly what was written is not believed (`docs/adr/0014-damage-is-named.md`).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};

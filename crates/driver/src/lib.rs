@@ -162,10 +162,10 @@ pub trait Driver: Debug + Send + Sync {
     /// that have died since. Called once, before the first create.
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>>;
 
-    /// Why a sandbox that ran under an earlier process of this server was not found again by [`Driver::adopt`], in words
-    /// that go on from "the sandbox was lost: ". None when nothing is known.
-    fn why_lost(&self, _id: &SandboxId) -> Option<String> {
-        None
+    /// Sandboxes that ran under an earlier process of this server and were not found again by [`Driver::adopt`], and why,
+    /// in words that go on from "the sandbox was lost: ". As far as it is known.
+    fn lost(&self) -> Vec<(SandboxId, String)> {
+        Vec::new()
     }
 
     /// Releases what is only prepared (free slots). Guests stay.

@@ -161,11 +161,11 @@ pub static POINTS: &[Point] = &[
     point("stop.begun", "it has been asked to stop"),
     point("stop.edge-closed", "nobody is connected any more"),
     point("stop.sandboxes-settled", "no create or kill is under way"),
+    point("stop.database-closed", "the database is closed"),
     point(
         "stop.driver-stopped",
         "slots that were only prepared are gone",
     ),
-    point("stop.database-closed", "the database is closed"),
     point("stop.firewall-removed", "the firewall table is gone"),
     point("stop.gateway-removed", "the gateway is gone"),
     point("stop.cgroups-removed", "the cgroups of the block are gone"),

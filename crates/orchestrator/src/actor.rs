@@ -21,7 +21,7 @@ use crate::journal::{self, About};
 use crate::live::{Handle, Published, RunningSandbox};
 use crate::node::{Node, store_error};
 use crate::transitions::{self, Killed};
-use crate::{NewSandbox, SandboxError, SandboxView};
+use crate::{NewSandbox, SandboxError, SandboxView, reconcile};
 
 /// How long a create may take before its caller is told so: half of the minute after which clients give up.
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
@@ -93,9 +93,9 @@ impl Actor {
         creator: Reply<SandboxView>,
     ) -> Self {
         let id = handle.id.clone();
-        let work = transitions::create(node.clone(), id, new);
+        let created = create_apart(&node, id, new);
         let mut actor = Self::new(node, handle, mailbox, State::Creating);
-        actor.in_flight = Some(Box::pin(async move { Ended::Create(work.await) }));
+        actor.in_flight = Some(Box::pin(async move { Ended::Create(created.await) }));
         actor.create_deadline = Some(Box::pin(tokio::time::sleep(CREATE_DEADLINE)));
         actor.creator = Some(creator);
         actor
@@ -473,6 +473,24 @@ impl Actor {
     }
 }
 
+/// Creates in a task of its own, because a driver's create cannot be broken off: when the actor is gone by the time there
+/// is a guest, the guest ends.
+fn create_apart(
+    node: &Arc<Node>,
+    id: SandboxId,
+    new: NewSandbox,
+) -> impl Future<Output = Result<RunningSandbox, SandboxError>> + use<> {
+    let (reply, answer) = oneshot::channel();
+    let creator = node.clone();
+    node.tasks.spawn("create", async move {
+        let outcome = transitions::create(creator.clone(), id, new).await;
+        if let Err(Ok(run)) = reply.send(outcome) {
+            reconcile::give_up(&creator, run.guest);
+        }
+    });
+    async { answer.await.unwrap_or(Err(SandboxError::ShuttingDown)) }
+}
+
 /// An actor that panics must not leave a sandbox that nobody answers for.
 impl Drop for Actor {
     fn drop(&mut self) {
@@ -485,6 +503,10 @@ impl Drop for Actor {
         self.node.expiry.remove(self.id());
         self.node.live.close_route(self.id());
         self.publish();
+        if let Some(run) = self.run.take() {
+            tracing::error!(sandbox.id = %self.id(), "nobody answers for this sandbox any more: it is killed");
+            reconcile::give_up(&self.node, run.guest);
+        }
         self.node.reconcile_wanted.notify_one();
     }
 }

@@ -24,6 +24,8 @@ use crate::{expiry, housekeeping, instruments, reconcile, sampler};
 const SHORTEST_REFRESH: Duration = Duration::from_secs(15);
 /// How long a stop waits for creates and kills in flight; longer than their own deadlines.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(45);
+/// A task that panics each time must not take a CPU.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// The sandboxes of this node. A copy is another handle on the same ones.
 #[derive(Clone)]
@@ -51,8 +53,8 @@ impl Sandboxes {
     ) -> Result<Self, SandboxError> {
         let node = Arc::new(Node::new(store, driver, settings));
         reconcile::take_over(&node).await?;
-        node.tasks.spawn("expiry", expiry::run(node.clone()));
-        node.tasks.spawn("reconcile", reconcile::run(node.clone()));
+        keep_going(&node, "expiry", expiry::run);
+        keep_going(&node, "reconcile", reconcile::run);
         node.tasks.spawn("sampler", sampler::run(node.clone()));
         node.tasks.spawn("flush", housekeeping::flush(node.clone()));
         node.tasks.spawn("prune", housekeeping::prune(node.clone()));
@@ -333,6 +335,24 @@ impl Sandboxes {
     fn find(&self, team: &TeamId, id: &SandboxId) -> Option<Arc<Handle>> {
         self.node.live.get(id).filter(|handle| handle.team == *team)
     }
+}
+
+/// Runs what must not stop as long as the server runs: after a panic, which is logged, it begins again.
+fn keep_going<F>(node: &Arc<Node>, name: &'static str, task: fn(Arc<Node>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let node = node.clone();
+    node.tasks.clone().spawn(name, async move {
+        while !node.stop.is_cancelled() {
+            // It ends by itself only when the node stops.
+            let ended = node.tasks.spawn(name, task(node.clone())).await;
+            if ended.is_ok() && !node.stop.is_cancelled() {
+                tracing::error!(task.name = name, "{name} ended and is started again");
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        }
+    });
 }
 
 /// Sends a request to a sandbox's actor and waits for the answer; none when the actor has ended.

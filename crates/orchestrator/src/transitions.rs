@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
-use crate::{NewSandbox, SandboxError, instruments};
+use crate::{NewSandbox, SandboxError, instruments, reconcile};
 
 /// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
 /// cannot end (uninterruptible sleep).
@@ -48,16 +48,22 @@ pub(crate) async fn create(
             source: Arc::new(source),
         })?;
     fault::point!("create.guest-made");
+    let unrecorded = Unrecorded {
+        node: node.clone(),
+        guest: Some(guest.clone()),
+    };
     let usable = Instant::now();
     instruments::create_phase("driver", usable - begun);
     let record = record(&node, id, new);
     if let Err(error) = node.store.insert_sandbox(&record).await {
         if let Err(kill_error) = kill_guest(guest.as_ref()).await {
-            // Without a record it is an orphan, which the next server kills.
-            tracing::error!(sandbox.id = %record.id, error = %kill_error, "guest without record could not be killed");
+            tracing::error!(sandbox.id = %record.id, error = %kill_error, "guest without record not killed; trying again later");
+        } else {
+            unrecorded.settled();
         }
         return Err(store_error("record a sandbox")(error));
     }
+    unrecorded.settled();
     fault::point!("create.row-inserted");
     instruments::create_phase("record", usable.elapsed());
     instruments::create_phase("total", begun.elapsed());
@@ -65,6 +71,27 @@ pub(crate) async fn create(
         record: Arc::new(record),
         guest,
     })
+}
+
+/// A guest that nobody answers for yet. Whatever goes wrong from here, a panic included, it ends.
+struct Unrecorded {
+    node: Arc<Node>,
+    guest: Option<Arc<dyn Guest>>,
+}
+
+impl Unrecorded {
+    /// It has a record, or is dead.
+    fn settled(mut self) {
+        self.guest = None;
+    }
+}
+
+impl Drop for Unrecorded {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            reconcile::give_up(&self.node, guest);
+        }
+    }
 }
 
 /// The record of a sandbox that has become usable at this moment: from now its time runs.

@@ -32,6 +32,16 @@ impl Kind {
     }
 }
 
+/// A file that holds what this program never writes: nothing that is tried again will help, so no script should.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}\nFIX: {fix}")]
+pub(crate) struct Damaged {
+    /// Which file, in words.
+    pub(crate) what: String,
+    /// The way out.
+    pub(crate) fix: String,
+}
+
 /// A command that failed.
 ///
 /// Also travels inside an [`anyhow::Error`], from where [`Failure::from_any`] takes it out again.
@@ -106,6 +116,7 @@ impl Failure {
             Err(error) if is_broken_pipe(&error) => return Self::broken_pipe(),
             Err(error) => error,
         };
+        let damage = is_damage(&error);
         let mut fix = None;
         let texts: Vec<String> = error
             .chain()
@@ -126,7 +137,7 @@ impl Failure {
                 what = format!("{what}: {text}");
             }
         }
-        let kind = if fix.is_some() {
+        let kind = if fix.is_some() && !damage {
             Kind::User
         } else {
             Kind::Internal
@@ -162,6 +173,14 @@ impl Failure {
             }
         })
     }
+}
+
+/// Whether what is kept is damaged. A person can help, and it is not the person's request that is wrong.
+fn is_damage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let database = cause.downcast_ref::<soulbox_store::StoreError>();
+        cause.is::<Damaged>() || database.is_some_and(soulbox_store::StoreError::is_damage)
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -248,6 +267,20 @@ mod tests {
         assert_eq!(
             failure.render(),
             "error: cannot listen on 127.0.0.1:3000: Address already in use (os error 98)\nFIX: choose another with --listen"
+        );
+    }
+
+    #[test]
+    fn damage_is_not_the_callers_doing() {
+        let damaged = Damaged {
+            what: "/data/token.seed is damaged".into(),
+            fix: "restore it".into(),
+        };
+        let failure = Failure::from_any(anyhow::Error::new(damaged).context("cannot start"));
+        assert_eq!(failure.kind().exit_code(), 70);
+        assert_eq!(
+            failure.render(),
+            "error: cannot start: /data/token.seed is damaged\nFIX: restore it"
         );
     }
 

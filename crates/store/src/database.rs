@@ -22,6 +22,7 @@ use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 use tokio::sync::oneshot;
 
 use crate::error::During;
+use crate::files::{self, Damage, Expect};
 use crate::keys::KeyCache;
 use crate::logs::{LogEntry, insert_logs};
 use crate::{StoreError, keys, teams, templates};
@@ -39,6 +40,19 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Log entries kept in memory when the database cannot take them; later ones are dropped and counted.
 const MAX_DEFERRED_LOGS: usize = 20_000;
+
+/// What a server has promised to somebody.
+const PROMISES: [&str; 9] = [
+    "teams",
+    "api_keys",
+    "templates",
+    "template_aliases",
+    "template_tags",
+    "builds",
+    "sandboxes",
+    "sandbox_metadata",
+    "idempotency",
+];
 
 /// The database. A copy is another handle on the same one.
 #[derive(Debug, Clone)]
@@ -79,40 +93,40 @@ impl Store {
     /// Opens the database file, makes it if it is not there, and brings its tables up to date.
     ///
     /// # Errors
-    /// When the file cannot be used or belongs to a newer program.
+    /// When the file cannot be used, is damaged or belongs to a newer program.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let shown = || path.display().to_string();
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .synchronous(SqliteSynchronous::Normal);
-        let writer = pool(1)
-            .connect_with(
-                options
-                    .clone()
-                    .create_if_missing(true)
-                    .journal_mode(SqliteJournalMode::Wal),
-            )
-            .await
-            .map_err(|source| StoreError::Open {
-                path: shown(),
-                source,
-            })?;
+        Self::open_expecting(path, Expect::Any).await
+    }
+
+    /// Opens the database file after a look at what is there: what SQLite would silently take for a new or a shorter
+    /// database is refused.
+    ///
+    /// # Errors
+    /// When the file cannot be used, is damaged or belongs to a newer program.
+    pub async fn open_expecting(path: &Path, expect: Expect) -> Result<Self, StoreError> {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let on_file = |source| StoreError::Open {
+            path: path.display().to_string(),
+            source: sqlx::Error::Io(source),
+        };
+        files::examine(path, expect, &boot_id)
+            .map_err(on_file)?
+            .map_err(|damage| file_error(path, &damage))?;
+        let writer = open_writer(path).await?;
+        refuse_strangers(path, &writer).await?;
+        files::note_boot(path, &boot_id).map_err(on_file)?;
         sqlx::migrate!()
             .run(&writer)
             .await
             .map_err(|source| StoreError::Migrate {
-                path: shown(),
+                path: path.display().to_string(),
                 source,
             })?;
+        check_promises(path, &writer).await?;
         let readers = pool(READERS)
-            .connect_with(options.read_only(true))
+            .connect_with(options(path).read_only(true))
             .await
-            .map_err(|source| StoreError::Open {
-                path: shown(),
-                source,
-            })?;
+            .map_err(|source| open_error(path, source))?;
         let inner = Inner {
             writer,
             readers,
@@ -325,6 +339,76 @@ async fn insert_deferred(
     insert_logs(transaction, &deferred.logs).await?;
     templates::add_spawns(transaction, &deferred.spawns).await?;
     keys::set_last_used(transaction, &deferred.key_uses).await
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .synchronous(SqliteSynchronous::Normal)
+}
+
+async fn open_writer(path: &Path) -> Result<SqlitePool, StoreError> {
+    pool(1)
+        .connect_with(
+            options(path)
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal),
+        )
+        .await
+        .map_err(|source| open_error(path, source))
+}
+
+/// A database with tables that no migration of ours has made is somebody else's, and stays as it is.
+async fn refuse_strangers(path: &Path, writer: &SqlitePool) -> Result<(), StoreError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
+        .fetch_all(writer)
+        .await
+        .map_err(|source| open_error(path, source))?;
+    if names.is_empty() || names.iter().any(|name| name == "_sqlx_migrations") {
+        return Ok(());
+    }
+    let (file, what) = (path.to_owned(), "belongs to another program".to_owned());
+    Err(file_error(path, &Damage { file, what }))
+}
+
+/// Compares the tables that hold promises with their indexes. Readings and logs, which are many and promise nothing,
+/// are left out: a start takes no longer because a server has run for long.
+async fn check_promises(path: &Path, writer: &SqlitePool) -> Result<(), StoreError> {
+    for table in PROMISES {
+        let sql = format!("PRAGMA integrity_check('{table}')");
+        let found: Result<Vec<String>, sqlx::Error> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_all(writer)
+            .await;
+        let found = found.map_err(|source| open_error(path, source))?;
+        if found != ["ok"] {
+            let what = format!("is damaged in table {table}: {}", found.join("; "));
+            let file = path.to_owned();
+            return Err(file_error(path, &Damage { file, what }));
+        }
+    }
+    Ok(())
+}
+
+fn open_error(path: &Path, source: sqlx::Error) -> StoreError {
+    if crate::error::is_corrupt(&source) {
+        let what = format!("is damaged: {source}");
+        let file = path.to_owned();
+        return file_error(path, &Damage { file, what });
+    }
+    StoreError::Open {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+fn file_error(path: &Path, damage: &Damage) -> StoreError {
+    StoreError::File {
+        file: damage.file.display().to_string(),
+        what: damage.what.clone(),
+        directory: path.parent().unwrap_or(path).display().to_string(),
+    }
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {

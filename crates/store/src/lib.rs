@@ -7,6 +7,7 @@
 
 pub mod database;
 pub mod error;
+mod files;
 pub mod idempotency;
 pub mod keys;
 pub mod logs;
@@ -19,6 +20,7 @@ pub mod templates;
 
 pub use database::Store;
 pub use error::StoreError;
+pub use files::Expect;
 pub use idempotency::Begin;
 pub use keys::{ApiKey, KeyMask};
 pub use logs::{Direction, LogEntry, LogLevel, LogQuery};

@@ -524,7 +524,7 @@ fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use soulbox_types::ErrorKind;
     use sqlx::Row;
 
@@ -533,7 +533,7 @@ mod tests {
     use crate::database::tests::{TempStore, temp_store};
     use crate::teams::tests::add_team;
 
-    fn record(team: &TeamId, started_at: i64, metadata: Option<&[(&str, &str)]>) -> SandboxRecord {
+    pub(crate) fn record(team: &TeamId, started_at: i64, metadata: Option<&[(&str, &str)]>) -> SandboxRecord {
         SandboxRecord {
             id: SandboxId::random(),
             team: team.clone(),

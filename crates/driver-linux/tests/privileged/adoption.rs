@@ -172,8 +172,7 @@ fn tampered(reason: &str, tamper: impl Fn(&Place, &str, &Path)) {
         tamper(&place, &id, &directory);
         let driver = place.driver(&needs, 0);
         assert!(driver.adopt().await.unwrap().is_empty());
-        let told = driver.why_lost(&id.parse().unwrap());
-        assert_eq!(told.as_deref(), Some(reason));
+        assert_eq!(driver.lost(), [(id.parse().unwrap(), reason.to_owned())]);
         place.expect_empty().await;
         driver.shutdown().await;
     });
@@ -247,7 +246,7 @@ fn a_sandbox_in_another_block_is_ended() {
         let other = Place::new();
         let driver = other.driver_of(&place.data_dir, &needs, 0);
         assert!(driver.adopt().await.unwrap().is_empty());
-        let why = driver.why_lost(&id.parse().unwrap()).unwrap();
+        let (_, why) = driver.lost().remove(0);
         assert!(why.starts_with("it stands in address block "), "{why}");
         // Its parent is the machine's first process by now, which collects it when it gets to it.
         eventually("the process to be gone", || {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 pub(crate) struct TestClock {
     begun: Instant,
     offset_us: AtomicI64,
+    broken: AtomicBool,
 }
 
 impl TestClock {
@@ -28,7 +29,13 @@ impl TestClock {
         Self {
             begun: Instant::now(),
             offset_us: AtomicI64::new(1_750_000_000_000_000),
+            broken: AtomicBool::new(false),
         }
+    }
+
+    /// From now on whoever asks for the time panics, as a bug would.
+    pub(crate) fn break_down(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
     }
 
     /// Sets the clock forward, or back.
@@ -40,6 +47,7 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
+        assert!(!self.broken.load(Ordering::SeqCst), "on purpose");
         Timestamp(self.offset_us.load(Ordering::SeqCst)).plus(self.begun.elapsed())
     }
 }

@@ -63,7 +63,7 @@ async fn what_ended_while_no_server_ran_ends_now() {
     world.restart().await;
     assert_eq!(
         world.log(&dead).await.last().unwrap(),
-        "Sandbox was no longer running and was removed"
+        "Sandbox was lost and is removed: nothing of it is running"
     );
     assert!(!world.listed().await.contains(&dead));
     world.wait_gone(&expired).await;
@@ -83,6 +83,53 @@ async fn guests_that_nobody_knows_are_killed() {
     pass(2).await;
     wait_for("the second try", async || stubborn.has_ended()).await;
     assert_eq!(world.listed().await, [known]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_times_come_after_a_panic_of_the_timer() {
+    let world = world().await;
+    let id = world.create(30).await;
+    world.clock.break_down(true);
+    pass(5).await;
+    world.clock.break_down(false);
+    assert!(world.driver.guest(&id).is_some());
+    pass(30).await;
+    world.wait_gone(&id).await;
+}
+
+/// A guest that runs and is in no table would be seen by the next server only: it cannot come to that.
+#[tokio::test(start_paused = true)]
+async fn a_guest_has_an_owner_whatever_breaks() {
+    let world = world().await;
+    // The create breaks after the guest is made.
+    world.driver.hold_creates();
+    let create = tokio::spawn({
+        let (sandboxes, new) = (world.sandboxes.clone(), world.new_sandbox(300));
+        async move { sandboxes.create(new).await }
+    });
+    wait_for("the create to begin", async || !world.driver.begun().is_empty()).await;
+    world.clock.break_down(true);
+    world.driver.release_creates();
+    assert!(create.await.unwrap().is_err());
+    world.clock.break_down(false);
+    wait_for("the guest to end", async || world.driver.guests().is_empty()).await;
+
+    // The actor breaks while it has a guest.
+    let id = world.create(300).await;
+    let guest = world.driver.guest(&id).unwrap();
+    guest.set_kill_fails(true);
+    world.clock.break_down(true);
+    let minute = Duration::from_secs(60);
+    assert!(world.sandboxes.set_timeout(&world.team.id, &id, minute).await.is_err());
+    world.clock.break_down(false);
+    wait_for("the first try", async || guest.kills() > 0).await;
+    // For as long as it takes.
+    pass(600).await;
+    assert!(guest.kills() > 8 && !guest.has_ended());
+    guest.set_kill_fails(false);
+    pass(61).await;
+    world.wait_gone(&id).await;
+    assert_eq!(world.sandboxes.running_count(), 0);
 }
 
 #[tokio::test(start_paused = true)]

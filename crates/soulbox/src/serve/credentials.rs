@@ -12,9 +12,12 @@ use soulbox_store::Store;
 use soulbox_types::ExecutionId;
 
 use crate::config::Config;
+use crate::failure::Damaged;
 
 /// Name of the key in `client.env`, as `soulbox key list` shows it.
 const LOCAL_KEY: &str = "client.env";
+/// The server makes 64 characters; an operator may have put another token there.
+const SHORTEST_ADMIN_TOKEN: usize = 32;
 
 /// What the server keeps from start to start.
 pub(crate) struct Credentials {
@@ -36,12 +39,29 @@ impl Credentials {
         let node_id = ensure_file(&data_dir.join("node.id"), || {
             ExecutionId::random().to_string()
         })?;
-        let token_seed = decode_seed(&seed).with_context(|| {
-            format!(
-                "{} is damaged\nFIX: restore it; without it running sandboxes cannot be entered",
-                data_dir.join("token.seed").display()
+        let damaged = |name: &str, fix: &str| Damaged {
+            what: format!("{} is damaged", data_dir.join(name).display()),
+            fix: fix.to_owned(),
+        };
+        let token_seed = decode_seed(&seed).ok_or_else(|| {
+            damaged(
+                "token.seed",
+                "restore it; without it running sandboxes cannot be entered",
             )
         })?;
+        // An empty one would let everybody in who sends nothing.
+        if admin_token.len() < SHORTEST_ADMIN_TOKEN {
+            Err(damaged(
+                "admin.token",
+                "restore it, or remove it to get a new one",
+            ))?;
+        }
+        if node_id.parse::<ExecutionId>().is_err() {
+            Err(damaged(
+                "node.id",
+                "restore it, or remove it to get a new one",
+            ))?;
+        }
         let path = data_dir.join("client.env");
         let key = match known_key(&path, store).await? {
             Some(key) => key,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use soulbox_artifacts::Artifacts;
+use soulbox_artifacts::{ArtifactError, Artifacts, TemplateManifest};
 use soulbox_store::{BootstrapTemplate, Store};
 use soulbox_types::Limits;
 use tokio_util::sync::CancellationToken;
@@ -14,19 +14,27 @@ const RESCAN: Duration = Duration::from_secs(5);
 
 /// Registers every template that has a manifest. Bootstrapped templates ask for nothing: they get the limits of the
 /// configuration.
+/// One that is damaged is named and left as it was registered before: it must not keep the server from its sandboxes.
 pub(crate) async fn register(
     store: &Store,
     artifacts: &Arc<Artifacts>,
     limits: Limits,
 ) -> anyhow::Result<()> {
     let reader = Arc::clone(artifacts);
-    let manifests = tokio::task::spawn_blocking(move || reader.manifests())
+    let found = tokio::task::spawn_blocking(move || look(&reader))
         .await?
         .context("cannot read the templates' manifests")?;
-    if manifests.is_empty() {
+    for (template, error) in &found.damage {
+        tracing::error!(
+            template,
+            error,
+            "TEMPLATE IS DAMAGED. FIX: remove templates/{template}.json, then soulbox template bootstrap {template}"
+        );
+    }
+    if found.manifests.is_empty() {
         tracing::warn!("no template yet. FIX: soulbox template bootstrap base");
     }
-    for manifest in manifests {
+    for manifest in found.manifests {
         let wanted = BootstrapTemplate {
             alias: manifest.name,
             description: Some(manifest.distribution),
@@ -45,6 +53,32 @@ pub(crate) async fn register(
     Ok(())
 }
 
+/// What is on the disk: the manifests that can be believed, and what is wrong with the templates that cannot.
+#[derive(Debug, Default, PartialEq)]
+struct OnDisk {
+    manifests: Vec<TemplateManifest>,
+    damage: Vec<(String, String)>,
+}
+
+fn look(artifacts: &Artifacts) -> Result<OnDisk, ArtifactError> {
+    let mut found = OnDisk::default();
+    for name in artifacts.names()? {
+        let whole = match artifacts.manifest(&name) {
+            Ok(None) => continue,
+            Ok(Some(manifest)) => {
+                let layers = artifacts.layers(&manifest).map(drop);
+                found.manifests.push(manifest);
+                layers
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = whole {
+            found.damage.push((name, soulbox_telemetry::chain(&error)));
+        }
+    }
+    Ok(found)
+}
+
 /// Looks again from time to time, until the server stops.
 pub(crate) async fn keep_registered(
     store: Store,
@@ -52,14 +86,14 @@ pub(crate) async fn keep_registered(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    let mut seen = artifacts.manifests().unwrap_or_default();
+    let mut seen = look(&artifacts).unwrap_or_default();
     while stop
         .run_until_cancelled(tokio::time::sleep(RESCAN))
         .await
         .is_some()
     {
         let reader = Arc::clone(&artifacts);
-        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || reader.manifests()).await else {
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || look(&reader)).await else {
             continue;
         };
         if found == seen {

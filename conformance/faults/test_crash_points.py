@@ -1,0 +1,294 @@
+"""The server dies at every step of what it does, and the next one makes good of it.
+
+The steps come from the server itself (`soulbox debug fault-points`), so a new one is tested without a change here.
+For each of them a server is started that will kill itself there, is made to do what leads there, and dies. The next
+server on the same data directory must then have everything that was promised, nothing that was not, and leave nothing.
+
+Steps are independent: each has its own data directory and address block, and a few run beside each other.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from e2b import Sandbox
+
+import host
+from crashing import call, options
+from server import Server, ServerError, from_environment, kill_every_sandbox, patience, wait_until
+
+# More only makes all of them slower; there are 16 address blocks for all servers of the machine.
+BESIDE_EACH_OTHER = 4
+CONTENT = "what its user has written"
+
+
+def points() -> list[dict]:
+    command = [os.environ["CONFORMANCE_BINARY"], "debug", "fault-points", "--json"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def cases() -> list[str]:
+    """`<point>` for a death there, `<point>:error` for a failure there."""
+    if "CONFORMANCE_BINARY" not in os.environ:
+        return []
+    listed = points()
+    return [point["name"] for point in listed] + [f"{point['name']}:error" for point in listed if point["fallible"]]
+
+
+CASES = cases()
+
+
+class Case:
+    """One server after another on one data directory."""
+
+    def __init__(self, name: str):
+        self.point, _, self.action = name.partition(":")
+        self.operation = self.point.split(".")[0]
+        self.server = from_environment("crash")
+        self.before = host.snapshot(str(self.server.data_dir))
+        # Sandboxes that were promised: id -> must be there (True), must not (False), may be either (None).
+        self.promised: dict[str, bool | None] = {}
+        self.died = False
+        self.answered = ""
+
+    def run(self) -> None:
+        try:
+            getattr(self, f"die_in_{self.operation}")()
+            self.check_the_next()
+        except BaseException:
+            self.clear()
+            raise
+
+    # What leads there
+
+    def armed(self, hit: int = 1) -> str:
+        return f"{self.point}:{hit}" + (f":{self.action}" if self.action else "")
+
+    def make(self, **body) -> str:
+        """Creates a sandbox with a file in it."""
+        status, answer = call(self.server, "POST", "/v2/sandboxes", {"templateID": "base", "timeout": 300, **body})
+        assert status == 201, answer
+        made = json.loads(answer)["sandboxID"]
+        Sandbox.connect(made, timeout=300, **options(self.server)).files.write("kept.txt", CONTENT)
+        return made
+
+    def keep(self) -> str:
+        made = self.make()
+        self.promised[made] = True
+        return made
+
+    def attempt(self, method: str, path: str, body=None) -> tuple[int, bytes]:
+        """A request that the server may not live to answer."""
+        try:
+            answer = call(self.server, method, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            answer = (0, str(error).encode())
+        self.answered = f"{method} {path}: {answer[0]}"
+        return answer
+
+    def await_death(self) -> None:
+        try:
+            code = self.server.process.wait(patience(20))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"nothing died at {self.point}; {self.answered}\n{self.server.log_tail()}") from None
+        # Not -9 when another process of the server reached the point.
+        assert code != 0, f"it ended in peace\n{self.server.log_tail()}"
+        self.died = True
+        directory = str(self.server.data_dir)
+        wait_until("all processes of the server are gone", 10, lambda: not processes_of(directory))
+
+    def die_in_create(self) -> None:
+        self.server.start(fault=self.armed(hit=2))
+        self.keep()
+        status, answer = self.attempt("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 300})
+        if self.action == "error":
+            assert status >= 500 and "FAULT" not in answer.decode(), (status, answer)
+            assert self.server.alive()
+            only = list(self.promised)
+            wait_until("the failed one left nothing", 10, lambda: directories(self.server) == only)
+            self.server.kill()
+            return
+        self.await_death()
+        if status == 201:
+            self.promised[json.loads(answer)["sandboxID"]] = True
+
+    def die_in_kill(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        victim = self.make()
+        status, _ = self.attempt("DELETE", f"/sandboxes/{victim}")
+        self.await_death()
+        self.promised[victim] = False if status == 204 else None
+
+    def die_in_timeout(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        if self.point == "timeout.due":
+            victim = self.make(timeout=1)
+            # Its time came before the server died.
+            self.promised[victim] = False
+        else:
+            victim = self.make()
+            self.promised[victim] = True
+            self.attempt("POST", f"/sandboxes/{victim}/timeout", {"timeout": 900})
+        self.await_death()
+
+    def die_in_stop(self) -> None:
+        self.server.start(fault=self.armed())
+        names = [point["name"] for point in points()]
+        # What comes after is done only when no sandbox is left.
+        if names.index(self.point) <= names.index("stop.database-closed"):
+            self.keep()
+        self.server.process.send_signal(signal.SIGTERM)
+        self.await_death()
+
+    def die_in_start(self) -> None:
+        """The server before it left one of everything: a sandbox, a row without one, one without a row, half a launch."""
+        server = self.server.start()
+        self.keep()
+        without_process, without_row = self.make(), self.make()
+        server.kill()
+        self.promised |= {without_process: False, without_row: False}
+        os.kill(state(server, without_process)["pid"], signal.SIGKILL)
+        with sqlite3.connect(server.data_dir / "soulbox.db") as database:
+            database.execute("DELETE FROM sandboxes WHERE id = ?", (without_row,))
+        database.close()
+        (server.data_dir / "sandboxes" / "halfmade").mkdir()
+        if self.point.startswith("start.claim"):
+            claim_of(server).unlink()
+        try:
+            server.start(fault=self.armed())
+            # Some of it goes on after the server is ready.
+            self.await_death()
+        except ServerError:
+            self.await_death()
+
+    # What must be so afterwards
+
+    def check_the_next(self) -> None:
+        server = self.server.start()
+        end = time.monotonic() + patience(5)
+        listed = {info["sandboxID"]: info for info in json.loads(call(server, "GET", "/v2/sandboxes")[1])}
+        while unwanted := [one for one, there in self.promised.items() if there is False and one in listed]:
+            assert time.monotonic() < end, f"{unwanted} came back"
+            time.sleep(0.05)
+            listed = {info["sandboxID"]: info for info in json.loads(call(server, "GET", "/v2/sandboxes")[1])}
+        lost = [one for one, there in self.promised.items() if there and one not in listed]
+        assert not lost, f"{lost} were promised and are gone\n{server.log_tail(60)}"
+        unknown = set(listed) - set(self.promised)
+        assert len(unknown) <= 1, unknown
+        wait_until("files and rows are of the same sandboxes", 10, lambda: directories(server) == sorted(listed))
+        for one in listed:
+            sandbox = Sandbox.connect(one, timeout=60, **options(server))
+            assert sandbox.commands.run("echo usable").stdout == "usable\n"
+            if one in self.promised:
+                assert sandbox.files.read("kept.txt") == CONTENT
+        fresh = Sandbox.create(timeout=60, **options(server))
+        assert fresh.commands.run("echo fresh").stdout == "fresh\n"
+        kill_every_sandbox(server.env)
+        assert server.stop() == 0
+        left = host.leaks(self.before, str(server.data_dir))
+        assert left == {}, left
+        server.remove()
+
+    def clear(self) -> None:
+        """Whatever went wrong: nothing may stay on the host. The log stays, for whoever looks."""
+        if self.server.process is not None and self.server.alive():
+            self.server.kill()
+        subprocess.run([str(self.server.binary), "purge", "--data-dir", str(self.server.data_dir), "--yes"], capture_output=True)
+        shutil.rmtree(self.server.data_dir, ignore_errors=True)
+
+
+def directories(server: Server) -> list[str]:
+    return sorted(os.listdir(server.data_dir / "sandboxes"))
+
+
+def state(server: Server, sandbox: str) -> dict:
+    return json.loads((server.data_dir / "sandboxes" / sandbox / "state.json").read_text())
+
+
+def claim_of(server: Server) -> Path:
+    wanted = os.path.realpath(server.data_dir)
+    return next(path for path in host.CLAIMS.iterdir() if path.name.isdigit() and path.read_text() == wanted)
+
+
+def processes_of(directory: str) -> list[int]:
+    """Processes that are servers of this data directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if command[0].endswith(b"soulbox") and directory.encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+class Outcome:
+    def __init__(self, died: bool, problem: str, seconds: float):
+        self.died = died
+        self.problem = problem
+        self.seconds = seconds
+
+
+def carry_out(name: str) -> Outcome:
+    began = time.monotonic()
+    case = Case(name)
+    problem = ""
+    try:
+        case.run()
+    except BaseException:
+        problem = f"{traceback.format_exc()}\nlog: {case.server.log_path}"
+    return Outcome(case.died, problem, time.monotonic() - began)
+
+
+class Outcomes:
+    """Runs the chosen cases once, a few beside each other."""
+
+    def __init__(self, chosen: list[str]):
+        began = time.monotonic()
+        with ThreadPoolExecutor(BESIDE_EACH_OTHER) as pool:
+            self.of = dict(zip(chosen, pool.map(carry_out, chosen)))
+        self.seconds = time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def outcomes(request) -> Outcomes:
+    chosen = [item.callspec.params["case"] for item in request.session.items if item.originalname == "test_dies_and_is_made_good"]
+    return Outcomes(chosen)
+
+
+@pytest.mark.seconds(400)
+@pytest.mark.parametrize("case", CASES)
+def test_dies_and_is_made_good(case, outcomes):
+    outcome = outcomes.of[case]
+    assert not outcome.problem, outcome.problem
+    assert outcome.died or case.endswith(":error")
+
+
+@pytest.mark.seconds(400)
+def test_figures(outcomes, capsys):
+    """Says what was done; the runner shows it."""
+    deaths = sum(outcome.died for outcome in outcomes.of.values())
+    errors = sum(name.endswith(":error") for name in outcomes.of)
+    good = sum(not outcome.problem for outcome in outcomes.of.values())
+    slowest = max(outcomes.of.items(), key=lambda item: item[1].seconds, default=("none", Outcome(False, "", 0)))
+    with capsys.disabled():
+        print(
+            f"\nFIGURES fault points {len(points())}: {deaths} deaths, {errors} errors, {good} of {len(outcomes.of)} made good,"
+            f" {outcomes.seconds:.0f} s, slowest {slowest[0]} {slowest[1].seconds:.1f} s"
+        )
+    assert len(CASES) > 40
