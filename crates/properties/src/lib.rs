@@ -5,10 +5,6 @@
 //! same request in another spelling gets the same decision, bytes in other pieces give the same frames.
 //!
 //! Programs have no library, and libraries do not publish their parsers: [`taken`] takes in their pure files by path.
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "a property that does not hold panics; that is how it is told"
-)]
 
 mod bodies;
 mod config;
