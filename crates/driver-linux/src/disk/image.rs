@@ -201,11 +201,13 @@ impl Image {
                 .open(&path)?;
             template.write(&file)?;
             fault::point!("start.disk-written");
-            let device = LoopDevice::bind(&file, true, scratch)?;
+            let device = bind(&file, scratch)?;
             fault::point!("start.disk-bound");
-            let mount = mount_device(&device)?;
+            let root = open_root(&mount_device(&device)?)?;
             fault::point!("start.disk-mounted");
-            let root = open_root(&mount)?;
+            // Another mount of the same file system. Ids of a mount can be mapped only while nobody has a file of it open
+            // for writing, and the server's files are open for a moment in every process that it is starting.
+            let mount = mount_device(&device)?;
             mkdirat(&root, "upper", Mode::from_raw_mode(0o755))?;
             mkdirat(&root, "work", Mode::from_raw_mode(0o700))?;
             Ok((root, mount))
@@ -289,6 +291,16 @@ fn stop(root: &OwnedFd) -> io::Result<()> {
         filesystem::shut_down(root)
     } else {
         Ok(())
+    }
+}
+
+/// Past the host's page cache where its file system can.
+fn bind(file: &File, scratch: &Path) -> io::Result<LoopDevice> {
+    match LoopDevice::bind(file, true, scratch) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            LoopDevice::bind(file, false, scratch)
+        }
+        other => other,
     }
 }
 
