@@ -479,6 +479,8 @@ pub(crate) enum DebugCommand {
         #[arg(default_value = "base")]
         template: String,
     },
+    /// List the system calls and sockets that a sandbox may use on this architecture
+    Filter,
     /// List the places at which tests make a server die: SOULBOX_FAULT=<point>[:<hit>[:kill|sleep|error]]
     FaultPoints,
 }

@@ -123,6 +123,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Debug(DebugCommand::Plan { template }) => {
             commands::debug::plan(&session::data_dir(&global)?, &template, output)?;
         }
+        Command::Debug(DebugCommand::Filter) => commands::debug::filter(output)?,
         Command::Debug(DebugCommand::FaultPoints) => commands::debug::fault_points(output)?,
         Command::Purge(args) => {
             let purge = commands::purge::run(session::data_dir(&global)?, args, output);

@@ -19,12 +19,35 @@ const fn nr(number: c_long) -> u32 {
 /// Calls up to this number are judged by the list; later ones are unknown to it and answer `ENOSYS`.
 pub(super) const HIGHEST_KNOWN: u32 = 462;
 
-macro_rules! numbers {
-    ($($name:expr),* $(,)?) => { &[$(nr($name)),*] };
+/// A call: its name with `SYS_` before it, and its number on this architecture.
+type Call = (&'static str, u32);
+
+macro_rules! calls {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), nr($name))),*] };
 }
 
+/// Newer than the C library's list; the same on every architecture.
+#[expect(non_upper_case_globals, reason = "named as the C library names calls")]
+mod newer {
+    use super::c_long;
+
+    pub(super) const SYS_cachestat: c_long = 451;
+    pub(super) const SYS_fchmodat2: c_long = 452;
+    pub(super) const SYS_map_shadow_stack: c_long = 453;
+    pub(super) const SYS_futex_wake: c_long = 454;
+    pub(super) const SYS_futex_wait: c_long = 455;
+    pub(super) const SYS_futex_requeue: c_long = 456;
+    pub(super) const SYS_mseal: c_long = 462;
+}
+
+// By name: some of them are in newer versions of the C library's list, too.
+use newer::{
+    SYS_cachestat, SYS_fchmodat2, SYS_futex_requeue, SYS_futex_wait, SYS_futex_wake,
+    SYS_map_shadow_stack, SYS_mseal,
+};
+
 /// Allowed with any arguments, on every architecture.
-const COMMON: &[u32] = numbers![
+const COMMON: &[Call] = calls![
     SYS_read,
     SYS_write,
     SYS_close,
@@ -69,7 +92,6 @@ const COMMON: &[u32] = numbers![
     SYS_listen,
     SYS_getsockname,
     SYS_getpeername,
-    SYS_setsockopt,
     SYS_getsockopt,
     SYS_execve,
     SYS_execveat,
@@ -162,8 +184,6 @@ const COMMON: &[u32] = numbers![
     SYS_mlockall,
     SYS_munlockall,
     SYS_prctl,
-    SYS_setrlimit,
-    SYS_prlimit64,
     SYS_chroot,
     SYS_gettid,
     SYS_readahead,
@@ -271,19 +291,18 @@ const COMMON: &[u32] = numbers![
     SYS_pkey_mprotect,
     SYS_pkey_alloc,
     SYS_pkey_free,
-    // cachestat, fchmodat2, map_shadow_stack, futex_wake, futex_wait, futex_requeue, mseal
-    451,
-    452,
-    453,
-    454,
-    455,
-    456,
-    462,
+    SYS_cachestat,
+    SYS_fchmodat2,
+    SYS_map_shadow_stack,
+    SYS_futex_wake,
+    SYS_futex_wait,
+    SYS_futex_requeue,
+    SYS_mseal,
 ];
 
 /// Allowed with any arguments: superseded calls that the C library and older programs of x86-64 still use.
 #[cfg(target_arch = "x86_64")]
-const LEGACY: &[u32] = numbers![
+const LEGACY: &[Call] = calls![
     SYS_open,
     SYS_stat,
     SYS_lstat,
@@ -324,21 +343,84 @@ const LEGACY: &[u32] = numbers![
 
 /// Newer architectures never had them.
 #[cfg(not(target_arch = "x86_64"))]
-const LEGACY: &[u32] = &[];
+const LEGACY: &[Call] = &[];
 
 /// Allowed with any arguments.
-pub(super) fn allowed() -> Vec<u32> {
+pub(super) fn allowed() -> Vec<Call> {
     [COMMON, LEGACY].concat()
 }
 
-/// Allowed with some arguments.
-pub(super) const CHECKED: &[(u32, Check)] = &[
-    (nr(SYS_clone), Check::NoNamespaces),
-    (nr(SYS_unshare), Check::NoNamespaces),
-    (nr(SYS_socket), Check::SocketFamilies),
-    (nr(SYS_socketpair), Check::UnixOnly),
-    (nr(SYS_ioctl), Check::NoTerminalInjection),
-    (nr(SYS_personality), Check::DefaultPersonality),
+/// Those that are the same on every architecture, by name.
+#[cfg(test)]
+pub(super) fn common() -> impl Iterator<Item = &'static str> {
+    COMMON.iter().map(|(name, _)| *name)
+}
+
+macro_rules! checked {
+    ($(($name:ident, $check:expr)),* $(,)?) => { &[$((stringify!($name), nr($name), $check)),*] };
+}
+
+/// Allowed with some arguments, on every architecture.
+pub(super) const CHECKED: &[(&str, u32, Check)] = checked![
+    (SYS_clone, Check::NoNamespaces),
+    (SYS_unshare, Check::NoNamespaces),
+    (SYS_socket, Check::SocketFamilies),
+    (SYS_socketpair, Check::UnixOnly),
+    (SYS_ioctl, Check::NoTerminalInjection),
+    (SYS_setsockopt, Check::NoUpperProtocols),
+    (SYS_prlimit64, Check::KeepCoreLimitOfAny),
+    (SYS_setrlimit, Check::KeepCoreLimit),
+    (SYS_personality, Check::DefaultPersonality),
+];
+
+/// A family of sockets that is allowed, with what may be asked for within it.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketRule {
+    /// Its name in `socket(2)`.
+    pub name: &'static str,
+    /// Its number.
+    pub family: u32,
+    /// Types, without flags.
+    pub types: &'static [u32],
+    /// Protocols.
+    pub protocols: &'static [u32],
+}
+
+const STREAM: u32 = 1;
+const DATAGRAM: u32 = 2;
+const RAW: u32 = 3;
+const SEQUENCED: u32 = 5;
+
+/// Every socket that can be made. Of the internet's protocols only TCP, UDP and pings: some that the kernel loads on
+/// demand (SCTP, SMC, L2TP, MPTCP, UDP-Lite) hide behind an ordinary family and type.
+pub const SOCKETS: &[SocketRule] = &[
+    SocketRule {
+        name: "AF_UNIX",
+        family: 1,
+        types: &[STREAM, DATAGRAM, SEQUENCED],
+        protocols: &[0, 1],
+    },
+    SocketRule {
+        name: "AF_INET",
+        family: 2,
+        types: &[STREAM, DATAGRAM],
+        // any, ICMP (pings), TCP, UDP
+        protocols: &[0, 1, 6, 17],
+    },
+    SocketRule {
+        name: "AF_INET6",
+        family: 10,
+        types: &[STREAM, DATAGRAM],
+        // any, TCP, UDP, ICMPv6 (pings)
+        protocols: &[0, 6, 17, 58],
+    },
+    SocketRule {
+        name: "AF_NETLINK",
+        family: 16,
+        types: &[DATAGRAM, RAW],
+        // NETLINK_ROUTE
+        protocols: &[0],
+    },
 ];
 
 // Not listed, and why:

@@ -1,10 +1,12 @@
-//! `soulbox debug plan`: the steps that turn a process into a sandbox on this host.
+//! `soulbox debug`: the steps that turn a process into a sandbox on this host, what its filter lets through, and where a
+//! server can be made to die.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 use soulbox_artifacts::Artifacts;
+use soulbox_driver_linux::seccomp;
 use soulbox_types::slot::Block;
 use soulbox_types::{NetworkMode, SandboxId, SandboxSpec, SlotIndex, TemplateId, TemplateImage};
 
@@ -43,6 +45,68 @@ pub(crate) fn plan(data_dir: &Path, template: &str, output: Output) -> Result<()
 }
 
 #[derive(Serialize)]
+struct Filter {
+    architecture: &'static str,
+    calls: Vec<FilteredCall>,
+    sockets: Vec<FilteredSocket>,
+}
+
+#[derive(Serialize)]
+struct FilteredCall {
+    number: u32,
+    name: &'static str,
+    /// What is asked of the arguments, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    condition: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct FilteredSocket {
+    family: u32,
+    name: &'static str,
+    types: &'static [u32],
+    protocols: &'static [u32],
+}
+
+/// `soulbox debug filter`: what the filter of system calls lets through. Everything else is refused.
+pub(crate) fn filter(output: Output) -> Result<(), Failure> {
+    let calls = seccomp::listing().into_iter().map(|call| FilteredCall {
+        number: call.number,
+        name: call.name,
+        condition: call.check.map(seccomp::Check::condition),
+    });
+    let sockets = seccomp::SOCKETS.iter().map(|rule| FilteredSocket {
+        family: rule.family,
+        name: rule.name,
+        types: rule.types,
+        protocols: rule.protocols,
+    });
+    let filter = Filter {
+        architecture: std::env::consts::ARCH,
+        calls: calls.collect(),
+        sockets: sockets.collect(),
+    };
+    output.show(&filter, |filter| {
+        let calls = filter.calls.iter().map(|call| {
+            let condition = call.condition.map(|text| format!(" ({text})"));
+            format!(
+                "{:4} {}{}",
+                call.number,
+                call.name,
+                condition.unwrap_or_default()
+            )
+        });
+        let sockets = filter.sockets.iter().map(|rule| {
+            format!(
+                "{} types {:?} protocols {:?}",
+                rule.name, rule.types, rule.protocols
+            )
+        });
+        calls.chain(sockets).collect::<Vec<_>>().join("\n")
+    })
+}
+
+#[derive(Serialize)]
 struct FaultPoint {
     name: &'static str,
     situation: &'static str,
@@ -61,7 +125,11 @@ pub(crate) fn fault_points(output: Output) -> Result<(), Failure> {
         .collect();
     output.show(&points, |points| {
         let lines = points.iter().map(|point| {
-            let error = if point.fallible { " (can also fail)" } else { "" };
+            let error = if point.fallible {
+                " (can also fail)"
+            } else {
+                ""
+            };
             format!("{:32} {}{error}", point.name, point.situation)
         });
         lines.collect::<Vec<_>>().join("\n")
