@@ -234,7 +234,8 @@ pub fn launch_plan(
     steps.extend([
         LaunchStep::SetRlimit {
             resource: Rlimit::Core,
-            value: 0,
+            // Not 0: with that, a handler in the host's core_pattern is still run (coredump.c).
+            value: 1,
         },
         LaunchStep::SetRlimit {
             resource: Rlimit::OpenFiles,
