@@ -24,10 +24,38 @@ def test_memory_limit_kills_the_greedy_and_spares_the_rest(sandbox):
     with pytest.raises(CommandExitException) as error:
         sandbox.commands.run(f"python3 -c 'x = bytearray({limit + 300} << 20); print(len(x))'")
     assert error.value.exit_code in (-1, 137), error.value
+    assert "out of memory" in error.value.error, error.value.error
     assert sandbox.commands.run("echo usable").stdout == "usable\n"
     assert keeper.pid in [process.pid for process in sandbox.commands.list()]
     sandbox.files.write("/tmp/after", "x")
     assert sandbox.files.read("/tmp/after") == "x"
+
+
+def test_whoever_is_killed_for_memory_is_named(sandbox):
+    """In the end of the command, when it was a child of it, too, and in the sandbox's log."""
+    if not host_tells_names():
+        pytest.skip("/dev/kmsg cannot be read here: processes killed for memory are counted, not named")
+    limit = sandbox.get_info().memory_mb
+    eat = f"python3 -c 'x = bytearray({limit + 300} << 20)'"
+    with pytest.raises(CommandExitException) as error:
+        sandbox.commands.run(f"{eat} & echo $!; wait $!; exit 3")
+    pid = error.value.stdout.strip()
+    assert error.value.exit_code == 3
+    assert error.value.error == f"exit status 3 (out of memory: killed python3, pid {pid})"
+    named = f"Out of memory: the kernel killed python3 (process {pid})"
+    wait_until("the log entry", 10, lambda: named in messages(sandbox))
+
+
+def host_tells_names() -> bool:
+    try:
+        with open("/dev/kmsg"):
+            return True
+    except OSError:
+        return False
+
+
+def messages(sandbox) -> list[str]:
+    return [entry["message"] for entry in api("GET", f"/sandboxes/{sandbox.sandbox_id}/logs").json["logEntries"]]
 
 
 def test_memory_eaten_by_many_processes(sandbox):

@@ -8,8 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use soulbox_launch_plan::{LaunchPlan, SlotPlan};
-use soulbox_linux::exec;
 use soulbox_linux::seccomp::Instruction;
+use soulbox_linux::{exec, landlock};
 use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
@@ -195,6 +195,7 @@ fn facts(hierarchies: &Hierarchies, backing: Backing) -> io::Result<HostFacts> {
         proc_entries,
         limit_hierarchies: hierarchies.split_count(),
         own_disks: backing == Backing::Image,
+        has_scopes: landlock::abi() >= landlock::ABI_WITH_SCOPES,
         may_protect_envd: effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE),
         open_files_limit: open_files.unwrap_or(u64::MAX),
     })

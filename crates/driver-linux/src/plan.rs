@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub limit_hierarchies: usize,
     /// Whether each sandbox gets a file system of its own.
     pub own_disks: bool,
+    /// Whether the kernel has Landlock with scopes.
+    pub has_scopes: bool,
     /// Whether this server may lower `oom_score_adj` (CAP_SYS_RESOURCE).
     pub may_protect_envd: bool,
     /// Highest limit of open files that this server may hand on.
@@ -242,6 +244,9 @@ pub fn launch_plan(
             value: OPEN_FILES.min(host.open_files_limit),
         },
         LaunchStep::BecomeGuestRoot,
+    ]);
+    steps.extend(host.has_scopes.then_some(LaunchStep::RestrictScope));
+    steps.extend([
         LaunchStep::InstallSeccomp {
             program: seccomp.to_vec(),
         },
@@ -444,6 +449,7 @@ mod tests {
             proc_entries,
             limit_hierarchies: 2,
             own_disks,
+            has_scopes: true,
             may_protect_envd: true,
             open_files_limit: 1 << 20,
         };

@@ -18,7 +18,7 @@ use rustix::thread::{
 use soulbox_launch_plan::{LaunchPlan, LaunchStep, Reply, Rlimit};
 use soulbox_linux::mount::{self, Attributes};
 use soulbox_linux::namespace::{self, Cloned};
-use soulbox_linux::{capability, exec, process, seccomp};
+use soulbox_linux::{capability, exec, landlock, process, seccomp};
 
 use crate::slot::Slot;
 use crate::{Failure, dev};
@@ -138,6 +138,7 @@ impl Launch<'_> {
             | LaunchStep::SetOomScore { .. }
             | LaunchStep::SetRlimit { .. }
             | LaunchStep::BecomeGuestRoot
+            | LaunchStep::RestrictScope
             | LaunchStep::KeepCapabilities { .. }
             | LaunchStep::InstallSeccomp { .. }
             | LaunchStep::ExecEnvd { .. } => self.process_step(step),
@@ -241,6 +242,7 @@ impl Launch<'_> {
             LaunchStep::SetRlimit { resource, value } => {
                 set_rlimit(*resource, *value).map_err(on("rlimit"))
             }
+            LaunchStep::RestrictScope => landlock::restrict_scope().map_err(on("Landlock domain")),
             LaunchStep::BecomeGuestRoot => {
                 become_guest_root(&self.slot.user).map_err(on("user namespace"))
             }

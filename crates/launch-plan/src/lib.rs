@@ -39,7 +39,7 @@ pub enum SlotStep {
     /// Keeps files of the user's cgroups open for envd: it puts a successor of its fork server back into the user's
     /// limits, and knows when one of the user's processes was killed for lack of memory.
     KeepCgroups {
-        /// Absolute paths of `cgroup.procs` files.
+        /// Absolute paths of `cgroup.procs` files, to be written.
         procs_files: Vec<PathBuf>,
         /// Absolute path of the file that counts kills, to be read.
         oom_file: PathBuf,
@@ -210,6 +210,9 @@ pub enum LaunchStep {
     },
     /// Joins the sandbox's user namespace and becomes its root. From here the process holds no power over the host.
     BecomeGuestRoot,
+    /// Enters a Landlock domain without signals, abstract UNIX sockets or tracing across its border. Needs CAP_SYS_ADMIN
+    /// in the user namespace, as the filter does.
+    RestrictScope,
     /// Drops every capability but these, from every set.
     KeepCapabilities {
         /// Capability numbers (`linux/capability.h`).
@@ -336,6 +339,7 @@ impl LaunchStep {
             Self::SetOomScore { .. } => "set-oom-score",
             Self::SetRlimit { .. } => "set-rlimit",
             Self::BecomeGuestRoot => "become-guest-root",
+            Self::RestrictScope => "restrict-scope",
             Self::KeepCapabilities { .. } => "keep-capabilities",
             Self::InstallSeccomp { .. } => "install-seccomp",
             Self::ExecEnvd { .. } => "exec-envd",

@@ -43,7 +43,8 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::NewTimeNamespace
         | LaunchStep::ClonePid1
         | LaunchStep::MountProc
-        | LaunchStep::BecomeGuestRoot => {}
+        | LaunchStep::BecomeGuestRoot
+        | LaunchStep::RestrictScope => {}
         LaunchStep::IdmapInPlace { path, read_only } => {
             write!(
                 f,

@@ -40,7 +40,7 @@ const ONCE: [&str; 9] = [
 
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 14] = [
+const BEFORE: [(&str, &str); 16] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
     ("attach-disk", "mount-overlay"),
@@ -53,6 +53,8 @@ const BEFORE: [(&str, &str); 14] = [
     ("clone-pid-1", "mount-proc"),
     ("mount-proc", "mask-proc"),
     ("mask-proc", "become-guest-root"),
+    ("become-guest-root", "restrict-scope"),
+    ("restrict-scope", "install-seccomp"),
     ("become-guest-root", "install-seccomp"),
     ("install-seccomp", "keep-capabilities"),
 ];

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod filesystem;
 pub mod heap;
 pub mod host;
+pub mod landlock;
 pub mod link;
 pub mod loopdev;
 pub mod mount;

@@ -385,8 +385,49 @@ fn envd_stands_in_the_new_root_with_a_bare_environment() {
             .unwrap();
         assert!(
             rest.split_terminator('\0')
-                .all(|word| word == "--user-cgroup-fd" || word.parse::<u8>().is_ok()),
+                .all(|word| ["--user-cgroup-fd", "--oom-fd"].contains(&word)
+                    || word.parse::<u8>().is_ok()),
             "{rest}"
+        );
+    });
+}
+
+/// Connects to an abstract name and says the error number, 0 for none.
+const CONNECT_ABSTRACT: &str = "import json, socket, sys\ns = socket.socket(socket.AF_UNIX)\n\
+                                try: s.connect('\\0outside'); print(0)\nexcept OSError as e: print(e.errno)";
+
+/// Network namespaces hold the names of abstract sockets. Somebody outside who makes one in a sandbox's stays out of
+/// its reach all the same: the Landlock domain is a second wall where another has a hole.
+#[test]
+fn abstract_sockets_made_outside_are_out_of_reach() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    on_stage(async |stage| {
+        if soulbox_linux::landlock::abi() < soulbox_linux::landlock::ABI_WITH_SCOPES {
+            println!("SKIP the Landlock domain: this kernel has no scopes");
+            return;
+        }
+        let sandbox = stage.create().await;
+        let network = fs::File::open(sandbox.proc("ns/net")).unwrap();
+        // Sockets belong to the namespace of the thread that makes them.
+        let listener = std::thread::spawn(move || {
+            soulbox_linux::namespace::enter_network(&network).unwrap();
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name("outside").unwrap()).unwrap()
+        });
+        let listener = listener.join().unwrap();
+        let eperm = serde_json::json!(libc::EPERM);
+        assert_eq!(sandbox.python("root", CONNECT_ABSTRACT).await, eperm);
+        drop(listener);
+        // Among themselves they use them as ever, and signals, too.
+        let inside = "import json, socket; a = socket.socket(socket.AF_UNIX); a.bind('\\0outside'); a.listen(); \
+                      b = socket.socket(socket.AF_UNIX); b.connect('\\0outside'); print(json.dumps(True))";
+        assert_eq!(
+            sandbox.python("user", inside).await,
+            serde_json::json!(true)
+        );
+        assert_eq!(
+            sandbox.root("sleep 60 & kill $! && echo signalled").await,
+            "signalled\n"
         );
     });
 }

@@ -455,3 +455,56 @@ fn terminals_are_limited_for_each() {
         );
     });
 }
+
+/// Open files of the whole host.
+fn open_files() -> u64 {
+    let text = fs::read_to_string("/proc/sys/fs/file-nr").unwrap();
+    text.split('\t').next().unwrap().parse().unwrap()
+}
+
+/// Forty processes open what they may, forty times 65,536 when nothing else stops them.
+const OPEN_ALL: &str = r#"
+import os, resource, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+for _ in range(40):
+    if os.fork() == 0:
+        try:
+            while True: os.open("/dev/null", os.O_RDONLY)
+        except OSError: print("full", flush=True)
+        time.sleep(600)
+while True:
+    try: os.wait(); print("killed", flush=True)
+    except ChildProcessError: time.sleep(600)
+"#;
+
+/// The host's table of open files has no share for each sandbox, but every entry is paid for with the memory of the one
+/// that opens: the memory limit ends it long before the table is full.
+#[test]
+fn open_files_are_paid_for_with_memory() {
+    /// The least that the kernel charges for one: `struct file` without what it points to.
+    const BYTES_PER_FILE: u64 = 160;
+    on_stage(async |stage| {
+        let mut spec = stage.spec();
+        spec.limits.memory_mib = 96;
+        let (greedy, other) = (stage.create_as(&spec).await, stage.create().await);
+        let before = open_files();
+        let mut hoarding = greedy
+            .start("root", &["python3", "-u", "-c", OPEN_ALL])
+            .await;
+        let mut said = Output::default();
+        while said.stdout.matches("full").count() + said.stdout.matches("killed").count() < 40 {
+            said.take(&hoarding.next().await.unwrap());
+        }
+        let held = open_files().saturating_sub(before);
+        let most = spec.limits.memory_bytes() / BYTES_PER_FILE;
+        println!("{held} files held with 96 MiB");
+        assert!(said.stdout.contains("killed"), "{said:?}");
+        assert!(held < most, "{held} of {most}");
+        assert_eq!(
+            other
+                .root("cat /etc/hostname > /dev/null; echo opened")
+                .await,
+            "opened\n"
+        );
+    });
+}
