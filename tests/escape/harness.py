@@ -123,6 +123,12 @@ def _why_not_shown(control: Attempt | None, given: str | None) -> str | None:
     return ""
 
 
+def refused_to_the_host(shown: Attempts) -> dict[str, str]:
+    """Reasons for controls that the host's own root does not get through, for what is in the kernel."""
+    names = {name: errno.errorcode[found.errno] if found.errno else "nothing is told" for name, found in shown.items() if not found.did and found.errno not in LACKS}
+    return {name: f"the host's root is refused, too ({word})" for name, word in names.items()}
+
+
 def one(family: str, name: str, did: bool, control: bool | str, says: str = "") -> None:
     """Books a single case that needed no program."""
     shown: Attempts | str = control if isinstance(control, str) else {name: Attempt(control, "the control did not succeed")}

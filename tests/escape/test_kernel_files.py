@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-
 import pytest
-from harness import CONTAINER, LACKS, PLAIN, Attempts, control, judge
-
-def refused_to_the_host(shown: Attempts) -> dict[str, str]:
-    """Reasons for controls that the host's own root does not get through, for what is in the kernel."""
-    names = {name: errno.errorcode[found.errno] if found.errno else "nothing is told" for name, found in shown.items() if not found.did and found.errno not in LACKS}
-    return {name: f"the host's root is refused, too ({word})" for name, word in names.items()}
-
+from harness import CONTAINER, PLAIN, control, judge, refused_to_the_host
 
 def test_settings_of_the_kernel_cannot_be_written(attack):
     """The attacker wants a handler of his to be run by the host: core_pattern, modprobe, uevent_helper, release_agent, binfmt_misc."""

@@ -15,7 +15,8 @@ subprocess.run(["mount", "-t", "proc", "proc", f"{root}/proc"], check=True)
 os.dup2(os.open("/", os.O_RDONLY | os.O_DIRECTORY), 7)
 sys.path.insert(0, os.path.dirname(program))
 code = compile(open(program).read(), program, "exec")
-import attack  # noqa: E402,F401  (must be loaded before the files are out of sight)
+# Loaded before its file is out of sight.
+import attack  # noqa: E402,F401
 
 os.chroot(root)
 # And this should have been a directory of the new root.
