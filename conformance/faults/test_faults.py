@@ -309,7 +309,7 @@ def test_data_directory_on_a_full_disk(started):
     server = Server(Path(os.environ["CONFORMANCE_BINARY"]), data_dir, "--disk-reserve-mib", "16")
     bound = []
     try:
-        from server import TEMPLATE_PARTS
+        from server import TEMPLATE_PARTS, kill_every_sandbox
 
         # The templates are too big for it: they are bound into place.
         for part in TEMPLATE_PARTS:
