@@ -20,7 +20,7 @@ from e2b import CommandExitException, Sandbox, SandboxException, SandboxNotFound
 
 import host
 from crashing import call, moved, options, survivor
-from server import Server, from_environment, patience, prepare_data_dir, wait_until
+from server import Server, from_environment, kill_every_sandbox, patience, prepare_data_dir, wait_until
 
 
 def test_sandboxes_outlive_a_killed_server(started):
