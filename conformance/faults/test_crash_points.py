@@ -59,6 +59,7 @@ class Case:
         self.before = host.snapshot(str(self.server.data_dir))
         # Sandboxes that were promised: id -> must be there (True), must not (False), may be either (None).
         self.promised: dict[str, bool | None] = {}
+        self.filled: set[str] = set()
         self.died = False
         self.answered = ""
 
@@ -80,7 +81,9 @@ class Case:
         status, answer = call(self.server, "POST", "/v2/sandboxes", {"templateID": "base", "timeout": 300, **body})
         assert status == 201, answer
         made = json.loads(answer)["sandboxID"]
-        Sandbox.connect(made, timeout=300, **options(self.server)).files.write("kept.txt", CONTENT)
+        # So short that it moves no end time: that is another step.
+        Sandbox.connect(made, timeout=1, **options(self.server)).files.write("kept.txt", CONTENT)
+        self.filled.add(made)
         return made
 
     def keep(self) -> str:
@@ -102,8 +105,9 @@ class Case:
             code = self.server.process.wait(patience(20))
         except subprocess.TimeoutExpired:
             raise AssertionError(f"nothing died at {self.point}; {self.answered}\n{self.server.log_tail()}") from None
-        # Not -9 when another process of the server reached the point.
-        assert code != 0, f"it ended in peace\n{self.server.log_tail()}"
+        # Not -9 when another process of the server reached the point; at the end of a stop, that is only told.
+        told = "the helper could not release everything" in self.server.log_path.read_text()
+        assert code != 0 or told, f"it ended in peace\n{self.server.log_tail()}"
         self.died = True
         directory = str(self.server.data_dir)
         wait_until("all processes of the server are gone", 10, lambda: not processes_of(directory))
@@ -192,7 +196,7 @@ class Case:
         for one in listed:
             sandbox = Sandbox.connect(one, timeout=60, **options(server))
             assert sandbox.commands.run("echo usable").stdout == "usable\n"
-            if one in self.promised:
+            if one in self.filled:
                 assert sandbox.files.read("kept.txt") == CONTENT
         fresh = Sandbox.create(timeout=60, **options(server))
         assert fresh.commands.run("echo fresh").stdout == "fresh\n"

@@ -63,17 +63,10 @@ struct OnDisk {
 fn look(artifacts: &Artifacts) -> Result<OnDisk, ArtifactError> {
     let mut found = OnDisk::default();
     for name in artifacts.names()? {
-        let whole = match artifacts.manifest(&name) {
-            Ok(None) => continue,
-            Ok(Some(manifest)) => {
-                let layers = artifacts.layers(&manifest).map(drop);
-                found.manifests.push(manifest);
-                layers
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = whole {
-            found.damage.push((name, soulbox_telemetry::chain(&error)));
+        // Layers are looked at by whoever launches from them: this process cannot see them.
+        match artifacts.manifest(&name) {
+            Ok(manifest) => found.manifests.extend(manifest),
+            Err(error) => found.damage.push((name, soulbox_telemetry::chain(&error))),
         }
     }
     Ok(found)
