@@ -89,7 +89,7 @@ class Naive:
 def naive_falls(kind: str) -> bool:
     with Naive() as naive:
         assert naive.answers()
-        siege = subprocess.Popen([sys.executable, "-B", PROGRAMS / "siege.py", kind, str(naive.port), "20"], stdout=subprocess.PIPE, text=True)
+        siege = subprocess.Popen([sys.executable, "-B", PROGRAMS / "siege.py", kind, str(naive.port), "1"], stdout=subprocess.PIPE, text=True)
         try:
             assert siege.stdout.readline().startswith("up")
             return not naive.answers()
@@ -99,11 +99,11 @@ def naive_falls(kind: str) -> bool:
 
 
 SIEGES = {
-    "idle": 6000, "slow_head": 6000, "slow_body": 2000, "slow_chunks": 2000, "huge_body": 200, "huge_message": 200, "bomb": 40, "malformed": 200,
+    "idle": 6000, "slow_head": 6000, "slow_body": 1500, "slow_chunks": 1500, "huge_body": 200, "huge_message": 200, "bomb": 40, "malformed": 200,
     "churn": 3000, "h2_resets": 60, "h2_settings": 60, "h2_pings": 60, "h2_continuation": 60, "h2_windows": 60,
 }  # fmt: skip
 
-NAIVE_FALLS = ("idle", "slow_head", "slow_body", "huge_message", "huge_body")
+NAIVE_FALLS = ("idle", "slow_head", "slow_body", "huge_message")
 
 
 @pytest.mark.parametrize("kind", SIEGES)

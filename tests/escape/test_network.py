@@ -97,15 +97,27 @@ def test_metadata_services_in_every_notation(sandbox):
     judge("metadata", inside, shown, unshown)
 
 
+def listening() -> tuple[socket.socket, list[socket.socket]] | None:
+    """TCP on every address, and UDP on each of the host's: an answer must come from the address that was asked."""
+    stream = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    datagrams = []
+    try:
+        for address in host_addresses():
+            datagrams.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            datagrams[-1].bind((address, stream.getsockname()[1]))
+        return stream, datagrams
+    except OSError:
+        # Somebody else has this port, or an address went away meanwhile.
+        for one in (stream, *datagrams):
+            one.close()
+        return None
+
+
 @pytest.fixture(scope="module")
 def listener():
     """A server of the host that says the word, on every address, TCP and UDP."""
-    stream = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    stream, datagrams = wait_until("a port is free for both", 5, listening)
     port = stream.getsockname()[1]
-    # One for each address: an answer must come from the one that was asked.
-    datagrams = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in host_addresses()]
-    for one, address in zip(datagrams, host_addresses()):
-        one.bind((address, port))
 
     def serve():
         while True:
@@ -145,7 +157,8 @@ def listening_ports() -> set[int]:
 
 def host_addresses() -> list[str]:
     text = subprocess.run(["ip", "-o", "-4", "address"], capture_output=True, text=True, check=True).stdout
-    return [address for address in re.findall(r"inet (\d+\.\d+\.\d+\.\d+)", text) if not address.startswith("127.")]
+    # Another run beside this one may have given one address to two cables.
+    return sorted({address for address in re.findall(r"inet (\d+\.\d+\.\d+\.\d+)", text) if not address.startswith("127.")})
 
 
 class Cable:
