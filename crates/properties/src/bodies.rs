@@ -4,7 +4,6 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use soulbox_api_types::admin::NodeStatusChange;
 use soulbox_api_types::build::{NewTemplateBuild, StartTemplateBuild};
 use soulbox_api_types::network::SandboxNetworkUpdate;
@@ -36,8 +35,9 @@ fn body<T: Serialize + DeserializeOwned + PartialEq + Debug>(json: &[u8]) {
     let plain = serde_json::from_slice::<T>(json);
     match strict::from_slice::<T>(json) {
         Ok(value) => {
-            let object: Value = serde_json::from_slice(json).expect("it was read already");
-            assert!(object.is_object(), "only objects are bodies");
+            assert!(std::str::from_utf8(json).is_ok(), "JSON is text");
+            let first = json.trim_ascii_start().first();
+            assert_eq!(first, Some(&b'{'), "only objects are bodies");
             assert!(
                 plain.is_ok_and(|plain| plain == value),
                 "both readers agree"
@@ -61,7 +61,6 @@ pub(crate) fn metadata(data: &[u8]) {
     let Ok(pairs) = metadata::parse(text) else {
         return;
     };
-    assert!(pairs.len() <= text.split('&').count());
     let encode = |text: &str| {
         let once = |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)

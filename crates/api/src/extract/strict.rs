@@ -14,7 +14,9 @@ use serde::de::{
 
 /// Reads one value and nothing after it.
 pub(crate) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // What is skipped is not looked at closely, and would hide bytes that are no text (RFC 8259 §8.1).
+    let text = std::str::from_utf8(bytes).map_err(Error::custom)?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let value = T::deserialize(Strict(&mut json))?;
     json.end()?;
     Ok(value)
@@ -183,6 +185,13 @@ mod tests {
         assert!(!reads::<SandboxNetworkUpdate>(
             r#"{"rules": {"a.b": [[]]}}"#
         ));
+    }
+
+    #[test]
+    fn skipped_values_are_text_too() {
+        let body = b"{\"unknown\": \"\xff\"}";
+        assert!(serde_json::from_slice::<PauseSandbox>(body).is_ok());
+        assert!(from_slice::<PauseSandbox>(body).is_err());
     }
 
     #[test]
