@@ -35,6 +35,9 @@ pub enum Check {
     KeepCoreLimit,
     /// `prlimit64`: the same, and questions are answered.
     KeepCoreLimitOfAny,
+    /// `io_setup`: answered as by a kernel without asynchronous I/O. The number of contexts is the host's, so that one
+    /// sandbox could take all of them; programs that know the call know how to go on without.
+    Absent,
 }
 
 impl Check {
@@ -50,6 +53,7 @@ impl Check {
             Self::NoUpperProtocols => "not UDP_ENCAP or TCP_ULP",
             Self::KeepCoreLimit => "RLIMIT_CORE stays",
             Self::KeepCoreLimitOfAny => "RLIMIT_CORE stays, questions are answered",
+            Self::Absent => "never: ENOSYS",
         }
     }
 }
@@ -218,6 +222,7 @@ fn bisect(ranges: &[(u32, u32)], code: &mut Vec<Instruction>) {
 fn check_body(check: Check) -> Vec<Instruction> {
     let (refuse, allow) = (ret(RET_ERRNO | EPERM), ret(RET_ALLOW));
     match check {
+        Check::Absent => vec![ret(RET_ERRNO | ENOSYS)],
         Check::NoNamespaces => vec![load_arg(0), jump(JSET, NEW_NAMESPACES, 0, 1), refuse, allow],
         Check::UnixOnly => vec![load_arg(0), jump(JEQ, 1, 1, 0), refuse, allow],
         Check::NoTerminalInjection => {

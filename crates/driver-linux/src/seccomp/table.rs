@@ -202,11 +202,6 @@ const COMMON: &[Call] = calls![
     SYS_futex,
     SYS_set_robust_list,
     SYS_get_robust_list,
-    SYS_io_setup,
-    SYS_io_destroy,
-    SYS_io_getevents,
-    SYS_io_submit,
-    SYS_io_cancel,
     SYS_getdents64,
     SYS_set_tid_address,
     SYS_restart_syscall,
@@ -371,6 +366,7 @@ pub(super) const CHECKED: &[(&str, u32, Check)] = checked![
     (SYS_prlimit64, Check::KeepCoreLimitOfAny),
     (SYS_setrlimit, Check::KeepCoreLimit),
     (SYS_personality, Check::DefaultPersonality),
+    (SYS_io_setup, Check::Absent),
 ];
 
 /// A family of sockets that is allowed, with what may be asked for within it.
@@ -428,6 +424,7 @@ pub const SOCKETS: &[SocketRule] = &[
 //   listmount: the tree of mounts belongs to the host; path bugs in container runtimes began here.
 // setns, clone3: new namespaces (clone3 hides its flags behind a pointer, so it answers ENOSYS).
 // bpf, perf_event_open, userfaultfd, io_uring_*, vmsplice, kcmp, lookup_dcookie: kernel attack surface without a use here.
+// io_destroy, io_submit, io_getevents, io_cancel: nothing without a context, and io_setup makes none.
 // add_key, request_key, keyctl: keyrings are shared beyond namespaces.
 // init_module, finit_module, delete_module, kexec_*, reboot, swapon, swapoff, acct, syslog, iopl, ioperm, modify_ldt,
 //   quotactl, quotactl_fd, nfsservctl, sethostname, setdomainname, settimeofday, clock_settime, clock_adjtime, adjtimex,

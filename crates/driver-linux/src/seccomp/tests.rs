@@ -273,3 +273,9 @@ fn dangerous_calls_are_not_listed() {
         assert_ne!(native(nr, [0; 6]), ALLOW, "call {nr}");
     }
 }
+
+#[test]
+fn asynchronous_io_is_answered_as_absent() {
+    assert_eq!(native(libc::SYS_io_setup, [1, 0, 0, 0, 0, 0]), ABSENT);
+    assert_eq!(native(libc::SYS_io_submit, [0; 6]), REFUSE);
+}
