@@ -76,11 +76,13 @@ class Case:
     def armed(self, hit: int = 1) -> str:
         return f"{self.point}:{hit}" + (f":{self.action}" if self.action else "")
 
-    def make(self, **body) -> str:
-        """Creates a sandbox with a file in it."""
+    def make(self, fill: bool = True, **body) -> str:
+        """Creates a sandbox, with a file in it."""
         status, answer = call(self.server, "POST", "/v2/sandboxes", {"templateID": "base", "timeout": 300, **body})
         assert status == 201, answer
         made = json.loads(answer)["sandboxID"]
+        if not fill:
+            return made
         # So short that it moves no end time: that is another step.
         Sandbox.connect(made, timeout=1, **options(self.server)).files.write("kept.txt", CONTENT)
         self.filled.add(made)
@@ -139,7 +141,7 @@ class Case:
         self.server.start(fault=self.armed())
         self.keep()
         if self.point == "timeout.due":
-            victim = self.make(timeout=1)
+            victim = self.make(fill=False, timeout=1)
             # Its time came before the server died.
             self.promised[victim] = False
         else:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -99,9 +100,10 @@ def zeros(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[60:64] = (99).to_bytes(4, "big")
-    path.write_bytes(data)
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.commit()
+    database.close()
 
 
 # file, what is done to it, what is said of it

@@ -104,7 +104,8 @@ impl Store {
     /// # Errors
     /// When the file cannot be used, is damaged or belongs to a newer program.
     pub async fn open_expecting(path: &Path, expect: Expect) -> Result<Self, StoreError> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot_id =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let on_file = |source| StoreError::Open {
             path: path.display().to_string(),
             source: sqlx::Error::Io(source),
@@ -114,14 +115,12 @@ impl Store {
             .map_err(|damage| file_error(path, &damage))?;
         let writer = open_writer(path).await?;
         refuse_strangers(path, &writer).await?;
+        refuse_newer(path, &writer).await?;
         files::note_boot(path, &boot_id).map_err(on_file)?;
         sqlx::migrate!()
             .run(&writer)
             .await
-            .map_err(|source| StoreError::Migrate {
-                path: path.display().to_string(),
-                source,
-            })?;
+            .map_err(|source| migrate_error(path, source))?;
         check_promises(path, &writer).await?;
         let readers = pool(READERS)
             .connect_with(options(path).read_only(true))
@@ -362,15 +361,46 @@ async fn open_writer(path: &Path) -> Result<SqlitePool, StoreError> {
 
 /// A database with tables that no migration of ours has made is somebody else's, and stays as it is.
 async fn refuse_strangers(path: &Path, writer: &SqlitePool) -> Result<(), StoreError> {
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
-        .fetch_all(writer)
-        .await
-        .map_err(|source| open_error(path, source))?;
+    let names: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
+            .fetch_all(writer)
+            .await
+            .map_err(|source| open_error(path, source))?;
     if names.is_empty() || names.iter().any(|name| name == "_sqlx_migrations") {
         return Ok(());
     }
     let (file, what) = (path.to_owned(), "belongs to another program".to_owned());
     Err(file_error(path, &Damage { file, what }))
+}
+
+/// The header that is in force may be in the log, where nobody looks before SQLite does.
+async fn refuse_newer(path: &Path, writer: &SqlitePool) -> Result<(), StoreError> {
+    let version: u32 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(writer)
+        .await
+        .map_err(|source| open_error(path, source))?;
+    match files::newer(version) {
+        None => Ok(()),
+        Some(what) => {
+            let file = path.to_owned();
+            Err(file_error(path, &Damage { file, what }))
+        }
+    }
+}
+
+fn migrate_error(path: &Path, source: sqlx::migrate::MigrateError) -> StoreError {
+    use sqlx::migrate::MigrateError;
+    match source {
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)
+            if crate::error::is_corrupt(&source) =>
+        {
+            open_error(path, source)
+        }
+        source => StoreError::Migrate {
+            path: path.display().to_string(),
+            source,
+        },
+    }
 }
 
 /// Compares the tables that hold promises with their indexes. Readings and logs, which are many and promise nothing,

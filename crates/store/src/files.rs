@@ -101,6 +101,15 @@ fn read_up_to(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// What is wrong with a version, when it is later than ours.
+pub(crate) fn newer(version: u32) -> Option<String> {
+    (version > VERSION).then(|| {
+        format!(
+            "was written by a newer soulbox: its version is {version}, this one knows {VERSION}"
+        )
+    })
+}
+
 /// Why a header is not one of ours.
 fn misfit(header: &[u8]) -> Option<String> {
     if header.len() < HEADER || !header.starts_with(b"SQLite format 3\0") {
@@ -108,9 +117,7 @@ fn misfit(header: &[u8]) -> Option<String> {
     }
     let (application, version) = (big(header, 68)?, big(header, 60)?);
     match application {
-        APPLICATION if version > VERSION => Some(format!(
-            "was written by a newer soulbox: its version is {version}, this one knows {VERSION}"
-        )),
+        APPLICATION if version > VERSION => newer(version),
         // Nothing yet: the migration that writes it is in the log, or still to come.
         APPLICATION | 0 => None,
         other => Some(format!(

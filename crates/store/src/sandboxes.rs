@@ -533,7 +533,11 @@ pub(crate) mod tests {
     use crate::database::tests::{TempStore, temp_store};
     use crate::teams::tests::add_team;
 
-    pub(crate) fn record(team: &TeamId, started_at: i64, metadata: Option<&[(&str, &str)]>) -> SandboxRecord {
+    pub(crate) fn record(
+        team: &TeamId,
+        started_at: i64,
+        metadata: Option<&[(&str, &str)]>,
+    ) -> SandboxRecord {
         SandboxRecord {
             id: SandboxId::random(),
             team: team.clone(),

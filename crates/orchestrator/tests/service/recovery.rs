@@ -107,12 +107,18 @@ async fn a_guest_has_an_owner_whatever_breaks() {
         let (sandboxes, new) = (world.sandboxes.clone(), world.new_sandbox(300));
         async move { sandboxes.create(new).await }
     });
-    wait_for("the create to begin", async || !world.driver.begun().is_empty()).await;
+    wait_for("the create to begin", async || {
+        !world.driver.begun().is_empty()
+    })
+    .await;
     world.clock.break_down(true);
     world.driver.release_creates();
     assert!(create.await.unwrap().is_err());
     world.clock.break_down(false);
-    wait_for("the guest to end", async || world.driver.guests().is_empty()).await;
+    wait_for("the guest to end", async || {
+        world.driver.guests().is_empty()
+    })
+    .await;
 
     // The actor breaks while it has a guest.
     let id = world.create(300).await;
@@ -120,7 +126,13 @@ async fn a_guest_has_an_owner_whatever_breaks() {
     guest.set_kill_fails(true);
     world.clock.break_down(true);
     let minute = Duration::from_secs(60);
-    assert!(world.sandboxes.set_timeout(&world.team.id, &id, minute).await.is_err());
+    assert!(
+        world
+            .sandboxes
+            .set_timeout(&world.team.id, &id, minute)
+            .await
+            .is_err()
+    );
     world.clock.break_down(false);
     wait_for("the first try", async || guest.kills() > 0).await;
     // For as long as it takes.
