@@ -316,6 +316,14 @@ impl SlotCgroup {
             fs::write(&path, value)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         }
+        for (path, value) in swap_files(&self.hierarchies, &self.relative, limits) {
+            match fs::write(&path, value) {
+                // A kernel that does not account for swap.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other
+                    .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?,
+            }
+        }
         Ok(())
     }
 
@@ -474,6 +482,29 @@ fn limit_files(
     }
 }
 
+/// The files that keep a slot out of the host's swap, where the kernel has them: with swap, the limit of memory would be
+/// none. On v1 they hold memory and swap together, which can only be set after memory alone.
+fn swap_files(
+    hierarchies: &Hierarchies,
+    relative: &Path,
+    limits: &Limits,
+) -> Vec<(PathBuf, String)> {
+    let user = limits.memory_bytes();
+    let at =
+        |root: &Path, file: &str, value: u64| (root.join(relative).join(file), value.to_string());
+    match hierarchies {
+        Hierarchies::Unified { root } => vec![at(root, "memory.swap.max", 0)],
+        Hierarchies::Legacy { memory, .. } => vec![
+            at(
+                memory,
+                "memory.memsw.limit_in_bytes",
+                user + ENVD_MEMORY_BYTES,
+            ),
+            at(memory, "user/memory.memsw.limit_in_bytes", user),
+        ],
+    }
+}
+
 /// The value behind `key` in lines of `key value`; 0 when it is not there.
 fn keyed(text: &str, key: &str) -> u64 {
     text.lines()
@@ -559,6 +590,23 @@ mod tests {
         assert!(value("1/memory.max") > value("user/memory.max"));
         assert!(value("1/pids.max") > value("user/pids.max"));
         assert_eq!(value("cpu.max"), 200_000);
+    }
+
+    #[test]
+    fn swap_adds_nothing_to_the_memory_limit() {
+        let root = PathBuf::from("/cg");
+        let slot = Path::new("soulbox/sb0/1");
+        let unified = Hierarchies::Unified { root: root.clone() };
+        assert_eq!(
+            swap_files(&unified, slot, &Limits::STANDARD),
+            [(root.join("soulbox/sb0/1/memory.swap.max"), "0".to_owned())]
+        );
+        let legacy = Hierarchies::from_mountinfo(HYBRID, |_| String::new()).unwrap();
+        let limits = limit_files(&legacy, slot, &Limits::STANDARD);
+        for (path, value) in swap_files(&legacy, slot, &Limits::STANDARD) {
+            let alone = path.with_file_name("memory.limit_in_bytes");
+            assert!(limits.contains(&(alone, value)), "{}", path.display());
+        }
     }
 
     #[test]
