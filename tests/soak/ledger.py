@@ -56,9 +56,12 @@ class Ledger:
     def must_be_gone(self, now: float) -> set[str]:
         return {e.sandbox_id for e in self.entries.values() if e.killed or now > e.ends_before + self.GRACE}
 
-    def verdict(self, listed: dict[str, str], began: float, ended: float) -> list[str]:
-        """What is wrong with a list that a server gave between two moments: ids and the names of their creates."""
-        missing = self.must_be_there(ended) - listed.keys()
+    def verdict(self, listed: dict[str, str], expected: set[str], began: float, ended: float) -> list[str]:
+        """What is wrong with a list that a server gave between two moments: ids and the names of their creates.
+
+        `expected` is what had to be there when it was asked for: more may have come while it was made.
+        """
+        missing = (expected & self.must_be_there(ended)) - listed.keys()
         undead = self.must_be_gone(began) & listed.keys()
         strangers = {name for sandbox_id, name in listed.items() if sandbox_id not in self.entries and name not in self.unanswered}
         names = [name for name in listed.values() if name]
