@@ -138,25 +138,10 @@ impl NamespaceDriver {
     }
 
     fn start_guest(&self, finished: Finished) -> Arc<NamespaceGuest> {
-        let Finished {
-            spec,
-            place,
-            pidfd,
-            network,
-            disk,
-            pid,
-        } = finished;
-        let cpus = self.host.visible_cpus(spec.limits.vcpu_count);
-        let view = View::of(pid, &place.2, spec.limits, cpus);
-        let guest = Arc::new(NamespaceGuest::new(
-            spec,
-            place,
-            pidfd,
-            network,
-            disk,
-            view,
-            self.dialer.clone(),
-        ));
+        let limits = finished.spec.limits;
+        let cpus = self.host.visible_cpus(limits.vcpu_count);
+        let view = View::of(finished.pid, &finished.place.2, limits, cpus);
+        let guest = Arc::new(NamespaceGuest::new(finished, view, self.dialer.clone()));
         self.guests.enter(&guest);
         tokio::spawn(Arc::clone(&guest).tell_envd());
         tokio::spawn(Arc::clone(&guest).keep_view());

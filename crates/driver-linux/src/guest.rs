@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk::{self, Disk};
+use crate::driver::Finished;
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
@@ -50,16 +51,15 @@ pub(crate) struct NamespaceGuest {
 }
 
 impl NamespaceGuest {
-    pub(crate) fn new(
-        spec: SandboxSpec,
-        place: (SlotIndex, SlotCgroup, SandboxFiles),
-        pidfd: OwnedFd,
-        network: OwnedFd,
-        disk: Disk,
-        view: View,
-        dialer: Dialer,
-    ) -> Self {
-        let (slot, cgroup, files) = place;
+    pub(crate) fn new(finished: Finished, view: View, dialer: Dialer) -> Self {
+        let Finished {
+            spec,
+            place: (slot, cgroup, files),
+            pidfd,
+            network,
+            disk,
+            ..
+        } = finished;
         Self {
             spec,
             slot,

@@ -80,7 +80,7 @@ impl Reports {
                 tracing::debug!(%error, sandbox.id = %guest.spec().id, "envd does not hear of a killed process");
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
