@@ -53,6 +53,7 @@ macro_rules! point {
 /// # Panics
 /// When the name is not there, which is an error of the compilation.
 #[must_use]
+#[expect(clippy::panic, reason = "at compile time: a wrong name does not build")]
 pub const fn number(name: &str) -> usize {
     match table::find(name) {
         Some(number) if !POINTS[number].fallible => number,
@@ -66,6 +67,7 @@ pub const fn number(name: &str) -> usize {
 /// # Panics
 /// When the name is not there, which is an error of the compilation.
 #[must_use]
+#[expect(clippy::panic, reason = "at compile time: a wrong name does not build")]
 pub const fn fallible_number(name: &str) -> usize {
     match table::find(name) {
         Some(number) if POINTS[number].fallible => number,

@@ -497,7 +497,7 @@ mod tests {
         check("is not there", &|path| fs::remove_file(path).unwrap()).await;
         check("is empty", &|path| truncate(path, 0)).await;
         check("is no SQLite database", &|path| {
-            fs::write(path, [0; 40_960]).unwrap()
+            fs::write(path, [0; 40_960]).unwrap();
         })
         .await;
         check(
