@@ -291,9 +291,11 @@ impl Launch<'_> {
             self.mount_below("devpts", &options, attributes, target)
         };
         match with(tty_gid.to_string()) {
-            // Older kernels (6.1, 6.12) read the number as a signed one: ids above 2^31 are negative there.
+            // Older kernels (6.1, 6.12) read the number into 64 bits and take what fits into a signed one of 32: an id
+            // above 2^31 gets through as the 64 bits of its negative.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && tty_gid > I32_MAX => {
-                with(tty_gid.cast_signed().to_string())
+                let wrapped = i64::from(tty_gid.cast_signed()).cast_unsigned();
+                with(wrapped.to_string())
             }
             other => other,
         }
