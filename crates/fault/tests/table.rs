@@ -1,6 +1,9 @@
 //! Table and source agree: a point that nobody reaches would be a test that cannot fail.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot read the source fails")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read the source fails"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
