@@ -339,7 +339,11 @@ pub(crate) fn try_in(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!("disk-probe-{}.img", std::process::id()));
     let image = Image::make(&Template::make(MIB)?, path, directory)?;
     let shown = fstatfs(image.root())?.f_blocks * BLOCK_BYTES;
-    image.discard()?;
+    let Image {
+        path, root, mount, ..
+    } = image;
+    drop((root, mount));
+    remove_file(&path)?;
     if shown == u64::from(MIB) << 20 {
         Ok(())
     } else {

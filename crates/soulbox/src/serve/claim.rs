@@ -183,7 +183,8 @@ async fn lock(data_dir: &Path) -> anyhow::Result<File> {
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)?;
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {
