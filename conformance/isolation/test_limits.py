@@ -123,7 +123,7 @@ def test_full_sandbox_can_be_entered(sandbox):
     sandbox.commands.run("exec python3 /tmp/hold.py", background=True, timeout=0)
     wait_until("all processes are used up", 30, lambda: sandbox.files.exists("/tmp/full"))
     assert sandbox.is_running()
-    assert sandbox.commands.run("kill -9 -1", user="root").exit_code == 0
+    assert sandbox.commands.run("exec pkill -9 -f hold.py", user="root").exit_code == 0
     assert wait_until("the user has room again", 20, lambda: sandbox.commands.run("echo room").stdout) == "room\n"
 
 

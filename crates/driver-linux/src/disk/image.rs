@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, fstatfs, memfd_create, mkdirat, openat};
 use soulbox_fault as fault;
@@ -34,6 +35,9 @@ const MOST_INODES: u64 = 4 << 20;
 /// More than this in a file system that ends is dropped by stopping it first, which the kernel's log mentions; less is
 /// written faster than that.
 const WORTH_STOPPING: u64 = 2 << 20;
+/// How often a device that somebody may write to is tried again, and after how long.
+const BUSY_TRIES: u32 = 200;
+const BUSY_WAIT: Duration = Duration::from_millis(2);
 /// So much less in use than before is given back to the host while the sandbox runs.
 const WORTH_TRIMMING: u64 = 64 << 20;
 /// Where distributions put `mke2fs`; the path of a service often lacks `sbin`.
@@ -318,6 +322,16 @@ fn mount_device(device: &LoopDevice) -> io::Result<OwnedFd> {
         no_dev: true,
         ..Attributes::default()
     };
+    // A child that is just starting has copies of all our descriptors until it executes its program, those that may
+    // write to the device included; a hardened kernel refuses the mount for so long.
+    for _ in 0..BUSY_TRIES {
+        match mount::new_filesystem("ext4", &options, attributes) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(BUSY_WAIT);
+            }
+            other => return other,
+        }
+    }
     mount::new_filesystem("ext4", &options, attributes)
 }
 

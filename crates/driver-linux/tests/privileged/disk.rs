@@ -309,7 +309,10 @@ try:
 except OSError as error:
     print(json.dumps(error.errno))
 "#;
-        assert_eq!(sandbox.python("root", program).await, libc::EIO);
+        // Which of the two depends on who met the full host first: the kernel's own writing, or this call.
+        let errno = sandbox.python("root", program).await.as_i64();
+        let told = [libc::EIO, libc::ENOSPC].map(|errno| Some(i64::from(errno)));
+        assert!(told.contains(&errno), "{errno:?}");
         assert_eq!(sandbox.root("echo alive; ls /root").await, "alive\nf\n");
         soon("stats", sandbox.guest.stats()).await.unwrap();
         soon("kill", sandbox.guest.kill()).await.unwrap();
