@@ -75,9 +75,20 @@ pub(crate) fn create(
 
 /// Removes the files of a sandbox, if there are any.
 pub(crate) fn remove(files: &SandboxFiles) -> io::Result<()> {
-    match fs::remove_dir_all(&files.view) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    remove_directory(&files.view)
+}
+
+/// Reading a directory that changes may miss some of it: then it is read again.
+fn remove_directory(directory: &Path) -> io::Result<()> {
+    const TRIES: u32 = 100;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {}
+            other => return other,
+        }
     }
 }
 
@@ -89,7 +100,7 @@ pub(crate) fn keep_only(block: Block, running: &[&SandboxId]) -> io::Result<()> 
         let kept = |id: &&SandboxId| name == *id.as_str();
         let shared = name.to_string_lossy().starts_with('.');
         if !shared && !running.iter().any(kept) {
-            fs::remove_dir_all(entry.path())?;
+            remove_directory(&entry.path())?;
         }
     }
     Ok(())
