@@ -85,7 +85,7 @@ impl RemoteDriver {
 
     async fn create_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
         let request = Request::Create(Box::new(spec.clone()));
-        let reply = self.link.call(request, Some(spec.clone())).await;
+        let reply = self.link.call(request).await;
         let mut reply = reply.map_err(|refusal| refusal.into_driver_error("create"))?;
         match reply.guests.pop() {
             Some(guest) => Ok(guest),
@@ -94,9 +94,9 @@ impl RemoteDriver {
     }
 
     async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
-        let reply = self.link.call(Request::Adopt, None).await;
+        let reply = self.link.call(Request::Adopt).await;
         let reply = reply.map_err(|refusal| refusal.into_driver_error("adopt"))?;
-        let lost = self.link.call(Request::Lost, None).await;
+        let lost = self.link.call(Request::Lost).await;
         let lost = lost.map_err(|refusal| refusal.into_driver_error("adopt"))?;
         if let Answer::Lost { sandboxes } = lost.answer {
             *self.lost.lock() = sandboxes;
@@ -134,7 +134,7 @@ impl Driver for RemoteDriver {
             if self.link.gone.is_cancelled() {
                 return;
             }
-            if let Err(refusal) = self.link.call(Request::Shutdown, None).await {
+            if let Err(refusal) = self.link.call(Request::Shutdown).await {
                 let error = refusal.into_driver_error("release");
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -147,8 +147,15 @@ impl Driver for RemoteDriver {
 }
 
 impl Link {
-    async fn call(&self, request: Request, spec: Option<SandboxSpec>) -> Result<Reply, Refusal> {
+    async fn call(&self, request: Request) -> Result<Reply, Refusal> {
+        let unasked = |error: io::Error| Refusal::Host("ask the helper".to_owned(), error.into());
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let call = Call { id, request };
+        let bytes = encode(&call).map_err(unasked)?;
+        let spec = match call.request {
+            Request::Create(spec) => Some(*spec),
+            _ => None,
+        };
         let (reply, answered) = oneshot::channel();
         {
             let mut tables = self.tables.lock();
@@ -157,13 +164,10 @@ impl Link {
             }
             tables.calls.insert(id, Waiting { reply, spec });
         }
-        let sent = match encode(&Call { id, request }) {
-            Ok(bytes) => self.channel.send(&bytes, &[]).await,
-            Err(error) => Err(error),
-        };
+        let sent = self.channel.send(&bytes, &[]).await;
         if let Err(error) = sent {
             self.tables.lock().calls.remove(&id);
-            return Err(Refusal::Host("ask the helper".to_owned(), error.into()));
+            return Err(unasked(error));
         }
         answered.await.unwrap_or_else(|_| Err(helper_gone()))
     }
@@ -294,7 +298,7 @@ impl RemoteGuest {
             return Err(DialError::Gone);
         }
         let guest = self.number;
-        let reply = self.link.call(Request::Dial { guest, port }, None).await;
+        let reply = self.link.call(Request::Dial { guest, port }).await;
         let reply = reply.map_err(|refusal| refusal.into_dial_error(port))?;
         let io = |source| DialError::Io { port, source };
         let socket = reply
@@ -305,7 +309,7 @@ impl RemoteGuest {
 
     async fn read_stats(&self) -> Result<GuestStats, DriverError> {
         let guest = self.number;
-        let reply = self.link.call(Request::Stats { guest }, None).await;
+        let reply = self.link.call(Request::Stats { guest }).await;
         match reply
             .map_err(|refusal| refusal.into_driver_error("stats"))?
             .answer
@@ -317,7 +321,7 @@ impl RemoteGuest {
 
     async fn end(&self) -> Result<(), DriverError> {
         let guest = self.number;
-        let reply = self.link.call(Request::Kill { guest }, None).await;
+        let reply = self.link.call(Request::Kill { guest }).await;
         match reply
             .map_err(|refusal| refusal.into_driver_error("kill"))?
             .answer
