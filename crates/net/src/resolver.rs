@@ -335,15 +335,6 @@ pub fn sockets(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net:
 }
 
 impl Resolver {
-    /// Binds both sockets.
-    ///
-    /// # Errors
-    /// When the address is not there yet or port 53 on it is taken.
-    pub async fn bind(config: ResolverConfig) -> io::Result<Self> {
-        let (udp, tcp) = sockets(config.listen)?;
-        Self::on(config, udp, tcp)
-    }
-
     /// Uses sockets that somebody else has bound: port 53 is for root only.
     ///
     /// # Errors
@@ -522,7 +513,8 @@ mod tests {
         config.listen.set_port(0);
         config.upstream_timeout = Duration::from_millis(200);
         change(&mut config);
-        let resolver = Resolver::bind(config).await.unwrap();
+        let (udp, tcp) = sockets(config.listen).unwrap();
+        let resolver = Resolver::on(config, udp, tcp).unwrap();
         let (address, counts) = (resolver.local_addr().unwrap(), resolver.counts());
         tokio::spawn(resolver.run(std::future::pending()));
         (address, counts)

@@ -41,9 +41,7 @@ pub(crate) struct Claim {
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
     pub(crate) async fn take(data_dir: &Path) -> anyhow::Result<Self> {
-        if !rustix::process::geteuid().is_root() {
-            bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
-        }
+        require_root()?;
         // First: a host that lacks one is refused before anything is put up that would have to be taken down.
         Hierarchies::detect().context("this host cannot run sandboxes")?;
         DirBuilder::new()
@@ -144,6 +142,14 @@ fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Asked before anything else: every later step would fail less clearly.
+pub(super) fn require_root() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
+    }
+    Ok(())
 }
 
 /// Whether a directory has no entries, or does not exist.

@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use rustix::io::FdFlags;
 use soulbox_linux::{exec, socket};
 
+use super::claim::require_root;
 use super::handover::{self, Handover, Place, Settings, Started, TlsTexts};
 use super::reach::make_reachable;
 use crate::config::{Config, Effective};
@@ -28,9 +29,7 @@ const FIRST_WORD_BYTES: usize = 64 * 1024;
 /// Starts the helper and becomes the server. Returns only on failure.
 pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let config = &effective.config;
-    if !rustix::process::geteuid().is_root() {
-        bail!("soulbox serve needs root to make sandboxes\nFIX: run it with sudo");
-    }
+    require_root()?;
     let listener = TcpListener::bind(config.listen).with_context(|| {
         format!("cannot listen on {}\nFIX: stop what uses that address, or choose another with --listen", config.listen)
     })?;
