@@ -42,37 +42,32 @@ def pytest_sessionfinish():
     print("\n" + "\n".join(lines))
 
 
-@pytest.fixture(scope="session")
-def sandbox():
-    """The attacker's sandbox. Tests leave it usable."""
+def armed_sandbox(seconds: int):
+    """A sandbox with the attacker's programs in it, for as long as it is used."""
     from e2b import Sandbox
 
-    sandbox = Sandbox.create(timeout=900)
+    sandbox = Sandbox.create(timeout=seconds)
     harness.upload(sandbox)
     yield sandbox
     sandbox.kill()
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    """The attacker's sandbox. Tests leave it usable."""
+    yield from armed_sandbox(900)
 
 
 @pytest.fixture
 def throwaway():
     """A sandbox that may be broken."""
-    from e2b import Sandbox
-
-    sandbox = Sandbox.create(timeout=300)
-    harness.upload(sandbox)
-    yield sandbox
-    sandbox.kill()
+    yield from armed_sandbox(300)
 
 
 @pytest.fixture(scope="session")
 def victim():
     """Another sandbox, of the same team."""
-    from e2b import Sandbox
-
-    sandbox = Sandbox.create(timeout=900)
-    harness.upload(sandbox)
-    yield sandbox
-    sandbox.kill()
+    yield from armed_sandbox(900)
 
 
 @pytest.fixture(scope="session")
