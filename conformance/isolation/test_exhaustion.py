@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from e2b import CommandExitException, Sandbox, TimeoutException
 
-from server import wait_until
+from crashing import options
+from server import from_environment, kill_every_sandbox, wait_until
 
 ROUNDS = 3
 SAMPLES = 100
@@ -160,3 +162,32 @@ def _drain(handle, on_stdout) -> None:
         handle.wait(on_stdout=on_stdout)
     except (CommandExitException, TimeoutException):
         pass
+
+
+def resident_mib(pid: int) -> int:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) >> 10
+
+
+def test_output_that_nobody_reads_costs_the_server_no_memory():
+    """Many clients that ask for output without end and never take any: each costs what its sockets hold."""
+    server = from_environment("output").start()
+    try:
+        sandbox = Sandbox.create(timeout=120, **options(server))
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        pids = [server.pid, *map(int, children)]
+        before = [resident_mib(pid) for pid in pids]
+        silent = [sandbox.commands.run("yes", background=True, timeout=60) for _ in range(30)]
+        wait_until(
+            "all of them stand still, but for what is asked here",
+            30,
+            lambda: "S" * len(silent) == sandbox.commands.run("sleep 0.3; ps -C yes -o s= | tr -d '\\n'").stdout,
+        )
+        after = [resident_mib(pid) for pid in pids]
+        print(f"MiB of server and helper before {before}, with {len(silent)} silent readers {after}", flush=True)
+        assert sum(after) - sum(before) < 32, (before, after)
+        del silent
+    finally:
+        kill_every_sandbox(server.env)
+        assert server.stop() == 0
+        server.remove()

@@ -1,6 +1,5 @@
 //! TLS towards clients, and towards servers inside sandboxes that want it.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,15 +11,6 @@ use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme}
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read.
-    #[error("cannot read {}\nFIX: point the option at a PEM file that this user may read", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: std::io::Error,
-    },
     /// No usable certificate.
     #[error(
         "the certificate file holds no PEM certificate\nFIX: give a file with `-----BEGIN CERTIFICATE-----`, leaf first, then intermediates"
@@ -62,20 +52,6 @@ pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig
         .map_err(TlsError::Mismatch)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// [`server_config`] from two files.
-///
-/// # Errors
-/// When a file cannot be read or used.
-pub fn server_config_from_files(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| TlsError::Read {
-            path: path.to_owned(),
-            source,
-        })
-    };
-    server_config(&read(cert)?, &read(key)?)
 }
 
 /// Client side for `httpsPorts`: any certificate will do. The bytes travel over the sandbox's own loopback, and the
@@ -158,10 +134,6 @@ mod tests {
             server_config(
                 cert.as_bytes(),
                 other.signing_key.serialize_pem().as_bytes(),
-            ),
-            server_config_from_files(
-                Path::new("/nonexistent/cert"),
-                Path::new("/nonexistent/key"),
             ),
         ];
         for case in cases {

@@ -240,6 +240,50 @@ fn a_process_killed_for_memory_is_reported_by_name_and_number() {
     });
 }
 
+/// Twelve processes that each open as many files as they may, and keep them.
+const OPEN_WITHOUT_END: &str = r#"
+import os, resource, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for _ in range(12):
+    if os.fork() == 0:
+        try:
+            while True: os.open("/dev/null", os.O_RDONLY)
+        except OSError as error:
+            print("stopped by", error.errno, "of", hard, flush=True)
+            time.sleep(600)
+time.sleep(600)
+"#;
+
+/// A process is stopped by its own limit. What bounds a sandbox, which has many, is the memory that open files cost
+/// the kernel: it is the sandbox's own, and without it these twelve would live with a third of their memory.
+#[test]
+fn open_files_are_limited_for_a_process_and_charged_to_the_sandbox() {
+    on_stage(async |stage| {
+        let mut spec = stage.spec();
+        spec.limits.memory_mib = 100;
+        let sandbox = stage.create_as(&spec).await;
+        separated(&sandbox).await;
+        let mut greedy = sandbox
+            .start("user", &["python3", "-u", "-c", OPEN_WITHOUT_END])
+            .await;
+        let mut said = Output::default();
+        while !said.stdout.contains('\n') {
+            said.take(&greedy.next().await.unwrap());
+        }
+        let first = said.stdout.lines().next().unwrap();
+        assert_eq!(first, "stopped by 24 of 65536", "EMFILE");
+        for _ in 0..600 {
+            if sandbox.guest.stats().await.unwrap().oom_kills > 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert!(sandbox.guest.stats().await.unwrap().oom_kills > 0);
+        assert_eq!(sandbox.root("echo usable").await, "usable\n");
+    });
+}
+
 /// Forks without end, and says how far it came.
 const FORK_WITHOUT_END: &str = r#"
 import os, time
