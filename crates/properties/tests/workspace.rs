@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     (
         "driver-linux",
         &[
+            "artifacts",
             "driver",
             "envd-proto",
             "fault",
@@ -39,9 +40,13 @@ const ARROWS: [(&str, &[&str]); 23] = [
     // services
     (
         "orchestrator",
-        &["driver", "fault", "store", "telemetry", "types"],
+        &["client", "driver", "fault", "store", "telemetry", "types"],
     ),
-    ("api", &["api-types", "orchestrator", "store", "types"]),
+    (
+        "builder",
+        &["client", "driver", "envd-proto", "fault", "store", "telemetry", "types"],
+    ),
+    ("api", &["api-types", "builder", "orchestrator", "store", "types"]),
     ("edge", &["driver", "types"]),
     ("client", &["api-types", "types"]),
     ("bench", &["api-types", "client"]),

@@ -3,8 +3,9 @@
 //! Everything here is a plain value or a pure function.
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
-//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`lifecycle`], [`slot`], [`egress`], [`error_kind`].
+//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`lifecycle`], [`slot`], [`egress`], [`error_kind`].
 
+pub mod build;
 pub mod digest;
 pub mod egress;
 pub mod error_kind;
@@ -16,6 +17,7 @@ pub mod slot;
 pub mod spec;
 pub mod timestamp;
 
+pub use build::{BuildContext, StartCommand};
 pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
 pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
