@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use soulbox_driver::{BoxFuture, Driver, DriverError, Guest};
+use soulbox_driver::{BoxFuture, Driver, DriverError, Guest, SavedLayer};
 use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
 use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
-use soulbox_types::{SandboxId, SandboxSpec, SlotIndex, Timestamp};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, SlotIndex, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -198,6 +198,28 @@ impl Driver for NamespaceDriver {
     fn lost(&self) -> Vec<(SandboxId, String)> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.clone()
+    }
+
+    fn squash<'a>(
+        &'a self,
+        _layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<SavedLayer, DriverError>> {
+        Box::pin(async move {
+            Err(DriverError::Unsupported {
+                operation: "squash",
+            })
+        })
+    }
+
+    fn remove_layers<'a>(
+        &'a self,
+        _layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
+        Box::pin(async move {
+            Err(DriverError::Unsupported {
+                operation: "remove layers",
+            })
+        })
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

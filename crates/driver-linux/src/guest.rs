@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
+use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 use soulbox_fault as fault;
 use soulbox_linux::{filesystem, process};
 use soulbox_types::{SandboxSpec, SlotIndex};
@@ -265,5 +265,9 @@ impl Guest for NamespaceGuest {
             self.ended().await;
             Ok(())
         })
+    }
+
+    fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async move { Err(DriverError::Unsupported { operation: "save" }) })
     }
 }

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use soulbox_types::{ErrorKind, SandboxId, SandboxSpec};
+use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
@@ -143,7 +143,18 @@ pub struct OomKill {
     pub pid: Option<i32>,
 }
 
-/// Creates guests; one per isolation tier.
+/// A layer that was made, or was there already with the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLayer {
+    /// Its name.
+    pub digest: LayerDigest,
+    /// Files, directories, links and so on in it.
+    pub entries: u64,
+    /// Sum of the sizes of its files; one that has several names counts once.
+    pub content_bytes: u64,
+}
+
+/// Creates guests and looks after layers; one per isolation tier.
 pub trait Driver: Debug + Send + Sync {
     /// Name of the tier: `namespace`, `gvisor`, `microvm`.
     fn tier(&self) -> &'static str;
@@ -167,6 +178,23 @@ pub trait Driver: Debug + Send + Sync {
     fn lost(&self) -> Vec<(SandboxId, String)> {
         Vec::new()
     }
+
+    /// Makes one layer of several that lie on each other, topmost first. In a stack it takes the place of all of them.
+    /// Content is shared with them, not copied.
+    ///
+    /// # Cancel safety
+    /// Drop of the future does not stop the work; the layer may then be there without anybody who knows it.
+    fn squash<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<SavedLayer, DriverError>>;
+
+    /// Removes layers that nobody needs any more. Those that a guest stands on, or that are not there, are left out.
+    /// Returns what was removed. Every layer is whole or gone afterwards, also when the host dies meanwhile.
+    fn remove_layers<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>>;
 
     /// Releases what is only prepared (free slots). Guests stay.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -194,4 +222,14 @@ pub trait Guest: Debug + Send + Sync {
     /// Ends every process of the guest and returns when all are dead; files, mounts, cgroups and network are
     /// released then or soon after. Doing it twice is fine.
     fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Ends every process of the guest, and makes a layer of what it has written: together with the layers that it stood
+    /// on, a sandbox sees what this one saw. The guest is gone afterwards, however it went. `None` when it has written
+    /// nothing; the files that the driver itself furnishes do not count.
+    ///
+    /// One save of a guest can succeed; one that comes too late, after the remains were removed, fails.
+    ///
+    /// # Cancel safety
+    /// Drop of the future does not stop the work.
+    fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
 }

@@ -3,19 +3,19 @@
 //! It is a fake of a process boundary, not a mock: guests have a life of their own, survive the "server" (another handle
 //! on the same [`FakeDriver`] adopts them), and what tests turn are the things a real host does: be slow, fail, exit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soulbox_types::{SandboxId, SandboxSpec};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill};
+use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 
 /// The fake host. A copy is another handle on the same one.
 #[derive(Debug, Clone)]
@@ -30,6 +30,24 @@ struct Host {
     failures: Mutex<VecDeque<DriverError>>,
     create_delay: Mutex<Duration>,
     open: watch::Sender<bool>,
+    /// What saves have made and nobody has removed.
+    layers: Mutex<BTreeSet<LayerDigest>>,
+    layers_made: AtomicU64,
+    saves: Mutex<VecDeque<Result<Option<SavedLayer>, DriverError>>>,
+}
+
+impl Host {
+    /// A layer like no other.
+    fn new_layer(&self) -> SavedLayer {
+        let number = self.layers_made.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut bytes = [0xfa; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        SavedLayer {
+            digest: LayerDigest::from_bytes(bytes),
+            entries: 2,
+            content_bytes: 1,
+        }
+    }
 }
 
 impl Default for FakeDriver {
@@ -49,6 +67,9 @@ impl FakeDriver {
                 failures: Mutex::default(),
                 create_delay: Mutex::default(),
                 open: watch::Sender::new(true),
+                layers: Mutex::default(),
+                layers_made: AtomicU64::new(0),
+                saves: Mutex::default(),
             }),
         }
     }
@@ -71,6 +92,17 @@ impl FakeDriver {
     /// The next create fails like this, leaving nothing.
     pub fn fail_next_create(&self, error: DriverError) {
         self.host.failures.lock().push_back(error);
+    }
+
+    /// The next save of any guest goes like this. Without a word, a save makes a layer like no other.
+    pub fn next_save(&self, result: Result<Option<SavedLayer>, DriverError>) {
+        self.host.saves.lock().push_back(result);
+    }
+
+    /// The layers that were saved or squashed, and not removed.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerDigest> {
+        self.host.layers.lock().iter().copied().collect()
     }
 
     /// Ids of all creates that were begun, in order.
@@ -149,6 +181,42 @@ impl Driver for FakeDriver {
                 .into_iter()
                 .map(|guest| guest as Arc<dyn Guest>)
                 .collect())
+        })
+    }
+
+    fn squash<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<SavedLayer, DriverError>> {
+        Box::pin(async move {
+            let mut there = self.host.layers.lock();
+            if let Some(missing) = layers.iter().find(|layer| !there.contains(layer)) {
+                return Err(DriverError::Layer {
+                    layer: missing.to_string(),
+                    source: std::io::ErrorKind::NotFound.into(),
+                });
+            }
+            let made = self.host.new_layer();
+            there.insert(made.digest);
+            Ok(made)
+        })
+    }
+
+    fn remove_layers<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
+        Box::pin(async move {
+            let guests = self.guests();
+            let used = |layer: &LayerDigest| {
+                let mut stacks = guests.iter().map(|guest| &guest.spec.image.layers);
+                stacks.any(|stack| stack.contains(layer))
+            };
+            let mut there = self.host.layers.lock();
+            let removed = layers
+                .iter()
+                .filter(|layer| !used(layer) && there.remove(layer));
+            Ok(removed.copied().collect())
         })
     }
 
@@ -277,6 +345,24 @@ impl Guest for FakeGuest {
             }
             self.exit();
             Ok(())
+        })
+    }
+
+    fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async move {
+            let Some(host) = self.host.upgrade().filter(|_| !self.has_ended()) else {
+                return Err(DriverError::Host {
+                    operation: "save the guest".into(),
+                    source: std::io::Error::other("its files are gone"),
+                });
+            };
+            self.exit();
+            let told = host.saves.lock().pop_front();
+            let saved = told.unwrap_or_else(|| Ok(Some(host.new_layer())))?;
+            host.layers
+                .lock()
+                .extend(saved.iter().map(|layer| layer.digest));
+            Ok(saved)
         })
     }
 }

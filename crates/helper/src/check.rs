@@ -3,10 +3,14 @@
 //! Types already say most: an id is an id, a layer is a digest, and there is no path in any request. What is left are
 //! sizes: a request may not make the helper use up its own memory or that of the host.
 
-use soulbox_types::{Limits, SandboxSpec};
+use std::collections::HashSet;
+
+use soulbox_types::{LayerDigest, Limits, SandboxSpec};
 
 /// Layers of one template; overlayfs takes no more than about this many names.
 const LAYERS: usize = 64;
+/// Layers that one request removes.
+const LAYERS_REMOVED: usize = 10_000;
 /// Bytes of all environment variables; the API accepts less.
 const ENVIRONMENT_BYTES: usize = 1024 * 1024;
 /// Bytes of each other text.
@@ -34,6 +38,35 @@ pub fn spec(spec: &SandboxSpec) -> Result<(), String> {
     limits(&spec.limits)
 }
 
+/// Judges which layers are to become one. The same one twice is nothing that lies on another.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn squash(layers: &[LayerDigest]) -> Result<(), String> {
+    number(layers, 2, LAYERS)?;
+    let different: HashSet<_> = layers.iter().collect();
+    if different.len() < layers.len() {
+        return Err("a layer that lies on itself".to_owned());
+    }
+    Ok(())
+}
+
+/// Judges which layers are to be removed.
+///
+/// # Errors
+/// When there are none or too many.
+pub fn removal(layers: &[LayerDigest]) -> Result<(), String> {
+    number(layers, 1, LAYERS_REMOVED)
+}
+
+fn number(layers: &[LayerDigest], low: usize, high: usize) -> Result<(), String> {
+    if (low..=high).contains(&layers.len()) {
+        Ok(())
+    } else {
+        Err(format!("{} layers, not {low} to {high}", layers.len()))
+    }
+}
+
 /// Limits that the kernel would not take, or that limit nothing.
 fn limits(limits: &Limits) -> Result<(), String> {
     let ranges = [
@@ -55,7 +88,7 @@ fn limits(limits: &Limits) -> Result<(), String> {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
-    use soulbox_types::{LayerDigest, NetworkMode, SandboxId, TemplateId, TemplateImage};
+    use soulbox_types::{NetworkMode, SandboxId, TemplateId, TemplateImage};
 
     use super::*;
 
@@ -98,6 +131,31 @@ pub(crate) mod tests {
             change(&mut spec);
             assert!(super::spec(&spec).is_err(), "change {number}");
         }
+    }
+
+    #[test]
+    fn layers_are_counted() {
+        let layers: Vec<_> = (0..10_001_u32)
+            .map(|n| {
+                let mut bytes = [0; 32];
+                bytes[..4].copy_from_slice(&n.to_be_bytes());
+                LayerDigest::from_bytes(bytes)
+            })
+            .collect();
+        for (count, squash, removal) in [
+            (0, false, false),
+            (1, false, true),
+            (2, true, true),
+            (64, true, true),
+            (65, false, true),
+            (10_000, false, true),
+            (10_001, false, false),
+        ] {
+            let layers = &layers[..count];
+            assert_eq!(super::squash(layers).is_ok(), squash, "{count}");
+            assert_eq!(super::removal(layers).is_ok(), removal, "{count}");
+        }
+        assert!(super::squash(&[layers[0], layers[0]]).is_err());
     }
 
     /// No text that stands for an id or a layer can lead out of the directory it names something in.

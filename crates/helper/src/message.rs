@@ -3,8 +3,8 @@
 use std::io;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use soulbox_driver::{DialError, DriverError, GuestStats, OomKill};
-use soulbox_types::{SandboxId, SandboxSpec};
+use soulbox_driver::{DialError, DriverError, GuestStats, OomKill, SavedLayer};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
 pub type GuestNumber = u64;
@@ -43,6 +43,21 @@ pub enum Request {
     Kill {
         /// Which guest.
         guest: GuestNumber,
+    },
+    /// End a guest and make a layer of what it has written.
+    Save {
+        /// Which guest.
+        guest: GuestNumber,
+    },
+    /// Make one layer of several.
+    Squash {
+        /// Topmost first.
+        layers: Vec<LayerDigest>,
+    },
+    /// Remove layers that no guest stands on.
+    RemoveLayers {
+        /// Which.
+        layers: Vec<LayerDigest>,
     },
     /// Release what is only prepared, and the place on the host when no guest is left. The last request.
     Shutdown,
@@ -96,6 +111,12 @@ pub enum Answer {
     Stats(GuestStats),
     /// Every process of the guest is dead.
     Killed,
+    /// The guest is gone; what was made of its files, if it had any.
+    Saved(Option<SavedLayer>),
+    /// The one layer.
+    Squashed(SavedLayer),
+    /// The layers that are gone now.
+    Removed(Vec<LayerDigest>),
     /// Everything is released; the helper ends.
     Down,
 }

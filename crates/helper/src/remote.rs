@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use soulbox_driver::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill};
-use soulbox_types::{SandboxId, SandboxSpec};
+use soulbox_driver::{
+    BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
+};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +95,12 @@ impl RemoteDriver {
         }
     }
 
+    async fn ask(&self, request: Request, operation: &'static str) -> Result<Answer, DriverError> {
+        let reply = self.link.call(request).await;
+        let reply = reply.map_err(|refusal| refusal.into_driver_error(operation))?;
+        Ok(reply.answer)
+    }
+
     async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {
         let reply = self.link.call(Request::Adopt).await;
         let reply = reply.map_err(|refusal| refusal.into_driver_error("adopt"))?;
@@ -127,6 +135,33 @@ impl Driver for RemoteDriver {
 
     fn lost(&self) -> Vec<(SandboxId, String)> {
         self.lost.lock().clone()
+    }
+
+    fn squash<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<SavedLayer, DriverError>> {
+        Box::pin(async move {
+            let layers = layers.to_vec();
+            match self.ask(Request::Squash { layers }, "squash").await? {
+                Answer::Squashed(layer) => Ok(layer),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn remove_layers<'a>(
+        &'a self,
+        layers: &'a [LayerDigest],
+    ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
+        Box::pin(async move {
+            let layers = layers.to_vec();
+            let request = Request::RemoveLayers { layers };
+            match self.ask(request, "remove layers").await? {
+                Answer::Removed(layers) => Ok(layers),
+                other => Err(unexpected(&other)),
+            }
+        })
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -330,6 +365,26 @@ impl RemoteGuest {
             other => Err(unexpected(&other)),
         }
     }
+
+    async fn make_layer(&self) -> Result<Option<SavedLayer>, DriverError> {
+        let guest = self.number;
+        let reply = self.link.call(Request::Save { guest }).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error("save"))?
+            .answer
+        {
+            Answer::Saved(layer) => Ok(layer),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Waits until the end of a guest, which the helper has brought about, is told here, too.
+    async fn end_told(&self, operation: &'static str) -> Result<(), DriverError> {
+        tokio::select! {
+            () = self.ended() => Ok(()),
+            () = self.link.gone.cancelled() => Err(helper_gone().into_driver_error(operation)),
+        }
+    }
 }
 
 impl Guest for RemoteGuest {
@@ -360,10 +415,15 @@ impl Guest for RemoteGuest {
     fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move {
             self.end().await?;
-            tokio::select! {
-                () = self.ended() => Ok(()),
-                () = self.link.gone.cancelled() => Err(helper_gone().into_driver_error("kill")),
-            }
+            self.end_told("kill").await
+        })
+    }
+
+    fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async move {
+            let saved = self.make_layer().await?;
+            self.end_told("save").await?;
+            Ok(saved)
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{Driver, DriverError, Guest};
-use soulbox_types::{SandboxId, SandboxSpec};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
@@ -139,24 +139,36 @@ impl Helper {
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
+            Request::Save { guest } => self.answer(id, self.save(guest).await),
+            Request::Squash { layers } => self.answer(id, self.squash(&layers).await),
+            Request::RemoveLayers { layers } => {
+                self.answer(id, self.remove_layers(&layers).await);
+            }
             Request::Shutdown => unreachable!("handled by the reader"),
         }
     }
 
     async fn create(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, Refusal> {
-        let unacceptable = |why: &str| Refusal::Unacceptable(why.to_owned());
         check::spec(spec).map_err(Refusal::Unacceptable)?;
-        if self.start.load(Ordering::Acquire) != STARTED {
-            return Err(unacceptable("what runs must be found first"));
-        }
+        self.started()?;
         if !self.ids.lock().insert(spec.id.clone()) {
-            return Err(unacceptable("there is a sandbox of this id"));
+            let why = "there is a sandbox of this id".to_owned();
+            return Err(Refusal::Unacceptable(why));
         }
         let created = self.driver.create(spec).await;
         if created.is_err() {
             self.ids.lock().remove(&spec.id);
         }
         Ok(created?)
+    }
+
+    fn started(&self) -> Result<(), Refusal> {
+        if self.start.load(Ordering::Acquire) == STARTED {
+            Ok(())
+        } else {
+            let why = "what runs must be found first".to_owned();
+            Err(Refusal::Unacceptable(why))
+        }
     }
 
     async fn adopt(self: &Arc<Self>, id: u64) {
@@ -212,6 +224,24 @@ impl Helper {
             Err(refusal) => return Err(refusal),
         }
         Ok((Answer::Killed, None))
+    }
+
+    /// Unlike after a kill, a guest that has ended is not what was asked for: the layer is.
+    async fn save(&self, guest: GuestNumber) -> Done {
+        Ok((Answer::Saved(self.guest(guest)?.save().await?), None))
+    }
+
+    async fn squash(&self, layers: &[LayerDigest]) -> Done {
+        check::squash(layers).map_err(Refusal::Unacceptable)?;
+        Ok((Answer::Squashed(self.driver.squash(layers).await?), None))
+    }
+
+    /// Not before it is known what runs: the layers that it stands on must stay.
+    async fn remove_layers(&self, layers: &[LayerDigest]) -> Done {
+        check::removal(layers).map_err(Refusal::Unacceptable)?;
+        self.started()?;
+        let removed = self.driver.remove_layers(layers).await?;
+        Ok((Answer::Removed(removed), None))
     }
 
     async fn shut_down(

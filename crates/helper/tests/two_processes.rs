@@ -283,3 +283,69 @@ async fn a_sandbox_cannot_be_made_where_one_is() {
     guests[0].kill().await.unwrap();
     pair.remote.create(&left).await.unwrap();
 }
+
+#[tokio::test]
+async fn layers_are_made_and_removed_through_the_helper() {
+    let pair = pair().await;
+    let (one, other) = (spec(), spec());
+    let mut layers = Vec::new();
+    for spec in [&one, &other] {
+        let guest = pair.remote.create(spec).await.unwrap();
+        layers.push(guest.save().await.unwrap().unwrap().digest);
+        soon("the end", guest.ended()).await;
+        assert!(guest.save().await.is_err(), "its files are gone");
+    }
+    assert_eq!(pair.fake.layers(), layers);
+
+    let whole = pair.remote.squash(&layers).await.unwrap();
+    assert!(!layers.contains(&whole.digest));
+
+    let mut standing = spec();
+    standing.image.layers = vec![whole.digest];
+    let guest = pair.remote.create(&standing).await.unwrap();
+    layers.push(whole.digest);
+    let removed = pair.remote.remove_layers(&layers).await.unwrap();
+    assert_eq!(removed, layers[..2]);
+    guest.kill().await.unwrap();
+    let removed = pair.remote.remove_layers(&layers).await.unwrap();
+    assert_eq!(removed, [whole.digest]);
+}
+
+#[tokio::test]
+async fn a_guest_that_wrote_nothing_leaves_no_layer() {
+    let pair = pair().await;
+    pair.fake.next_save(Ok(None));
+    let guest = pair.remote.create(&spec()).await.unwrap();
+    assert_eq!(guest.save().await.unwrap(), None);
+    pair.fake.next_save(Err(DriverError::StorageFull));
+    let guest = pair.remote.create(&spec()).await.unwrap();
+    let error = guest.save().await.unwrap_err();
+    assert!(matches!(error, DriverError::StorageFull), "{error:?}");
+    soon("the end", guest.ended()).await;
+    assert!(pair.fake.layers().is_empty());
+}
+
+#[tokio::test]
+async fn requests_for_layers_are_judged() {
+    let pair = unasked_pair();
+    let layer = |n| LayerDigest::from_bytes([n; 32]);
+    // What runs is not known yet, and with it what must stay.
+    assert!(pair.remote.remove_layers(&[layer(1)]).await.is_err());
+    pair.remote.adopt().await.unwrap();
+    assert!(
+        pair.remote
+            .remove_layers(&[layer(1)])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    for layers in [&[][..], &[layer(1)], &[layer(1), layer(1)]] {
+        let DriverError::Host { source, .. } = pair.remote.squash(layers).await.unwrap_err() else {
+            panic!("{layers:?}");
+        };
+        assert!(source.to_string().contains("does not accept"), "{source}");
+    }
+    assert!(pair.remote.remove_layers(&[]).await.is_err());
+    let missing = pair.remote.squash(&[layer(1), layer(2)]).await.unwrap_err();
+    assert!(matches!(missing, DriverError::Layer { .. }), "{missing:?}");
+}

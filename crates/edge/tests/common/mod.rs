@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use soulbox_driver::route::Route;
-use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill};
+use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 use soulbox_edge::{Edge, EdgeConfig, Routes};
 use soulbox_types::{Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -78,6 +78,10 @@ impl Guest for FakeGuest {
 
     fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async { Ok(None) })
     }
 }
 
