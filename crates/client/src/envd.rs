@@ -16,6 +16,7 @@ use crate::process::{
     End, Event, Events, InputBody, ListAnswer, ProcessBody, ProcessInfo, Pty, Selector, Signal,
     SignalBody, Size, Start, StartBody, UpdateBody,
 };
+use crate::tls::Dial;
 use crate::{ClientError, Endpoint, Secret, envelope};
 
 /// The port envd listens on in every sandbox.
@@ -76,6 +77,18 @@ impl Envd {
             sandbox_id: sandbox_id.to_owned(),
             access_token,
             routed_by_header,
+        }
+    }
+
+    /// The daemon at the other end of the connections that `dial` makes, for whoever holds the sandbox.
+    #[must_use]
+    pub fn through(dial: Dial, sandbox_id: &str, access_token: Secret) -> Self {
+        Self {
+            http: Http::through(dial),
+            base: format!("http://localhost:{ENVD_PORT}"),
+            sandbox_id: sandbox_id.to_owned(),
+            access_token: Some(access_token),
+            routed_by_header: false,
         }
     }
 

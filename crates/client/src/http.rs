@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::SandboxAddress;
-use crate::tls::{Connector, connector};
+use crate::tls::{Connector, Dial, connector};
 use crate::{ClientError, Code, Endpoint};
 
 /// A request's body.
@@ -56,10 +56,19 @@ impl Http {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Ok(Self::over(Connector::Network { tcp, tls }))
+    }
+
+    /// Connections that somebody else makes.
+    pub(crate) fn through(dial: Dial) -> Self {
+        Self::over(Connector::Through(dial))
+    }
+
+    fn over(connector: Connector) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .build(Connector::new(tcp, tls));
-        Ok(Self { client })
+            .build(connector);
+        Self { client }
     }
 
     /// Sends a request; the answer's body is still to come. No deadline: streams may be silent for hours.

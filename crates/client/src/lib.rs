@@ -1,9 +1,10 @@
-//! Typed client of the control plane and of envd, for the command line, the bench and tests.
+//! Typed client of the control plane and of envd, for the command line, the bench, tests, and the parts of the server
+//! that run something in a sandbox.
 //!
 //! Written from the wire, not from the server: it shares only the control plane's body types with it. So it is also
 //! a second reading of the contract. Connections are kept and used again; nothing is retried, a caller decides.
 //!
-//! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`ClientError`].
+//! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`startup`], [`ClientError`].
 
 pub mod api;
 pub mod endpoint;
@@ -11,8 +12,10 @@ pub mod envd;
 mod envelope;
 mod error;
 mod http;
+pub mod lines;
 pub mod process;
 mod secret;
+pub mod startup;
 mod tls;
 
 pub use api::Api;
@@ -20,3 +23,4 @@ pub use endpoint::Endpoint;
 pub use envd::Envd;
 pub use error::{ClientError, Code};
 pub use secret::Secret;
+pub use tls::Dial;

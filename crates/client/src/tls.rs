@@ -1,4 +1,4 @@
-//! Connections: plain, or TLS with the trust the endpoint names.
+//! Connections: plain, TLS with the trust the endpoint names, or made by somebody else.
 //!
 //! Separate from [`crate::http`] because it is the only place that knows about certificates.
 
@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -26,18 +27,22 @@ const SYSTEM_BUNDLES: [&str; 3] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Makes connections for `http` and `https` addresses.
-#[derive(Clone)]
-pub(crate) struct Connector {
-    tcp: HttpConnector,
-    /// None until an endpoint needs TLS.
-    tls: Option<TlsConnector>,
-}
+/// Makes a connection to the one peer there is, however that is reached.
+pub type Dial = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = std::io::Result<TcpStream>> + Send>> + Send + Sync,
+>;
 
-impl Connector {
-    pub(crate) fn new(tcp: HttpConnector, tls: Option<TlsConnector>) -> Self {
-        Self { tcp, tls }
-    }
+/// Makes connections.
+#[derive(Clone)]
+pub(crate) enum Connector {
+    /// For `http` and `https` addresses.
+    Network {
+        tcp: HttpConnector,
+        /// None until an endpoint needs TLS.
+        tls: Option<TlsConnector>,
+    },
+    /// Whatever the address.
+    Through(Dial),
 }
 
 /// Trust in the certificates of `ca_file`, else in the system's.
@@ -79,14 +84,23 @@ impl Service<Uri> for Connector {
     type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.tcp.poll_ready(cx).map_err(Into::into)
+        match self {
+            Self::Network { tcp, .. } => tcp.poll_ready(cx).map_err(Into::into),
+            Self::Through(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        let (tcp, tls) = match self {
+            Self::Network { tcp, tls } => (tcp, tls.clone()),
+            Self::Through(dial) => {
+                let connecting = dial();
+                return Box::pin(async move { Ok(Stream(TokioIo::new(Box::new(connecting.await?)))) });
+            }
+        };
         let secure = uri.scheme() == Some(&::http::uri::Scheme::HTTPS);
-        let tls = self.tls.clone();
         let name = uri.host().unwrap_or_default().to_owned();
-        let connecting = self.tcp.call(uri);
+        let connecting = tcp.call(uri);
         Box::pin(async move {
             let tcp = connecting.await?.into_inner();
             if !secure {

@@ -1,0 +1,212 @@
+//! The builds that are in progress: started, cancelled, waited for.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use soulbox_driver::Driver;
+use soulbox_fault as fault;
+use soulbox_store::{Build, BuildReason, LogLevel, Store, StoreError, Team, Template};
+use soulbox_telemetry::task::Tasks;
+use soulbox_types::{BuildId, ErrorKind};
+use tokio::sync::watch;
+
+use crate::journal::Journal;
+use crate::request::BuildRequest;
+use crate::run::{Failure, Work};
+use crate::uploads::Uploads;
+
+/// A build that takes longer is given up.
+const LONGEST: Duration = Duration::from_hours(1);
+/// What is said of builds that nobody works on any more.
+const INTERRUPTED: &str = "the server was stopped during the build\nFIX: build again; finished steps are taken from the cache";
+const CANCELLED: &str = "build was cancelled";
+
+/// The builds of this server. Cheap to clone; clones share them.
+#[derive(Clone)]
+pub struct Builds {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    driver: Arc<dyn Driver>,
+    uploads: Uploads,
+    tasks: Tasks,
+    /// Each with the way to tell it why it has to end.
+    running: Mutex<HashMap<BuildId, watch::Sender<Option<&'static str>>>>,
+}
+
+impl std::fmt::Debug for Builds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builds")
+            .field("running", &self.shared.running.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a build was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartBuildError {
+    /// It runs already, or has ended.
+    #[error("build is not in waiting state")]
+    NotWaiting,
+    /// The database failed.
+    #[error("cannot start the build")]
+    Store(#[from] StoreError),
+}
+
+impl StartBuildError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotWaiting => ErrorKind::InvalidArgument,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+/// Why builds cannot be made by this server.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenBuildsError {
+    /// The directory of uploads.
+    #[error("cannot use the directory of uploaded files")]
+    Uploads(#[source] std::io::Error),
+    /// The database failed.
+    #[error("cannot end the builds of an earlier server")]
+    Store(#[from] StoreError),
+}
+
+impl Builds {
+    /// Ends what an earlier server has left unfinished, and is ready for new builds. Uploads are kept in `uploads`.
+    ///
+    /// # Errors
+    /// See [`OpenBuildsError`].
+    pub async fn open(
+        store: Store,
+        driver: Arc<dyn Driver>,
+        uploads: PathBuf,
+    ) -> Result<Self, OpenBuildsError> {
+        let uploads = Uploads::open(uploads).map_err(OpenBuildsError::Uploads)?;
+        let reason = BuildReason {
+            message: INTERRUPTED.to_owned(),
+            step: None,
+        };
+        let interrupted = store.fail_interrupted_builds(&reason).await?;
+        if interrupted > 0 {
+            tracing::warn!(interrupted, "builds of an earlier server have failed");
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                store,
+                driver,
+                uploads,
+                tasks: Tasks::new(),
+                running: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Starts a build that waits, and cancels those of the same template that work on one of its tags. Returns at once.
+    ///
+    /// # Errors
+    /// See [`StartBuildError`].
+    pub async fn start(
+        &self,
+        team: Team,
+        template: Template,
+        build: Build,
+        request: BuildRequest,
+    ) -> Result<(), StartBuildError> {
+        let others = self.shared.store.start_build(&build.id).await?;
+        let others = others.ok_or(StartBuildError::NotWaiting)?;
+        for other in &others {
+            self.cancel(other);
+        }
+        let (stop, stopped) = watch::channel(None);
+        self.shared.running.lock().insert(build.id.clone(), stop);
+        let work = Work {
+            store: self.shared.store.clone(),
+            driver: Arc::clone(&self.shared.driver),
+            uploads: self.shared.uploads.clone(),
+            team,
+            template,
+            build,
+            request,
+        };
+        let shared = Arc::clone(&self.shared);
+        self.shared
+            .tasks
+            .spawn("build", async move { carry_through(&shared, work, stopped).await });
+        Ok(())
+    }
+
+    /// Ends a build that is in progress; false when there is none.
+    pub fn cancel(&self, build: &BuildId) -> bool {
+        let running = self.shared.running.lock();
+        running
+            .get(build)
+            .is_some_and(|stop| stop.send_replace(Some(CANCELLED)).is_none())
+    }
+
+    /// The files that COPY steps read.
+    #[must_use]
+    pub fn uploads(&self) -> &Uploads {
+        &self.shared.uploads
+    }
+
+    /// Ends every build and returns when nothing of them is left.
+    pub async fn shutdown(&self) {
+        for stop in self.shared.running.lock().values() {
+            stop.send_replace(Some(INTERRUPTED));
+        }
+        self.shared.tasks.finished().await;
+    }
+}
+
+/// Runs a build and writes down how it went.
+async fn carry_through(
+    shared: &Shared,
+    work: Work,
+    mut stopped: watch::Receiver<Option<&'static str>>,
+) {
+    let id = work.build.id.clone();
+    let mut journal = Journal::open(shared.store.clone(), id.clone());
+    let given_up = async {
+        match stopped.wait_for(Option::is_some).await {
+            Ok(why) => why.unwrap_or(CANCELLED),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = work.run(&mut journal) => outcome,
+        why = given_up => Err(Failure { message: why.to_owned(), step: None }),
+        () = tokio::time::sleep(LONGEST) => Err(Failure { message: "build timed out".to_owned(), step: None }),
+    };
+    if let Err(failure) = &outcome {
+        let text = format!("Build failed: {}", failure.message);
+        journal
+            .say(LogLevel::Error, failure.step.as_deref(), text)
+            .await;
+    }
+    // Before the status: who reads of the end finds every line.
+    journal.close().await;
+    fault::point!("build.journal-closed");
+    let written = match outcome {
+        Ok(finished) => shared.store.finish_build(&id, &finished).await,
+        Err(failure) => shared.store.fail_build(&id, &failure.into()).await,
+    };
+    fault::point!("build.status-written");
+    match written {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(build.id = %id, "a build had ended before it did"),
+        Err(error) => {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::error!(build.id = %id, error, "the end of a build is not written; the next start says that it failed");
+        }
+    }
+    shared.running.lock().remove(&id);
+}

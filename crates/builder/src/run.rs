@@ -1,0 +1,444 @@
+//! One build from its beginning to its end.
+//!
+//! Every step runs in a sandbox of its own, on the layers of the steps before it; what it has written becomes the next
+//! layer. So a step's layer holds exactly what the step did, and can be used again by whoever does the same.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use soulbox_client::startup::{self, Note};
+use soulbox_driver::{Driver, DriverError, SavedLayer};
+use soulbox_fault as fault;
+use soulbox_store::{
+    Build, BuildReason, CachedStep, FinishedBuild, LogLevel, Store, StoreError, Team, Template,
+};
+use soulbox_types::{BuildContext, LayerDigest, StartCommand, TemplateRef};
+
+use crate::act;
+use crate::journal::{Journal, Output};
+use crate::key::Key;
+use crate::request::{BuildRequest, Runtime, Source, Step};
+use crate::stage::{Ground, Stage};
+use crate::uploads::Uploads;
+
+/// More layers than this and those of the build become one before it goes on.
+const MOST_LAYERS: usize = 48;
+/// What is waited for after a start command when nothing else is said.
+const DEFAULT_READY: &str = "sleep 20";
+/// How long a template may take to become ready.
+const READY_PATIENCE: Duration = Duration::from_mins(10);
+/// The image that SDKs name when they mean "the usual": our own base template.
+const BASE_IMAGE: &str = "e2bdev/base";
+const BASE_TEMPLATE: &str = "base";
+/// The user that old SDKs expect.
+const OLD_USER: &str = "user";
+
+/// Everything that one build needs.
+pub(crate) struct Work {
+    pub(crate) store: Store,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) uploads: Uploads,
+    pub(crate) team: Team,
+    pub(crate) template: Template,
+    pub(crate) build: Build,
+    pub(crate) request: BuildRequest,
+}
+
+/// What a build has reached.
+struct State {
+    key: Key,
+    /// Topmost first.
+    layers: Vec<LayerDigest>,
+    /// How many of them are this build's own.
+    own: usize,
+    own_bytes: i64,
+    context: BuildContext,
+    start: Option<StartCommand>,
+    /// Nothing is taken from the cache any more.
+    force: bool,
+}
+
+/// Why a build fails.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    pub(crate) step: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(step: &str, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            step: Some(step.to_owned()),
+        }
+    }
+
+    fn store(step: &str) -> impl FnOnce(StoreError) -> Self {
+        let step = step.to_owned();
+        move |error| {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::error!(error, "a build fails for the database");
+            Self::new(
+                &step,
+                "An internal error occurred. Please try again or contact support with the build ID.",
+            )
+        }
+    }
+
+    fn driver(step: &str) -> impl FnOnce(DriverError) -> Self {
+        let step = step.to_owned();
+        move |error| {
+            let text = soulbox_telemetry::chain(&error);
+            tracing::warn!(error = text, "a build fails for the host");
+            let damaged = matches!(error, DriverError::Layer { .. });
+            let fix = if damaged {
+                "\nFIX: build again without the cache (skip_cache)"
+            } else {
+                ""
+            };
+            Self::new(&step, format!("cannot run a sandbox for the build: {text}{fix}"))
+        }
+    }
+}
+
+impl From<Failure> for BuildReason {
+    fn from(failure: Failure) -> Self {
+        Self {
+            message: failure.message,
+            step: failure.step,
+        }
+    }
+}
+
+impl Work {
+    /// Does it. Whatever is said on the way is in the journal.
+    pub(crate) async fn run(&self, journal: &mut Journal) -> Result<FinishedBuild, Failure> {
+        let begun = Instant::now();
+        let title = format!("Building template {}/{}", self.template.id, self.build.id);
+        journal.say(LogLevel::Info, None, title).await;
+        let mut state = self.base(journal).await?;
+        fault::point!("build.based");
+        for (at, step) in self.request.steps.iter().enumerate() {
+            self.step(&mut state, at, step, journal).await?;
+            fault::point!("build.step-done");
+        }
+        self.squash(&mut state).await?;
+        fault::point!("build.squashed");
+        let finished = self.finalize(state, journal).await?;
+        let took = format!("Build finished, took {}s", begun.elapsed().as_secs());
+        journal.say(LogLevel::Info, None, took).await;
+        Ok(finished)
+    }
+
+    /// Finds what the build goes on from.
+    async fn base(&self, journal: &mut Journal) -> Result<State, Failure> {
+        const STEP: &str = "base";
+        let (name, headline) = match &self.request.source {
+            Source::Template(name) => (name.as_str(), format!("FROM TEMPLATE {name}")),
+            Source::Image { reference, .. } if is_base_image(reference) => {
+                (BASE_TEMPLATE, format!("FROM {reference}"))
+            }
+            Source::Image { reference, .. } => {
+                return Err(Failure::new(
+                    STEP,
+                    format!(
+                        "image '{reference}' cannot be used: this server does not pull from registries yet\n\
+                         FIX: start from a template, for example from_template(\"base\")"
+                    ),
+                ));
+            }
+        };
+        let not_found = || Failure::new(STEP, format!("template '{name}' not found"));
+        let reference: TemplateRef = name.parse().map_err(|_| not_found())?;
+        let found = self.store.resolve_template(&self.team, &reference).await;
+        let base = found
+            .map_err(|error| Failure::new(STEP, soulbox_telemetry::chain(&error)))?
+            .build;
+        let layers: Result<Vec<LayerDigest>, _> =
+            base.layers.iter().map(|text| text.parse()).collect();
+        let layers = layers.map_err(|_| {
+            Failure::new(STEP, "error getting base template, you may need to rebuild it first")
+        })?;
+        let context = BuildContext {
+            user: base.default_user,
+            workdir: base.default_workdir,
+            env: base.env,
+        };
+        let key = Key::of_build(&base.id, &context);
+        let line = format!("[base] {headline} [{}]", key.short());
+        journal.say(LogLevel::Info, Some(STEP), line).await;
+        Ok(State {
+            key,
+            layers,
+            own: 0,
+            own_bytes: 0,
+            context,
+            start: base.start,
+            force: self.request.force,
+        })
+    }
+
+    async fn step(
+        &self,
+        state: &mut State,
+        at: usize,
+        step: &Step,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let number = (at + 1).to_string();
+        let prefix = format!("[builder {number}/{}]", self.request.steps.len());
+        let key = state.key.after(step);
+        let headline = format!("{prefix} {} [{}]", step.headline(), key.short());
+        state.force |= step.force;
+        let cached = match state.force {
+            true => None,
+            false => self
+                .store
+                .cached_step(&self.team.id, key.as_str())
+                .await
+                .map_err(Failure::store(&number))?,
+        };
+        let done = match cached {
+            Some(done) => {
+                let line = format!("CACHED {headline}");
+                journal.say(LogLevel::Info, Some(&number), line).await;
+                done
+            }
+            None => {
+                journal.say(LogLevel::Info, Some(&number), headline).await;
+                let mut output = Output {
+                    journal,
+                    step: number.clone(),
+                    prefix,
+                };
+                let done = self.carry_out(state, step, &mut output).await?;
+                self.store
+                    .put_cached_step(&self.team.id, key.as_str(), &done)
+                    .await
+                    .map_err(Failure::store(&number))?;
+                done
+            }
+        };
+        state.key = key;
+        state.context = done.context;
+        if let Some(layer) = done.layer {
+            state.layers.insert(0, layer);
+            state.own += 1;
+            state.own_bytes += done.size_bytes;
+        }
+        if state.layers.len() > MOST_LAYERS {
+            self.squash(state).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(
+        &self,
+        state: &State,
+        step: &Step,
+        output: &mut Output<'_>,
+    ) -> Result<CachedStep, Failure> {
+        let number = output.step.clone();
+        let action = step
+            .action()
+            .map_err(|error| Failure::new(&number, error.to_string()))?;
+        if !act::needs_stage(&action) {
+            let crate::step::Action::Env(pairs) = &action else {
+                return Err(Failure::new(&number, "a step that does nothing"));
+            };
+            return Ok(CachedStep {
+                layer: None,
+                context: act::with_plain_variables(&state.context, pairs),
+                size_bytes: 0,
+            });
+        }
+        let stage = self.stage(state, &number).await?;
+        let files = (&self.uploads, &self.team.id);
+        let context = act::act(&stage, &action, &state.context, files, output)
+            .await
+            .map_err(|error| Failure::new(&number, error.to_string()))?;
+        fault::point!("build.step-ran");
+        let saved = stage.save().await.map_err(Failure::driver(&number))?;
+        fault::point!("build.step-saved");
+        Ok(CachedStep {
+            layer: saved.as_ref().map(|layer| layer.digest),
+            context,
+            size_bytes: saved.map_or(0, |layer| bytes(&layer)),
+        })
+    }
+
+    async fn stage(&self, state: &State, step: &str) -> Result<Stage, Failure> {
+        let ground = Ground {
+            template: self.template.id.clone(),
+            limits: self.build.limits,
+        };
+        Stage::open(&self.driver, &ground, &state.layers, &state.context)
+            .await
+            .map_err(Failure::driver(step))
+    }
+
+    /// Makes one layer of the build's own: sandboxes start as fast from many steps as from one.
+    async fn squash(&self, state: &mut State) -> Result<(), Failure> {
+        const STEP: &str = "finalize";
+        if state.own < 2 {
+            return Ok(());
+        }
+        let key = state.key.squashed();
+        let cached = match state.force {
+            true => None,
+            false => self
+                .store
+                .cached_step(&self.team.id, key.as_str())
+                .await
+                .map_err(Failure::store(STEP))?,
+        };
+        let (layer, size_bytes) = match cached.and_then(|step| Some((step.layer?, step.size_bytes)))
+        {
+            Some(known) => known,
+            None => {
+                let made = self.driver.squash(&state.layers[..state.own]).await;
+                let made = made.map_err(Failure::driver(STEP))?;
+                let step = CachedStep {
+                    layer: Some(made.digest),
+                    context: state.context.clone(),
+                    size_bytes: bytes(&made),
+                };
+                self.store
+                    .put_cached_step(&self.team.id, key.as_str(), &step)
+                    .await
+                    .map_err(Failure::store(STEP))?;
+                (made.digest, step.size_bytes)
+            }
+        };
+        state.layers.splice(..state.own, [layer]);
+        state.own = 1;
+        state.own_bytes = size_bytes;
+        Ok(())
+    }
+
+    /// Starts a sandbox of the result as its users will, and waits until it is ready.
+    async fn finalize(
+        &self,
+        mut state: State,
+        journal: &mut Journal,
+    ) -> Result<FinishedBuild, Failure> {
+        const STEP: &str = "finalize";
+        let line = format!("[finalize] Finalizing template build [{}]", state.key.short());
+        journal.say(LogLevel::Info, Some(STEP), line).await;
+        state.start = start_command(&self.request, &state.context, state.start.take());
+        if self.request.runtime == Runtime::V20 {
+            OLD_USER.clone_into(&mut state.context.user);
+            state.context.workdir = None;
+        }
+        let stage = self.stage(&state, STEP).await?;
+        if let Some(start) = &state.start {
+            let mut note = |note: Note| {
+                let (level, message) = told(&note);
+                journal.output_now(level, STEP, message);
+            };
+            startup::bring_up(stage.envd(), start, READY_PATIENCE, &mut note)
+                .await
+                .map_err(|error| Failure::new(STEP, error.to_string()))?;
+        }
+        drop(stage);
+        Ok(FinishedBuild {
+            layers: state.layers,
+            context: state.context,
+            start: state.start,
+            envd_version: soulbox_envd_proto::ENVD_VERSION.to_owned(),
+            size_bytes: state.own_bytes,
+            disk_mib: self.build.limits.disk_mib,
+        })
+    }
+}
+
+fn bytes(layer: &SavedLayer) -> i64 {
+    i64::try_from(layer.content_bytes).unwrap_or(i64::MAX)
+}
+
+fn is_base_image(reference: &str) -> bool {
+    let name = reference.strip_prefix("docker.io/").unwrap_or(reference);
+    name.split([':', '@']).next() == Some(BASE_IMAGE)
+}
+
+/// What runs in the sandboxes of a build: its own commands, or those of the template it goes on from.
+fn start_command(
+    request: &BuildRequest,
+    context: &BuildContext,
+    inherited: Option<StartCommand>,
+) -> Option<StartCommand> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    match (given(&request.start_cmd), given(&request.ready_cmd)) {
+        (None, None) => inherited,
+        (command, ready) => Some(StartCommand {
+            ready: match (&command, ready) {
+                (_, Some(ready)) => ready,
+                (Some(_), None) => DEFAULT_READY.to_owned(),
+                (None, None) => String::new(),
+            },
+            command: command.unwrap_or_default(),
+            context: context.clone(),
+        }),
+    }
+}
+
+fn told(note: &Note) -> (LogLevel, String) {
+    match note {
+        Note::Starting(command) => (LogLevel::Info, format!("Running start command: {command}")),
+        Note::StartOutput(stream, line) => (LogLevel::Info, format!("[start] [{stream}]: {line}")),
+        Note::Waiting(ready) => (
+            LogLevel::Info,
+            format!("Waiting for template to be ready: {ready}"),
+        ),
+        Note::ReadyOutput(stream, line) => (LogLevel::Debug, format!("[ready] [{stream}]: {line}")),
+        Note::NotReady(how) => (LogLevel::Debug, format!("Template is not ready: {how}")),
+        Note::Ready => (LogLevel::Info, "Template is ready".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(start: Option<&str>, ready: Option<&str>) -> BuildRequest {
+        BuildRequest {
+            source: Source::Template("base".to_owned()),
+            steps: Vec::new(),
+            start_cmd: start.map(str::to_owned),
+            ready_cmd: ready.map(str::to_owned),
+            force: false,
+            runtime: Runtime::V21,
+        }
+    }
+
+    #[test]
+    fn either_command_replaces_both() {
+        let context = BuildContext {
+            user: "me".to_owned(),
+            ..BuildContext::default()
+        };
+        let old = StartCommand {
+            command: "old".to_owned(),
+            ready: "old ready".to_owned(),
+            context: BuildContext::default(),
+        };
+        let now = |start, ready| start_command(&request(start, ready), &context, Some(old.clone()));
+        assert_eq!(now(None, Some(" ")), Some(old.clone()));
+        let new = now(Some("run"), None).unwrap();
+        assert_eq!((new.command.as_str(), new.ready.as_str()), ("run", "sleep 20"));
+        assert_eq!(new.context, context);
+        let new = now(None, Some("look")).unwrap();
+        assert_eq!((new.command.as_str(), new.ready.as_str()), ("", "look"));
+        assert_eq!(start_command(&request(None, None), &context, None), None);
+    }
+
+    #[test]
+    fn the_usual_image() {
+        for image in ["e2bdev/base", "e2bdev/base:latest", "docker.io/e2bdev/base@sha256:x"] {
+            assert!(is_base_image(image), "{image}");
+        }
+        for image in ["e2bdev/based", "base", "x/e2bdev/base", "debian:12"] {
+            assert!(!is_base_image(image), "{image}");
+        }
+    }
+}
