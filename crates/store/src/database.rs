@@ -396,6 +396,14 @@ fn migrate_error(path: &Path, source: sqlx::migrate::MigrateError) -> StoreError
         {
             open_error(path, source)
         }
+        // What a newer program has written was refused before: these are rows that nobody has written.
+        MigrateError::VersionMismatch(version)
+        | MigrateError::VersionMissing(version)
+        | MigrateError::Dirty(version) => {
+            let what = format!("is damaged in table _sqlx_migrations, version {version}");
+            let file = path.to_owned();
+            file_error(path, &Damage { file, what })
+        }
         source => StoreError::Migrate {
             path: path.display().to_string(),
             source,

@@ -5,31 +5,42 @@
 //!
 //! Suggested reading order: [`database`] (connections and what is written later), then one file per subject.
 
+pub mod bootstrap;
+pub mod build_logs;
+pub mod builds;
 pub mod database;
 pub mod error;
 mod files;
 pub mod idempotency;
 pub mod keys;
+pub mod layer_cache;
 pub mod logs;
 pub mod metrics;
 pub mod page;
+pub mod request_build;
 pub mod retention;
 pub mod sandboxes;
+pub mod tags;
 pub mod teams;
+pub mod template_changes;
 pub mod templates;
 
+pub use bootstrap::BootstrapTemplate;
+pub use build_logs::{BuildLogLine, BuildLogQuery};
+pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild};
 pub use database::Store;
 pub use error::StoreError;
 pub use files::Expect;
 pub use idempotency::Begin;
 pub use keys::{ApiKey, KeyMask};
+pub use layer_cache::CachedStep;
 pub use logs::{Direction, LogEntry, LogLevel, LogQuery};
 pub use metrics::MetricSample;
 pub use page::{Order, Page, PageRequest};
+pub use request_build::{NewBuild, RequestBuildError, RequestedBuild};
 pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
+pub use tags::TagAssignment;
 pub use teams::Team;
-pub use templates::{
-    BootstrapTemplate, Build, BuildStatus, ResolveError, ResolvedTemplate, TagAssignment, Template,
-    TemplateSummary,
-};
+pub use template_changes::{DeleteTemplateError, PublishError};
+pub use templates::{ResolveError, ResolvedTemplate, Template, TemplateSummary};

@@ -97,13 +97,21 @@ impl LogLevel {
             .unwrap_or(Self::Info)
     }
 
-    fn rank(self) -> i64 {
+    pub(crate) fn rank(self) -> i64 {
         match self {
             Self::Debug => 0,
             Self::Info => 1,
             Self::Warn => 2,
             Self::Error => 3,
         }
+    }
+
+    /// The level with this rank; one that is not known counts as ordinary.
+    pub(crate) fn of_rank(rank: i64) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.rank() == rank)
+            .unwrap_or(Self::Info)
     }
 }
 
@@ -185,15 +193,11 @@ pub(crate) async fn insert_logs(
 }
 
 fn entry_of(row: &DbRow) -> Result<LogEntry, StoreError> {
-    let rank: i64 = column(row, TABLE, "level")?;
     Ok(LogEntry {
         sandbox: parsed(row, TABLE, "sandbox_id")?,
         team: parsed(row, TABLE, "team_id")?,
         at: time(row, TABLE, "at")?,
-        level: LogLevel::ALL
-            .into_iter()
-            .find(|level| level.rank() == rank)
-            .unwrap_or(LogLevel::Info),
+        level: LogLevel::of_rank(column(row, TABLE, "level")?),
         message: column(row, TABLE, "message")?,
         fields: json(row, TABLE, "fields")?,
     })

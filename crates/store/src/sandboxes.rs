@@ -10,10 +10,10 @@ use soulbox_types::{
 };
 use sqlx::{QueryBuilder, Transaction};
 
+use crate::builds::limits_of;
 use crate::database::{Db, DbRow, column, json, maybe_json, parsed, time, to_json};
 use crate::error::During;
 use crate::page::{Keyset, cut, fetch_limit, keyset};
-use crate::templates::limits_of;
 use crate::{Order, Store, StoreError};
 
 /// Name of the table in messages.

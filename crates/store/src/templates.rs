@@ -1,18 +1,12 @@
-//! Templates, their builds and tags, and how a reference becomes a build.
-//!
-//! A tag is never moved: each assignment is a row of its own, and the newest one whose build is ready is what the tag
-//! means. So a build that is in progress or has failed does not hide the usable one before it.
+//! Templates, and how a reference becomes a build.
 
 use std::collections::HashMap;
 
-use soulbox_types::id::random_label;
-use soulbox_types::name::DEFAULT_TAG;
-use soulbox_types::{BuildId, ErrorKind, Limits, TeamId, TemplateId, TemplateRef, Timestamp};
+use soulbox_types::{ErrorKind, TeamId, TemplateId, TemplateRef, Timestamp};
 use sqlx::{QueryBuilder, Transaction};
 
-use crate::database::{
-    Db, DbRow, Spawns, column, json, maybe_time, parsed, time, to_json, unsigned,
-};
+use crate::builds::{Build, BuildStatus};
+use crate::database::{Db, DbRow, Spawns, column, maybe_time, parsed, time};
 use crate::error::During;
 use crate::page::{Keyset, cut, fetch_limit, keyset};
 use crate::{Order, Page, PageRequest, Store, StoreError, Team};
@@ -44,46 +38,6 @@ pub struct Template {
     pub spawn_count: i64,
 }
 
-/// How far a build has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuildStatus {
-    /// Not begun.
-    Waiting,
-    /// In progress.
-    Building,
-    /// Usable.
-    Ready,
-    /// Failed.
-    Error,
-}
-
-/// One attempt to make a version of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Build {
-    /// Its id.
-    pub id: BuildId,
-    /// What it is a build of.
-    pub template: TemplateId,
-    /// How far it has come.
-    pub status: BuildStatus,
-    /// Limits of the sandboxes made from it.
-    pub limits: Limits,
-    /// Digests of its layers, topmost first.
-    pub layers: Vec<String>,
-    /// Version of envd that its sandboxes run.
-    pub envd_version: String,
-    /// User that commands run as when the caller names none.
-    pub default_user: String,
-    /// Working directory of commands; the user's home when absent.
-    pub default_workdir: Option<String>,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// When it last changed.
-    pub updated_at: Timestamp,
-    /// When it ended, well or not.
-    pub finished_at: Option<Timestamp>,
-}
-
 /// A template with what lists show of its builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateSummary {
@@ -97,17 +51,6 @@ pub struct TemplateSummary {
     pub build_count: i64,
 }
 
-/// A tag put on a build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagAssignment {
-    /// The tag.
-    pub tag: String,
-    /// What it stands for.
-    pub build: BuildId,
-    /// Since when.
-    pub created_at: Timestamp,
-}
-
 /// What a reference means at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedTemplate {
@@ -115,25 +58,6 @@ pub struct ResolvedTemplate {
     pub template: Template,
     /// Its usable build.
     pub build: Build,
-}
-
-/// A template that the server brings with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootstrapTemplate {
-    /// Its alias, without namespace.
-    pub alias: String,
-    /// What it is.
-    pub description: Option<String>,
-    /// Limits of its sandboxes.
-    pub limits: Limits,
-    /// Digests of its layers, topmost first.
-    pub layers: Vec<String>,
-    /// Version of envd that its sandboxes run.
-    pub envd_version: String,
-    /// User that commands run as.
-    pub default_user: String,
-    /// Working directory of commands.
-    pub default_workdir: Option<String>,
 }
 
 /// Why a reference leads to no usable build. The texts are the wire's.
@@ -188,54 +112,7 @@ const SUMMARY: &str = "SELECT t.*, \
      ORDER BY a.created_at DESC, a.id DESC LIMIT 1) AS default_status \
     FROM templates t WHERE t.deleted_at IS NULL";
 
-impl BuildStatus {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Building => "building",
-            Self::Ready => "ready",
-            Self::Error => "error",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Waiting, Self::Building, Self::Ready, Self::Error]
-            .into_iter()
-            .find(|status| status.as_str() == text)
-    }
-}
-
 impl Store {
-    /// Registers a template of the server itself: public, owned by the default team, known by its bare alias, tagged
-    /// `default`. What has not changed since the last start stays; what has changed becomes a new build.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn upsert_bootstrap_template(
-        &self,
-        wanted: &BootstrapTemplate,
-    ) -> Result<ResolvedTemplate, StoreError> {
-        let team = self.default_team().await?;
-        let now = Timestamp::now();
-        let mut transaction = self.write().await?;
-        let id = ensure_bootstrap_template(&mut transaction, &team, wanted, now).await?;
-        let current = newest_ready(&mut *transaction, &id, DEFAULT_TAG).await?;
-        let build = match current.filter(|build| wanted.is_built_by(build)) {
-            Some(build) => build,
-            None => add_bootstrap_build(&mut transaction, &id, wanted, now).await?,
-        };
-        soulbox_fault::point!("start.template-uncommitted");
-        transaction.commit().await.during("register a template")?;
-        let template = self.get_template(&id).await?.ok_or(StoreError::Damaged {
-            table: "templates",
-            column: "id",
-        })?;
-        Ok(ResolvedTemplate {
-            template: template.template,
-            build,
-        })
-    }
-
     /// Finds the build that a reference means for this team.
     ///
     /// # Errors
@@ -298,29 +175,6 @@ impl Store {
         Ok(Some(template))
     }
 
-    /// The usable build under a tag (or with a build id in place of the tag).
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn ready_build(
-        &self,
-        template: &TemplateId,
-        tag: &str,
-    ) -> Result<Option<Build>, StoreError> {
-        let Ok(build) = tag.parse::<BuildId>() else {
-            return newest_ready(self.reader(), template, tag).await;
-        };
-        let row = sqlx::query(
-            "SELECT * FROM builds WHERE id = $1 AND template_id = $2 AND status = 'ready'",
-        )
-        .bind(build.as_str())
-        .bind(template.as_str())
-        .fetch_optional(self.reader())
-        .await
-        .during("look up a build")?;
-        row.as_ref().map(build_of).transpose()
-    }
-
     /// The template with this id, whoever owns it.
     ///
     /// # Errors
@@ -363,56 +217,6 @@ impl Store {
         let mut query = QueryBuilder::new(SUMMARY);
         query.push(" AND t.is_default AND t.public ORDER BY t.id");
         self.summaries(query).await
-    }
-
-    /// A template's builds, newest first.
-    ///
-    /// # Errors
-    /// When the token is not valid or the database fails.
-    pub async fn list_builds(
-        &self,
-        template: &TemplateId,
-        page: &PageRequest,
-    ) -> Result<Page<Build>, StoreError> {
-        let order = Order::Descending;
-        let mut query = QueryBuilder::new("SELECT * FROM builds b WHERE b.template_id = ");
-        query.push_bind(template.as_str());
-        push_page(&mut query, ("b.created_at", "b.id"), order, page)?;
-        let rows = query
-            .build()
-            .fetch_all(self.reader())
-            .await
-            .during("list builds")?;
-        let mut items = rows.iter().map(build_of).collect::<Result<Vec<_>, _>>()?;
-        let next_cursor = cut(&mut items, page.limit, order, |build| Keyset {
-            at: build.created_at,
-            id: build.id.to_string(),
-        });
-        Ok(Page { items, next_cursor })
-    }
-
-    /// The newest assignment of each of a template's tags, sorted by tag.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn list_tags(&self, template: &TemplateId) -> Result<Vec<TagAssignment>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT a.tag, a.build_id, a.created_at FROM template_tags a WHERE a.template_id = $1 AND a.created_at = \
-             (SELECT MAX(n.created_at) FROM template_tags n WHERE n.template_id = a.template_id AND n.tag = a.tag) \
-             ORDER BY a.tag",
-        )
-        .bind(template.as_str())
-        .fetch_all(self.reader())
-        .await
-        .during("list tags")?;
-        let assignment = |row: &DbRow| {
-            Ok(TagAssignment {
-                tag: column(row, "template_tags", "tag")?,
-                build: parsed(row, "template_tags", "build_id")?,
-                created_at: time(row, "template_tags", "created_at")?,
-            })
-        };
-        rows.iter().map(assignment).collect()
     }
 
     async fn summaries(
@@ -497,7 +301,7 @@ impl Store {
 }
 
 /// Adds the keyset, the order and the limit of a page to a query that has a `WHERE`.
-fn push_page(
+pub(crate) fn push_page(
     query: &mut QueryBuilder<Db>,
     (at, id): (&'static str, &'static str),
     order: Order,
@@ -523,160 +327,6 @@ fn push_page(
     Ok(())
 }
 
-impl BootstrapTemplate {
-    fn is_built_by(&self, build: &Build) -> bool {
-        self.limits == build.limits
-            && self.layers == build.layers
-            && self.envd_version == build.envd_version
-            && self.default_user == build.default_user
-            && self.default_workdir == build.default_workdir
-    }
-}
-
-/// Finds the template by its bare alias or makes it.
-async fn ensure_bootstrap_template(
-    transaction: &mut Transaction<'static, Db>,
-    team: &Team,
-    wanted: &BootstrapTemplate,
-    now: Timestamp,
-) -> Result<TemplateId, StoreError> {
-    let row =
-        sqlx::query("SELECT template_id FROM template_aliases WHERE namespace = '' AND alias = $1")
-            .bind(&wanted.alias)
-            .fetch_optional(&mut **transaction)
-            .await
-            .during("look up a template")?;
-    if let Some(row) = row {
-        return parsed(&row, "template_aliases", "template_id");
-    }
-    let id = TemplateId::random();
-    sqlx::query(
-        "INSERT INTO templates (id, team_id, public, is_default, description, created_at, updated_at, spawn_count) \
-         VALUES ($1, $2, $3, $3, $4, $5, $5, 0)",
-    )
-    .bind(id.as_str())
-    .bind(team.id.as_str())
-    .bind(true)
-    .bind(&wanted.description)
-    .bind(now.0)
-    .execute(&mut **transaction)
-    .await
-    .during("add a template")?;
-    sqlx::query("INSERT INTO template_aliases (namespace, alias, template_id, created_at) VALUES ('', $1, $2, $3)")
-        .bind(&wanted.alias)
-        .bind(id.as_str())
-        .bind(now.0)
-        .execute(&mut **transaction)
-        .await
-        .during("add a template alias")?;
-    Ok(id)
-}
-
-/// Adds a ready build and tags it `default`.
-async fn add_bootstrap_build(
-    transaction: &mut Transaction<'static, Db>,
-    template: &TemplateId,
-    wanted: &BootstrapTemplate,
-    now: Timestamp,
-) -> Result<Build, StoreError> {
-    let build = Build {
-        id: BuildId::random(),
-        template: template.clone(),
-        status: BuildStatus::Ready,
-        limits: wanted.limits,
-        layers: wanted.layers.clone(),
-        envd_version: wanted.envd_version.clone(),
-        default_user: wanted.default_user.clone(),
-        default_workdir: wanted.default_workdir.clone(),
-        created_at: now,
-        updated_at: now,
-        finished_at: Some(now),
-    };
-    insert_build(transaction, &build).await?;
-    insert_tag(transaction, &build, DEFAULT_TAG, now).await?;
-    sqlx::query("UPDATE templates SET updated_at = $2, description = $3 WHERE id = $1")
-        .bind(template.as_str())
-        .bind(now.0)
-        .bind(&wanted.description)
-        .execute(&mut **transaction)
-        .await
-        .during("update a template")?;
-    Ok(build)
-}
-
-async fn insert_build(
-    transaction: &mut Transaction<'static, Db>,
-    build: &Build,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO builds (id, template_id, status, vcpu_count, memory_mib, pids, disk_mib, layers, envd_version, \
-         default_user, default_workdir, created_at, updated_at, finished_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-    )
-    .bind(build.id.as_str())
-    .bind(build.template.as_str())
-    .bind(build.status.as_str())
-    .bind(i64::from(build.limits.vcpu_count))
-    .bind(i64::from(build.limits.memory_mib))
-    .bind(i64::from(build.limits.pids))
-    .bind(i64::from(build.limits.disk_mib))
-    .bind(to_json(&build.layers))
-    .bind(&build.envd_version)
-    .bind(&build.default_user)
-    .bind(&build.default_workdir)
-    .bind(build.created_at.0)
-    .bind(build.updated_at.0)
-    .bind(build.finished_at.map(|at| at.0))
-    .execute(&mut **transaction)
-    .await
-    .during("add a build")?;
-    Ok(())
-}
-
-/// Puts a tag on a build, later than any assignment the template has, whatever the clock says.
-async fn insert_tag(
-    transaction: &mut Transaction<'static, Db>,
-    build: &Build,
-    tag: &str,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let newest: Option<i64> =
-        sqlx::query_scalar("SELECT MAX(created_at) FROM template_tags WHERE template_id = $1")
-            .bind(build.template.as_str())
-            .fetch_one(&mut **transaction)
-            .await
-            .during("read tags")?;
-    let created_at = newest.map_or(now.0, |newest| now.0.max(newest.saturating_add(1)));
-    sqlx::query("INSERT INTO template_tags (id, template_id, tag, build_id, created_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(random_label(20))
-        .bind(build.template.as_str())
-        .bind(tag)
-        .bind(build.id.as_str())
-        .bind(created_at)
-        .execute(&mut **transaction)
-        .await
-        .during("add a tag")?;
-    Ok(())
-}
-
-async fn newest_ready<'c>(
-    executor: impl sqlx::Executor<'c, Database = Db>,
-    template: &TemplateId,
-    tag: &str,
-) -> Result<Option<Build>, StoreError> {
-    let row = sqlx::query(
-        "SELECT b.* FROM template_tags a JOIN builds b ON b.id = a.build_id \
-         WHERE a.template_id = $1 AND a.tag = $2 AND b.status = 'ready' \
-         ORDER BY a.created_at DESC, a.id DESC LIMIT 1",
-    )
-    .bind(template.as_str())
-    .bind(tag)
-    .fetch_optional(executor)
-    .await
-    .during("look up a build")?;
-    row.as_ref().map(build_of).transpose()
-}
-
 /// Writes the deferred counts of sandboxes created.
 pub(crate) async fn add_spawns(
     transaction: &mut Transaction<'static, Db>,
@@ -695,7 +345,7 @@ pub(crate) async fn add_spawns(
 }
 
 /// Reads a template; its aliases stay empty.
-fn template_of(row: &DbRow) -> Result<Template, StoreError> {
+pub(crate) fn template_of(row: &DbRow) -> Result<Template, StoreError> {
     const TABLE: &str = "templates";
     Ok(Template {
         id: parsed(row, TABLE, "id")?,
@@ -712,49 +362,26 @@ fn template_of(row: &DbRow) -> Result<Template, StoreError> {
     })
 }
 
-fn build_of(row: &DbRow) -> Result<Build, StoreError> {
-    const TABLE: &str = "builds";
-    let status = BuildStatus::parse(column(row, TABLE, "status")?);
-    Ok(Build {
-        id: parsed(row, TABLE, "id")?,
-        template: parsed(row, TABLE, "template_id")?,
-        status: status.ok_or(StoreError::Damaged {
-            table: TABLE,
-            column: "status",
-        })?,
-        limits: limits_of(row, TABLE)?,
-        layers: json(row, TABLE, "layers")?,
-        envd_version: column(row, TABLE, "envd_version")?,
-        default_user: column(row, TABLE, "default_user")?,
-        default_workdir: column(row, TABLE, "default_workdir")?,
-        created_at: time(row, TABLE, "created_at")?,
-        updated_at: time(row, TABLE, "updated_at")?,
-        finished_at: maybe_time(row, TABLE, "finished_at")?,
-    })
-}
-
-/// Reads the four columns of limits.
-pub(crate) fn limits_of(row: &DbRow, table: &'static str) -> Result<Limits, StoreError> {
-    Ok(Limits {
-        vcpu_count: unsigned(row, table, "vcpu_count")?,
-        memory_mib: unsigned(row, table, "memory_mib")?,
-        pids: unsigned(row, table, "pids")?,
-        disk_mib: unsigned(row, table, "disk_mib")?,
-    })
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use soulbox_types::name::DEFAULT_TAG;
+    use soulbox_types::{BuildId, Limits};
+
     use super::*;
+    use crate::BootstrapTemplate;
+    use crate::builds::insert_build;
     use crate::database::tests::temp_store;
+    use crate::tags::insert_tag;
     use crate::teams::tests::add_team;
 
-    fn base() -> BootstrapTemplate {
+    pub(crate) fn base() -> BootstrapTemplate {
         BootstrapTemplate {
             alias: "base".into(),
             description: Some("Debian with Python and Node".into()),
             limits: Limits::STANDARD,
-            layers: vec!["blake3:aa".into(), "blake3:bb".into()],
+            layers: vec!["aa".repeat(32), "bb".repeat(32)],
             envd_version: "0.6.0".into(),
             default_user: "user".into(),
             default_workdir: None,
@@ -762,7 +389,7 @@ mod tests {
     }
 
     /// Adds a template of a team, with an alias in its namespace and a build tagged `default`.
-    async fn add_template(
+    pub(crate) async fn add_template(
         store: &Store,
         team: &Team,
         alias: &str,
@@ -791,7 +418,7 @@ mod tests {
             .await
             .unwrap();
         let build = build_like(&id, status, at);
-        insert_build(&mut transaction, &build).await.unwrap();
+        let build = insert_build(&mut transaction, build).await.unwrap();
         insert_tag(&mut transaction, &build, DEFAULT_TAG, Timestamp(at))
             .await
             .unwrap();
@@ -809,13 +436,18 @@ mod tests {
             envd_version: "0.6.0".into(),
             default_user: "user".into(),
             default_workdir: Some("/code".into()),
+            env: BTreeMap::new(),
+            start: None,
+            reason: None,
+            version: 0,
+            size_bytes: 0,
             created_at: Timestamp(at),
             updated_at: Timestamp(at),
             finished_at: None,
         }
     }
 
-    async fn add_build(
+    pub(crate) async fn add_build(
         store: &Store,
         template: &TemplateId,
         status: BuildStatus,
@@ -824,7 +456,7 @@ mod tests {
     ) -> Build {
         let build = build_like(template, status, at);
         let mut transaction = store.write().await.unwrap();
-        insert_build(&mut transaction, &build).await.unwrap();
+        let build = insert_build(&mut transaction, build).await.unwrap();
         insert_tag(&mut transaction, &build, tag, Timestamp(at))
             .await
             .unwrap();
@@ -832,7 +464,7 @@ mod tests {
         build
     }
 
-    async fn resolve(
+    pub(crate) async fn resolve(
         store: &Store,
         team: &Team,
         reference: &str,
@@ -858,7 +490,7 @@ mod tests {
         );
 
         let changed = BootstrapTemplate {
-            layers: vec!["blake3:cc".into()],
+            layers: vec!["cc".repeat(32)],
             ..base()
         };
         let second = store.upsert_bootstrap_template(&changed).await.unwrap();

@@ -117,6 +117,8 @@ fn assignment(row: &TagRow) -> TagAssignment {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use soulbox_store::Build;
     use soulbox_types::{BuildId, Limits, TemplateId, Timestamp};
 
@@ -137,6 +139,11 @@ mod tests {
                 envd_version: String::new(),
                 default_user: String::new(),
                 default_workdir: None,
+                env: BTreeMap::new(),
+                start: None,
+                reason: None,
+                version: 1,
+                size_bytes: 0,
                 created_at: Timestamp(*at),
                 updated_at: Timestamp(*at),
                 finished_at: None,
