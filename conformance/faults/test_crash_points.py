@@ -31,6 +31,8 @@ from server import Server, ServerError, from_environment, kill_every_sandbox, pa
 # More only makes all of them slower; there are 16 address blocks for all servers of the machine.
 BESIDE_EACH_OTHER = 4
 CONTENT = "what its user has written"
+# Steps of taking away layers that nobody needs any more.
+OF_REMOVAL = ("save.layer-taken-away", "save.marker-removed")
 
 
 def points() -> list[dict]:
@@ -62,6 +64,9 @@ class Case:
         self.filled: set[str] = set()
         self.died = False
         self.answered = ""
+        # A template that is being built, and where its build is found.
+        self.template: str | None = None
+        self.build = ""
 
     def run(self) -> None:
         try:
@@ -150,6 +155,55 @@ class Case:
             self.attempt("POST", f"/sandboxes/{victim}/timeout", {"timeout": 900})
         self.await_death()
 
+    def die_in_build(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        self.template, _ = self.begin_build()
+        if self.point in OF_REMOVAL:
+            self.await_build()
+            self.attempt("DELETE", f"/templates/{self.template}")
+            self.template = None
+        if self.action == "error":
+            assert self.await_build()["status"] == "error"
+            self.server.kill()
+            return
+        self.await_death()
+
+    die_in_save = die_in_build
+
+    def begin_build(self) -> tuple[str, str]:
+        """Asks for a template of two steps; its id and that of the build."""
+        status, answer = call(self.server, "POST", "/v3/templates", {"name": "crash", "cpuCount": 1, "memoryMB": 512})
+        assert status == 202, answer
+        made = json.loads(answer)
+        self.build = f"/templates/{made['templateID']}/builds/{made['buildID']}"
+        steps = [{"type": "RUN", "args": [f"echo {n} > /home/user/{n}"]} for n in (1, 2)]
+        self.attempt("POST", f"/v2{self.build}", {"fromTemplate": "base", "steps": steps})
+        return made["templateID"], made["buildID"]
+
+    def await_build(self) -> dict:
+        def ended() -> dict | None:
+            status, answer = call(self.server, "GET", f"{self.build}/status")
+            assert status == 200, answer
+            info = json.loads(answer)
+            return info if info["status"] in ("ready", "error") else None
+
+        return wait_until("the build has ended", 30, ended)
+
+    def check_templates(self) -> None:
+        """A build that was cut off has failed or is whole, and can be done again."""
+        if self.template is not None:
+            info = self.await_build()
+            if info["status"] == "error":
+                assert "FIX: build again" in info["reason"]["message"] or self.action == "error", info
+            self.begin_build()
+            assert self.await_build()["status"] == "ready"
+            made = Sandbox.create(self.template, timeout=60, **options(self.server))
+            assert made.commands.run("cat 1 2").stdout == "1\n2\n"
+        layers = self.server.data_dir / "layers"
+        for layer in layers.iterdir():
+            assert layer.with_suffix(".json").exists() or layer.suffix == ".json" and layer.with_suffix("").exists(), f"half a layer: {layer}"
+
     def die_in_stop(self) -> None:
         self.server.start(fault=self.armed())
         names = [point["name"] for point in points()]
@@ -200,6 +254,8 @@ class Case:
             assert sandbox.commands.run("echo usable").stdout == "usable\n"
             if one in self.filled:
                 assert sandbox.files.read("kept.txt") == CONTENT
+        if self.operation in ("build", "save"):
+            self.check_templates()
         fresh = Sandbox.create(timeout=60, **options(server))
         assert fresh.commands.run("echo fresh").stdout == "fresh\n"
         kill_every_sandbox(server.env)

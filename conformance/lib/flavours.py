@@ -82,3 +82,24 @@ def both() -> dict[str, Any]:
     from e2b import AsyncSandbox, Sandbox
 
     return {"sync": Sandbox, "async": Waiting(Loop(), AsyncSandbox)}
+
+
+class Building:
+    """Stands before `AsyncTemplate`: what it awaits is awaited here; the builders themselves are the same in both."""
+
+    def __init__(self, loop: Loop, target: Any):
+        self._loop = loop
+        self._target = target
+
+    def __call__(self, **options) -> Any:
+        return self._target(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self._loop.call(getattr(self._target, name), *args, **kwargs)
+
+
+def both_templates() -> dict[str, Any]:
+    """The entry points for templates, under the same names."""
+    from e2b import AsyncTemplate, Template
+
+    return {"sync": Template, "async": Building(Loop(), AsyncTemplate)}
