@@ -52,6 +52,7 @@ pub(crate) fn new_sandbox(
         alias: template.aliases.first().cloned(),
         limits: build.limits,
         envd_version: build.envd_version.clone(),
+        start: build.start.clone(),
         timeout: admitted.timeout,
         on_timeout: OnTimeout::Kill,
         auto_pause_memory: body.auto_pause_memory.unwrap_or(true),
@@ -191,7 +192,7 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-fn level(level: LogLevel) -> WireLogLevel {
+pub(crate) fn level(level: LogLevel) -> WireLogLevel {
     match level {
         LogLevel::Debug => WireLogLevel::Debug,
         LogLevel::Info => WireLogLevel::Info,

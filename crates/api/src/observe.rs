@@ -17,6 +17,7 @@ use soulbox_types::id::random_label;
 use tracing::{Instrument, Level, Span, field};
 
 use crate::error::{ApiError, Cause};
+use crate::templates::uploads;
 
 /// The contract's name for an id to look up in the server's log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-e2b-trace-id");
@@ -77,13 +78,23 @@ pub(crate) async fn record(request: Request, next: Next) -> Response {
 
 /// Innermost layer: turns a panic and a request without end into answers.
 pub(crate) async fn shield(request: Request, next: Next) -> Response {
+    let deadline = deadline(&request);
     let guarded = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout(REQUEST_DEADLINE, guarded).await {
+    match tokio::time::timeout(deadline, guarded).await {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => ApiError::internal(HandlerPanicked).into_response(),
         Err(_elapsed) => ApiError::new(ErrorKind::Timeout, "the request took too long")
             .never_retry()
             .into_response(),
+    }
+}
+
+fn deadline(request: &Request) -> Duration {
+    let route = request.extensions().get::<MatchedPath>();
+    if route.is_some_and(|route| route.as_str() == uploads::ROUTE) {
+        uploads::DEADLINE
+    } else {
+        REQUEST_DEADLINE
     }
 }
 

@@ -10,7 +10,7 @@ use axum::routing::{MethodFilter, MethodRouter, any, on};
 use crate::operator::{admin, nodes};
 use crate::sandboxes::{create, later, lifetime, list, logs, metrics, read};
 use crate::state::{Api, ApiState, Shared};
-use crate::templates::{builds, change, read as template_read, tags};
+use crate::templates::{builds, change, read as template_read, request, start, tags, uploads};
 use crate::{cors, keys, observe, openapi, outside, secrets, teams, volumes};
 
 /// The control plane as one service.
@@ -68,22 +68,27 @@ fn templates() -> Routes {
         .post("/templates", outside::removed_build)
         .get("/v2/templates", template_read::list_v2)
         .post("/v2/templates", outside::removed_build)
-        .post("/v3/templates", builds::request)
+        .post("/v3/templates", request::request)
         .get("/default-templates", template_read::defaults)
         .post("/templates/tags", tags::assign)
         .delete("/templates/tags", tags::remove)
         .get("/templates/aliases/{alias}", template_read::alias)
         .get("/templates/{templateID}", template_read::get)
-        .patch("/templates/{templateID}", change::update)
+        .patch("/templates/{templateID}", change::update_v1)
         .delete("/templates/{templateID}", change::delete)
         .post("/templates/{templateID}", outside::removed_build)
-        .patch("/v2/templates/{templateID}", change::update)
-        .get("/templates/{templateID}/files/{hash}", builds::upload)
+        .patch("/v2/templates/{templateID}", change::update_v2)
+        .get("/templates/{templateID}/files/{hash}", uploads::link)
+        .add(
+            uploads::ROUTE,
+            "PUT",
+            on(MethodFilter::PUT, uploads::put).fallback(uploads::only_put),
+        )
         .post(
             "/templates/{templateID}/builds/{buildID}",
             outside::removed_build,
         )
-        .post("/v2/templates/{templateID}/builds/{buildID}", builds::start)
+        .post("/v2/templates/{templateID}/builds/{buildID}", start::start)
         .get(
             "/templates/{templateID}/builds/{buildID}/status",
             builds::status,

@@ -1,10 +1,12 @@
 //! What the control plane is built from, and what it keeps while it runs.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use soulbox_builder::Builds;
 use soulbox_orchestrator::Sandboxes;
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
@@ -12,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::AdminToken;
 use crate::operator::HostReader;
+use crate::templates::uploads::UploadLinks;
 
 /// Everything that [`crate::router`] needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApiState {
     /// The sandboxes of this node.
     pub sandboxes: Sandboxes,
@@ -28,6 +31,23 @@ pub struct ApiState {
     pub node: NodeIdentity,
     /// Cancelled when the server begins to stop: `/health` then answers 503.
     pub shutdown: CancellationToken,
+    /// The builds of templates.
+    pub builds: Builds,
+    /// Signs the addresses that files are uploaded to.
+    pub upload_key: [u8; 32],
+    /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
+    pub public_url: String,
+}
+
+// Written by hand so that no log ever shows the key.
+impl fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiState")
+            .field("limits", &self.limits)
+            .field("node", &self.node)
+            .field("public_url", &self.public_url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a team may ask for.
@@ -37,6 +57,12 @@ pub struct TeamLimits {
     pub max_timeout: Duration,
     /// Sandboxes at the same time.
     pub max_concurrent: usize,
+    /// Virtual CPUs of a sandbox.
+    pub max_vcpu: u32,
+    /// Memory of a sandbox in MiB.
+    pub max_memory_mib: u32,
+    /// Builds of templates that wait or are in progress at the same time.
+    pub max_concurrent_builds: usize,
 }
 
 /// What a node says about itself.
@@ -64,6 +90,9 @@ pub(crate) struct Api {
     pub(crate) limits: TeamLimits,
     pub(crate) node: NodeIdentity,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) builds: Builds,
+    /// Where files are uploaded to.
+    pub(crate) links: UploadLinks,
     /// Creates since the start.
     pub(crate) creates: CreateTally,
     /// Reads the machine.
@@ -83,6 +112,9 @@ impl Api {
             limits,
             node,
             shutdown,
+            builds,
+            upload_key,
+            public_url,
         } = state;
         Self {
             sandboxes,
@@ -91,6 +123,8 @@ impl Api {
             limits,
             node,
             shutdown,
+            builds,
+            links: UploadLinks::new(upload_key, public_url),
             creates: CreateTally::default(),
             host: HostReader::default(),
             instance: ExecutionId::random(),

@@ -40,7 +40,7 @@ pub use page::{Order, Page, PageRequest};
 pub use request_build::{NewBuild, RequestBuildError, RequestedBuild};
 pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
-pub use tags::TagAssignment;
+pub use tags::{TagAssignment, TaggedBuild};
 pub use teams::Team;
 pub use template_changes::{DeleteTemplateError, PublishError};
 pub use templates::{ResolveError, ResolvedTemplate, Template, TemplateSummary};

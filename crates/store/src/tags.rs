@@ -7,7 +7,7 @@ use soulbox_types::id::random_label;
 use soulbox_types::{BuildId, TemplateId, Timestamp};
 use sqlx::{QueryBuilder, Transaction};
 
-use crate::builds::Build;
+use crate::builds::{Build, build_of};
 use crate::database::{Db, DbRow, column, parsed, time};
 use crate::error::During;
 use crate::{Store, StoreError};
@@ -21,6 +21,19 @@ pub struct TagAssignment {
     pub build: BuildId,
     /// Since when.
     pub created_at: Timestamp,
+}
+
+/// That a tag was put on a build at some time, with the build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaggedBuild {
+    /// Names this assignment.
+    pub id: String,
+    /// The tag.
+    pub tag: String,
+    /// When.
+    pub assigned_at: Timestamp,
+    /// What it was put on.
+    pub build: Build,
 }
 
 impl Store {
@@ -46,6 +59,34 @@ impl Store {
             })
         };
         rows.iter().map(assignment).collect()
+    }
+
+    /// Every assignment of a template's tags with its build, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn tagged_builds(
+        &self,
+        template: &TemplateId,
+    ) -> Result<Vec<TaggedBuild>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT b.*, a.id AS assignment_id, a.tag, a.created_at AS assigned_at \
+             FROM template_tags a JOIN builds b ON b.id = a.build_id WHERE a.template_id = $1 \
+             ORDER BY a.created_at DESC, a.id DESC",
+        )
+        .bind(template.as_str())
+        .fetch_all(self.reader())
+        .await
+        .during("list tags")?;
+        let tagged = |row: &DbRow| {
+            Ok(TaggedBuild {
+                id: column(row, "template_tags", "assignment_id")?,
+                tag: column(row, "template_tags", "tag")?,
+                assigned_at: time(row, "template_tags", "assigned_at")?,
+                build: build_of(row)?,
+            })
+        };
+        rows.iter().map(tagged).collect()
     }
 
     /// Puts tags on a build, in one step.

@@ -75,6 +75,11 @@ fn one(operation: &Operation, all: &[Operation], schemas: &mut Schemas) -> Value
     if let Some(body) = &operation.body {
         text["requestBody"] = request_body(body, schemas);
     }
+    if operation.archive {
+        let archive = json!({"schema": {"type": "string", "format": "binary"}});
+        text["requestBody"] =
+            json!({"required": true, "content": {"application/octet-stream": archive}});
+    }
     if operation.deprecated {
         text["deprecated"] = true.into();
     }
@@ -247,8 +252,6 @@ mod tests {
         for (path, method) in [
             ("/sandboxes/{sandboxID}/pause", "post"),
             ("/sandboxes/{sandboxID}/fork", "post"),
-            ("/v3/templates", "post"),
-            ("/templates/tags", "delete"),
         ] {
             let responses = &document["paths"][path][method]["responses"];
             assert!(responses["501"].is_object(), "{method} {path}");

@@ -69,6 +69,8 @@ pub(super) struct Operation {
     pub(super) caller: Caller,
     pub(super) parameters: Vec<Parameter>,
     pub(super) body: Option<RequestBody>,
+    /// An archive is sent, and no JSON.
+    pub(super) archive: bool,
     pub(super) answers: Vec<Answer>,
     /// Statuses of 400 and more that belong to this operation, besides those of every operation of its kind.
     pub(super) refusals: Vec<u16>,
@@ -90,6 +92,7 @@ pub(super) fn operation(
         caller: Caller::Team,
         parameters: Vec::new(),
         body: None,
+        archive: false,
         answers: Vec::new(),
         refusals: Vec::new(),
         deprecated: false,
@@ -151,6 +154,14 @@ impl Operation {
         };
         Self {
             body: Some(body),
+            ..self
+        }
+    }
+
+    /// A tar archive that must be there.
+    pub(super) fn takes_archive(self) -> Self {
+        Self {
+            archive: true,
             ..self
         }
     }

@@ -1,19 +1,25 @@
 //! Templates, their builds and tags in the document.
 
+use http::StatusCode;
 use soulbox_api_types::build::{
     NewTemplateBuild, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
+    TemplateBuildRequested, TemplateFileUpload,
 };
 use soulbox_api_types::tag::{
-    AssignTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount, TemplateTag,
+    AssignTags, AssignedTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount,
+    TemplateTag,
 };
-use soulbox_api_types::template::{Template, TemplateAlias, TemplateUpdate, TemplateWithBuilds};
+use soulbox_api_types::template::{
+    Template, TemplateAlias, TemplateUpdate, TemplateUpdated, TemplateWithBuilds,
+};
 
-use super::operation::{Caller, Operation, operation};
-use super::schema::{number, number_from, text, words};
+use super::operation::{Caller, Content, Operation, operation};
+use super::schema::{number, number_from, of, text, words};
 use super::{NEXT_TOKEN, with_page};
 use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
 use crate::templates::builds::SOURCES;
 use crate::templates::tags::SORTS;
+use crate::templates::uploads;
 
 pub(super) fn operations() -> Vec<Operation> {
     [read(), builds(), tags(), changes(), removed()]
@@ -96,25 +102,42 @@ fn builds() -> Vec<Operation> {
             "POST",
             "/v3/templates",
             "requestBuild",
-            "Not available in this version: 501 after everything has been checked.",
+            "Asks for a build, of the template with this name or of a new one.",
         )
         .takes::<NewTemplateBuild>()
-        .refuses(&[501]),
+        .answer(
+            StatusCode::ACCEPTED,
+            Content::Json(of::<TemplateBuildRequested>),
+        )
+        .refuses(&[409, 429]),
         operation(
             "POST",
             "/v2/templates/{templateID}/builds/{buildID}",
             "startBuild",
-            "No build waits to be started: 400 for every build that exists.",
+            "Starts a build that was asked for.",
         )
         .takes::<StartTemplateBuild>()
-        .refuses(&[501]),
+        .answer(StatusCode::ACCEPTED, Content::Nothing),
         operation(
             "GET",
             "/templates/{templateID}/files/{hash}",
             "getUploadLink",
-            "Not available in this version: 501 for every template of the team.",
+            "Where to put the files of a COPY step, and whether they are there.",
         )
-        .refuses(&[501]),
+        .creates::<TemplateFileUpload>(),
+        operation(
+            "PUT",
+            uploads::ROUTE,
+            "uploadFiles",
+            "Takes files, as a tar archive with or without gzip. The address comes from `getUploadLink`.",
+        )
+        .of(Caller::Anybody)
+        .needs_query("expires", number_from(0))
+        .needs_query("team", text())
+        .needs_query("signature", text())
+        .takes_archive()
+        .answer(StatusCode::OK, Content::Nothing)
+        .refuses(&[400, 403, 405, 408, 411, 413, 500, 507]),
     ]
 }
 
@@ -167,42 +190,48 @@ fn tags() -> Vec<Operation> {
             "POST",
             "/templates/tags",
             "assignTags",
-            "Not available in this version: 501 after everything has been checked.",
+            "Puts tags on a ready build.",
         )
         .takes::<AssignTags>()
-        .refuses(&[501]),
+        .creates::<AssignedTags>(),
         operation(
             "DELETE",
             "/templates/tags",
             "removeTags",
-            "Not available in this version: 501 after everything has been checked.",
+            "Takes tags off a template.",
         )
         .takes::<DeleteTags>()
-        .refuses(&[501]),
+        .answer(StatusCode::NO_CONTENT, Content::Nothing),
     ]
 }
 
 fn changes() -> Vec<Operation> {
-    let update = |path, id| {
+    vec![
         operation(
             "PATCH",
-            path,
-            id,
-            "Not available in this version: 501 for every template of the team.",
+            "/templates/{templateID}",
+            "updateTemplate",
+            "Says whether other teams may use a template; a public one gets its bare name too.",
         )
         .takes::<TemplateUpdate>()
-        .refuses(&[501])
-    };
-    vec![
-        update("/templates/{templateID}", "updateTemplate"),
-        update("/v2/templates/{templateID}", "updateTemplateV2"),
+        .answers::<()>()
+        .refuses(&[409])
+        .deprecated(),
+        operation(
+            "PATCH",
+            "/v2/templates/{templateID}",
+            "updateTemplateV2",
+            "Says whether other teams may use a template.",
+        )
+        .takes::<TemplateUpdate>()
+        .answers::<TemplateUpdated>(),
         operation(
             "DELETE",
             "/templates/{templateID}",
             "deleteTemplate",
-            "Not available in this version: 501 for every template of the team.",
+            "Deletes a template that no sandbox uses.",
         )
-        .refuses(&[501]),
+        .answer(StatusCode::NO_CONTENT, Content::Nothing),
     ]
 }
 

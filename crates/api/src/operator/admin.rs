@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use soulbox_api_types::admin::{BuildCancelResult, RunningCounts, SandboxKillResult};
 use soulbox_api_types::team::ApiKeyName;
-use soulbox_store::{ListQuery, Team};
+use soulbox_store::{BuildReason, ListQuery, Team};
 use soulbox_types::{ApiKeyId, SandboxId};
 
 use crate::auth::{self, AdminAuth};
@@ -81,16 +81,35 @@ pub(crate) async fn running_counts(
     Ok(Json(counts))
 }
 
-/// No build is ever in progress in this version.
+/// Ends every build of a team that waits or is in progress. One that ends by itself meanwhile is neither.
 pub(crate) async fn cancel_builds(
     State(api): State<Shared>,
     _admin: AdminAuth,
     path: PathArgs,
 ) -> Result<Json<BuildCancelResult>, ApiError> {
-    path_team(&api, &path).await?;
+    let team = path_team(&api, &path).await?;
+    let reason = BuildReason {
+        message: "build was cancelled".to_owned(),
+        step: None,
+    };
+    let (mut cancelled_count, mut failed_count) = (0, 0);
+    for build in api.store.active_builds(&team.id).await? {
+        if api.builds.cancel(&build) {
+            cancelled_count += 1;
+            continue;
+        }
+        match api.store.fail_build(&build, &reason).await {
+            Ok(true) => cancelled_count += 1,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(build.id = %build, %error, "build could not be cancelled");
+                failed_count += 1;
+            }
+        }
+    }
     Ok(Json(BuildCancelResult {
-        cancelled_count: 0,
-        failed_count: 0,
+        cancelled_count,
+        failed_count,
     }))
 }
 

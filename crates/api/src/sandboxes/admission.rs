@@ -201,6 +201,9 @@ mod tests {
     const LIMITS: TeamLimits = TeamLimits {
         max_timeout: Duration::from_hours(24),
         max_concurrent: 10,
+        max_vcpu: 8,
+        max_memory_mib: 8192,
+        max_concurrent_builds: 20,
     };
 
     fn admit(mut body: Value, version: CreateVersion) -> Result<Admitted, ApiError> {

@@ -106,7 +106,7 @@ pub(crate) async fn v2(
 }
 
 /// From the cursor a window's length in the direction, and never beyond what is kept.
-fn window(
+pub(crate) fn window(
     cursor: Option<Timestamp>,
     direction: Direction,
     now: Timestamp,
@@ -132,7 +132,7 @@ fn before(moment: Timestamp) -> Timestamp {
     )
 }
 
-fn from_millis(millis: i64) -> Timestamp {
+pub(crate) fn from_millis(millis: i64) -> Timestamp {
     Timestamp(millis.saturating_mul(1000))
 }
 

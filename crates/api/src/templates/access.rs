@@ -44,8 +44,18 @@ pub(crate) async fn named_own(
     reference: &TemplateRef,
 ) -> Result<Template, ApiError> {
     let template = named(api, team, reference).await?;
+    must_own(team, &template, reference)?;
+    Ok(template)
+}
+
+/// A template must be the team's; the name in the refusal is the caller's.
+pub(crate) fn must_own(
+    team: &Team,
+    template: &Template,
+    reference: &TemplateRef,
+) -> Result<(), ApiError> {
     if template.team == team.id {
-        return Ok(template);
+        return Ok(());
     }
     let message = format!(
         "You don't have access to sandbox template '{}'",

@@ -1,7 +1,10 @@
-//! Changing and deleting templates: later work, but a template that is not there is told first.
+//! Changing and deleting templates.
 
+use axum::Json;
 use axum::extract::State;
-use soulbox_api_types::template::TemplateUpdate;
+use http::StatusCode;
+use soulbox_api_types::template::{TemplateUpdate, TemplateUpdated};
+use soulbox_store::{DeleteTemplateError, PublishError, Team, Template};
 use soulbox_types::ErrorKind;
 
 use crate::auth::TeamAuth;
@@ -12,18 +15,39 @@ use crate::templates::access::{named, reference};
 
 impl Body for TemplateUpdate {}
 
-/// Both versions of `PATCH`.
-pub(crate) async fn update(
+/// The first version, of old command lines: what becomes public takes its bare name too.
+pub(crate) async fn update_v1(
     State(api): State<Shared>,
     TeamAuth(team): TeamAuth,
     PathArg(text): PathArg,
-    JsonBody(_body): JsonBody<TemplateUpdate>,
-) -> Result<(), ApiError> {
-    must_own(&api, &team, &text).await?;
-    Err(ApiError::not_available(
-        "Changing a template is",
-        "use it as it is.",
-    ))
+    JsonBody(body): JsonBody<TemplateUpdate>,
+) -> Result<Json<()>, ApiError> {
+    let template = own(&api, &team, &text).await?;
+    if let Some(public) = body.public {
+        let changed = api.store.set_template_public(&template, public, true).await;
+        changed?;
+    }
+    Ok(Json(()))
+}
+
+/// The second version.
+pub(crate) async fn update_v2(
+    State(api): State<Shared>,
+    TeamAuth(team): TeamAuth,
+    PathArg(text): PathArg,
+    JsonBody(body): JsonBody<TemplateUpdate>,
+) -> Result<Json<TemplateUpdated>, ApiError> {
+    let template = own(&api, &team, &text).await?;
+    if let Some(public) = body.public {
+        let changed = api
+            .store
+            .set_template_public(&template, public, false)
+            .await;
+        changed?;
+    }
+    Ok(Json(TemplateUpdated {
+        names: template.names,
+    }))
 }
 
 /// Also the way SDKs delete snapshots: 404 means "was not there".
@@ -31,23 +55,44 @@ pub(crate) async fn delete(
     State(api): State<Shared>,
     TeamAuth(team): TeamAuth,
     PathArg(text): PathArg,
-) -> Result<(), ApiError> {
-    must_own(&api, &team, &text).await?;
-    Err(ApiError::not_available(
-        "Deleting a template is",
-        "leave it; an unused template costs only disk space.",
-    ))
+) -> Result<StatusCode, ApiError> {
+    let template = own(&api, &team, &text).await?;
+    let name = template.id.as_str();
+    for build in api.store.delete_template(&template, name).await? {
+        api.builds.cancel(&build);
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
-async fn must_own(api: &Api, team: &soulbox_store::Team, text: &str) -> Result<(), ApiError> {
+async fn own(api: &Api, team: &Team, text: &str) -> Result<Template, ApiError> {
     let wanted = reference(text, "Invalid template ID")?;
     let template = named(api, team, &wanted).await?;
     if template.team == team.id {
-        return Ok(());
+        return Ok(template);
     }
     let message = format!(
         "You don't have access to template '{}'",
         wanted.identifier()
     );
     Err(ApiError::new(ErrorKind::PermissionDenied, message))
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => error.into(),
+            PublishError::Taken { .. } => Self::new(error.kind(), error.to_string()),
+        }
+    }
+}
+
+impl From<DeleteTemplateError> for ApiError {
+    fn from(error: DeleteTemplateError) -> Self {
+        match error {
+            DeleteTemplateError::Store(error) => error.into(),
+            DeleteTemplateError::Running { .. }
+            | DeleteTemplateError::Paused { .. }
+            | DeleteTemplateError::Default { .. } => Self::new(error.kind(), error.to_string()),
+        }
+    }
 }

@@ -5,9 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use soulbox_api_types::tag::{TagAssignment, TagAssignments, TagGroup, TagGroups};
-use soulbox_store::BuildStatus;
-
-use crate::derived::TagRow;
+use soulbox_store::{BuildStatus, TaggedBuild};
 
 /// Order of the groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub(crate) struct GroupQuery {
 }
 
 /// Different tags that have a ready build.
-pub(crate) fn count_ready(rows: &[TagRow]) -> i64 {
+pub(crate) fn count_ready(rows: &[TaggedBuild]) -> i64 {
     let ready = rows
         .iter()
         .filter(|row| row.build.status == BuildStatus::Ready);
@@ -39,13 +37,13 @@ pub(crate) fn count_ready(rows: &[TagRow]) -> i64 {
 
 /// A page of tags, each with its newest assignments. None when the cursor is not of this list.
 /// `rows` are newest first.
-pub(crate) fn group(rows: &[TagRow], query: &GroupQuery) -> Option<TagGroups> {
-    let mut by_tag: BTreeMap<&str, Vec<&TagRow>> = BTreeMap::new();
+pub(crate) fn group(rows: &[TaggedBuild], query: &GroupQuery) -> Option<TagGroups> {
+    let mut by_tag: BTreeMap<&str, Vec<&TaggedBuild>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.tag.contains(&query.search)) {
         by_tag.entry(&row.tag).or_default().push(row);
     }
     let mut groups: Vec<_> = by_tag.into_iter().collect();
-    let latest = |group: &[&TagRow]| group.first().map(|row| row.assigned_at);
+    let latest = |group: &[&TaggedBuild]| group.first().map(|row| row.assigned_at);
     match query.sort {
         Sort::NameAscending => {}
         Sort::NameDescending => groups.reverse(),
@@ -75,7 +73,7 @@ pub(crate) fn group(rows: &[TagRow], query: &GroupQuery) -> Option<TagGroups> {
 
 /// A page of one tag's assignments, newest first. None when the cursor is not of this list.
 pub(crate) fn page(
-    rows: &[TagRow],
+    rows: &[TaggedBuild],
     tag: &str,
     limit: usize,
     cursor: Option<&str>,
@@ -105,7 +103,7 @@ fn cut<T>(
     Some((page, next))
 }
 
-fn assignment(row: &TagRow) -> TagAssignment {
+fn assignment(row: &TaggedBuild) -> TagAssignment {
     TagAssignment {
         assignment_id: row.id.clone(),
         build_id: row.build.id.to_string(),
@@ -117,16 +115,14 @@ fn assignment(row: &TagRow) -> TagAssignment {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use soulbox_store::Build;
     use soulbox_types::{BuildId, Limits, TemplateId, Timestamp};
 
     use super::*;
 
     /// Newest first, as the store gives them.
-    fn rows(assignments: &[(&str, i64, BuildStatus)]) -> Vec<TagRow> {
-        let row = |(tag, at, status): &(&str, i64, BuildStatus)| TagRow {
+    fn rows(assignments: &[(&str, i64, BuildStatus)]) -> Vec<TaggedBuild> {
+        let row = |(tag, at, status): &(&str, i64, BuildStatus)| TaggedBuild {
             id: format!("{tag}-{at}"),
             tag: (*tag).to_owned(),
             assigned_at: Timestamp(*at),
@@ -152,7 +148,7 @@ mod tests {
         assignments.iter().map(row).collect()
     }
 
-    fn sample() -> Vec<TagRow> {
+    fn sample() -> Vec<TaggedBuild> {
         rows(&[
             ("b", 5, BuildStatus::Ready),
             ("a", 4, BuildStatus::Error),

@@ -1,20 +1,21 @@
-//! Tags of templates: reading them, and the requests that would change them.
+//! Tags of templates.
 
 use axum::Json;
 use axum::extract::State;
+use http::StatusCode;
 use soulbox_api_types::tag::{
-    AssignTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount, TemplateTag,
+    AssignTags, AssignedTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount,
+    TemplateTag,
 };
-use soulbox_store::{BuildStatus, Team};
+use soulbox_store::{BuildStatus, TaggedBuild, Team};
+use soulbox_types::BuildId;
 use soulbox_types::name::{DEFAULT_TAG, parse_tag};
 
 use crate::auth::TeamAuth;
-use crate::derived::{self, TagRow};
 use crate::error::ApiError;
 use crate::extract::{Body, JsonBody, PathArg, PathArgs, Query, violation};
 use crate::state::{Api, Shared};
-use crate::templates::access::{named, named_own, not_found, own_namespace, reference};
-use crate::templates::builds::check_tags;
+use crate::templates::access::{must_own, named, named_own, not_found, own_namespace, reference};
 use crate::templates::tag_groups::{self, GroupQuery, Sort};
 
 pub(crate) const SORTS: [(&str, Sort); 4] = [
@@ -114,21 +115,21 @@ pub(crate) async fn assignments(
 }
 
 /// The newer endpoints answer a foreign template like a missing one.
-async fn own_assignments(api: &Api, team: &Team, text: &str) -> Result<Vec<TagRow>, ApiError> {
+async fn own_assignments(api: &Api, team: &Team, text: &str) -> Result<Vec<TaggedBuild>, ApiError> {
     let wanted = reference(text, "Invalid template reference")?;
     let template = named(api, team, &wanted).await?;
     if template.team != team.id {
         return Err(not_found(&wanted.identifier()));
     }
-    Ok(derived::tag_rows(&api.store, &template.id).await?)
+    Ok(api.store.tagged_builds(&template.id).await?)
 }
 
-/// `POST /templates/tags`: judged in the contract's order, then refused.
+/// `POST /templates/tags`, judged in the contract's order.
 pub(crate) async fn assign(
     State(api): State<Shared>,
     TeamAuth(team): TeamAuth,
     JsonBody(body): JsonBody<AssignTags>,
-) -> Result<(), ApiError> {
+) -> Result<(StatusCode, Json<AssignedTags>), ApiError> {
     if body.tags.is_empty() {
         return Err(ApiError::invalid("At least one tag is required"));
     }
@@ -136,36 +137,31 @@ pub(crate) async fn assign(
     own_namespace(&team, &target)?;
     let template = named(&api, &team, &target).await?;
     let tag = target.tag_or_default();
-    if api.store.ready_build(&template.id, tag).await?.is_none() {
+    let Some(build) = api.store.ready_build(&template.id, tag).await? else {
         let message = format!(
             "Template '{}' with tag '{tag}' not found",
             target.identifier()
         );
         return Err(ApiError::not_found(message));
-    }
-    named_own(&api, &team, &target).await?;
-    check_tags(body.tags.iter().map(String::as_str))?;
-    Err(ApiError::not_available(
-        "Assigning tags to a template is",
-        "name the build by its id instead of a tag.",
-    ))
+    };
+    must_own(&team, &template, &target)?;
+    let tags = clean_tags(body.tags.iter().map(String::as_str))?;
+    api.store.assign_tags(&build, &tags).await?;
+    let build_id = build.id.to_string();
+    Ok((StatusCode::CREATED, Json(AssignedTags { tags, build_id })))
 }
 
-/// `DELETE /templates/tags`: the same.
+/// `DELETE /templates/tags`. Tags that the template has not are no reason to refuse.
 pub(crate) async fn remove(
     State(api): State<Shared>,
     TeamAuth(team): TeamAuth,
     JsonBody(body): JsonBody<DeleteTags>,
-) -> Result<(), ApiError> {
-    check_tags(body.tags.iter().map(String::as_str))?;
-    if body.tags.is_empty() {
+) -> Result<StatusCode, ApiError> {
+    let tags = clean_tags(body.tags.iter().map(String::as_str))?;
+    if tags.is_empty() {
         return Err(ApiError::invalid("At least one tag is required"));
     }
-    if body
-        .tags
-        .iter()
-        .any(|tag| parse_tag(tag).is_ok_and(|tag| tag == DEFAULT_TAG))
-    {
+    if tags.iter().any(|tag| tag == DEFAULT_TAG) {
         return Err(ApiError::invalid("Cannot delete the 'default' tag"));
     }
     let wanted = reference(&body.name, "Invalid template name format")?;
@@ -174,9 +170,26 @@ pub(crate) async fn remove(
         let message = "Template name should not contain a tag, use the 'tags' field instead";
         return Err(ApiError::invalid(message));
     }
-    named_own(&api, &team, &wanted).await?;
-    Err(ApiError::not_available(
-        "Removing tags from a template is",
-        "leave them; they do no harm.",
-    ))
+    let template = named_own(&api, &team, &wanted).await?;
+    api.store.remove_tags(&template.id, &tags).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Tags that are to be given to a build, each once. One that looks like a build id could never be told from one.
+pub(crate) fn clean_tags<'a>(
+    given: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, ApiError> {
+    let mut tags = Vec::new();
+    for raw in given {
+        let invalid =
+            |why: String| ApiError::invalid(format!("Invalid tag: invalid tag '{raw}': {why}"));
+        let tag = parse_tag(raw).map_err(|error| invalid(error.to_string()))?;
+        if tag.parse::<BuildId>().is_ok() {
+            return Err(invalid("tag cannot be a UUID".to_owned()));
+        }
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    Ok(tags)
 }

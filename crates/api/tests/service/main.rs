@@ -16,6 +16,8 @@ mod list;
 mod operator;
 mod stack;
 mod teams;
+mod template_builds;
+mod template_changes;
 mod templates;
 mod transport;
 mod usage;

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
+use soulbox_builder::Builds;
 use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
@@ -23,6 +24,7 @@ use tower::ServiceExt;
 pub(crate) const LAYER: &str = "d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1";
 pub(crate) const ADMIN: &str = "operator-secret";
 const MAX_CONCURRENT: usize = 20;
+pub(crate) const MAX_BUILDS: usize = 3;
 
 /// One server with two teams: `team`, whose key requests carry by default, and `other`.
 pub(crate) struct Stack {
@@ -64,6 +66,9 @@ impl Stack {
             limits: TeamLimits {
                 max_timeout: Duration::from_hours(24),
                 max_concurrent: MAX_CONCURRENT,
+                max_vcpu: 8,
+                max_memory_mib: 8192,
+                max_concurrent_builds: MAX_BUILDS,
             },
             node: NodeIdentity {
                 id: "node1".into(),
@@ -72,6 +77,15 @@ impl Stack {
                 data_dir: dir.path().to_owned(),
             },
             shutdown: shutdown.clone(),
+            builds: Builds::open(
+                store.clone(),
+                Arc::new(driver.clone()),
+                dir.path().join("uploads"),
+            )
+            .await
+            .unwrap(),
+            upload_key: [9; 32],
+            public_url: "http://soulbox.test".into(),
         });
         let (_, key) = store.create_api_key(&team.id, "test").await.unwrap();
         let (_, other_key) = store.create_api_key(&other.id, "test").await.unwrap();
