@@ -209,7 +209,7 @@ impl Artifacts {
     }
 
     /// The directory of a layer, when it is there and its root is as it was.
-    fn check_layer(&self, digest: &LayerDigest) -> Result<PathBuf, ArtifactError> {
+    pub(crate) fn check_layer(&self, digest: &LayerDigest) -> Result<PathBuf, ArtifactError> {
         let (path, marker_path) = (self.layer_path(digest), self.marker_path(digest));
         let look = match look_at(&path) {
             Ok(look) => look,
@@ -292,7 +292,7 @@ impl Artifacts {
         Ok(self.data_dir.join("templates").join(format!("{name}.json")))
     }
 
-    fn marker_path(&self, digest: &LayerDigest) -> PathBuf {
+    pub(crate) fn marker_path(&self, digest: &LayerDigest) -> PathBuf {
         self.data_dir.join("layers").join(format!("{digest}.json"))
     }
 }

@@ -10,6 +10,6 @@ pub struct LayerFacts {
     pub digest: LayerDigest,
     /// Files, directories, links and so on.
     pub entries: u64,
-    /// Sum of the sizes of regular files.
+    /// Sum of the sizes of regular files; one that has several names counts once.
     pub content_bytes: u64,
 }

@@ -135,9 +135,7 @@ impl ArtifactError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                ErrorKind::StorageFull
-            }
+            Self::Io { source, .. } if is_full(source) => ErrorKind::StorageFull,
             Self::NoSpace { .. } => ErrorKind::StorageFull,
             Self::InvalidName { .. } => ErrorKind::InvalidArgument,
             Self::NothingToImport { .. } | Self::LayerMissing { .. } => ErrorKind::NotFound,
@@ -171,11 +169,18 @@ impl ArtifactError {
                 "soulbox template bootstrap base --rebuild".into()
             }
             Self::NothingToImport { path, .. } => format!("soulbox template bootstrap base --data-dir {}", path.display()),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "free space on the file system of the data directory".into(),
+            Self::Io { source, .. } if is_full(source) => "free space on the file system of the data directory".into(),
             Self::Io { .. } | Self::Tree { .. } | Self::InvalidName { .. } | Self::Architecture { .. } => return None,
         };
         Some(text)
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn package_of(program: &str) -> &str {

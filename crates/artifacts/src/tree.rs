@@ -11,10 +11,13 @@
 
 mod copy;
 mod hash;
+mod merge;
 mod remove;
 
 pub(crate) use copy::copy;
 pub use hash::hash;
+pub use merge::Written;
+pub(crate) use merge::{save, squash};
 pub(crate) use remove::{empty_dir, remove};
 
 use std::ffi::{CStr, CString, OsStr};
@@ -43,13 +46,25 @@ impl Dir {
     fn open_root(path: &Path) -> Result<Self, ArtifactError> {
         let fd = rustix::fs::open(path, Self::FLAGS, Mode::empty())
             .map_err(|e| ArtifactError::io("open", path, e))?;
-        let stat = rustix::fs::fstat(&fd).map_err(|e| ArtifactError::io("stat", path, e))?;
+        Self::of(fd, path.to_path_buf())
+    }
+
+    /// The root of a tree that is open.
+    fn of(fd: OwnedFd, shown: PathBuf) -> Result<Self, ArtifactError> {
+        let stat = rustix::fs::fstat(&fd).map_err(|e| ArtifactError::io("stat", &shown, e))?;
         Ok(Self {
             fd,
-            shown: path.to_path_buf(),
+            shown,
             device: stat.st_dev,
             depth: 0,
         })
+    }
+
+    /// The same root once more.
+    fn again(&self) -> Result<Self, ArtifactError> {
+        let fd = rustix::fs::openat(&self.fd, ".", Self::FLAGS, Mode::empty())
+            .map_err(|e| ArtifactError::io("open", &self.shown, e))?;
+        Self::of(fd, self.shown.clone())
     }
 
     const FLAGS: OFlags = OFlags::RDONLY
@@ -102,6 +117,18 @@ impl Dir {
     fn stat(&self, name: &CStr) -> Result<Stat, ArtifactError> {
         rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| ArtifactError::io("stat", self.path_of(name), e))
+    }
+
+    fn stat_if_there(&self, name: &CStr) -> Result<Option<Stat>, ArtifactError> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(ArtifactError::io("stat", self.path_of(name), e)),
+            Ok(stat) => Ok(Some(stat)),
+        }
+    }
+
+    fn own_stat(&self) -> Result<Stat, ArtifactError> {
+        rustix::fs::fstat(&self.fd).map_err(|e| ArtifactError::io("stat", &self.shown, e))
     }
 
     /// Opens a regular file for reading; what became something else meanwhile is refused without blocking on it.

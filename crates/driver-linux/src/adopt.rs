@@ -99,6 +99,12 @@ pub(crate) fn find(host: &Host) -> io::Result<Found> {
         fault::point!("start.remains-removed");
     }
     host.disks.keep_only(&found.taken)?;
+    if let Err(error) = host.layers.clear_unfinished() {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "unfinished layers of an earlier server stay"
+        );
+    }
     let running = found.running.iter().map(|finished| &finished.spec.id);
     view::keep_only(host.block, &running.collect::<Vec<_>>())?;
     Ok(found)
@@ -192,6 +198,7 @@ fn reopen(host: &Host, directory: &Path, devices: &[Bound]) -> Result<Finished, 
     let Ok(disk) = host.disks.reopen(state.backing, place, state.pid, devices) else {
         return Err(NotRunning::alive("its disk cannot be opened", pidfd, None));
     };
+    let standing = host.layers.stand_on(&state.spec.image.layers);
     Ok(Finished {
         spec: state.spec,
         place: (state.slot, cgroup, files),
@@ -199,6 +206,7 @@ fn reopen(host: &Host, directory: &Path, devices: &[Bound]) -> Result<Finished, 
         pidfd,
         network,
         disk,
+        standing,
     })
 }
 

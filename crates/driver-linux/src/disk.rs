@@ -47,13 +47,23 @@ pub(crate) fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> i
 /// Writes what the sandbox's network needs in `/etc` straight into its own layer: no mounts, and root inside may change
 /// it like on any machine.
 pub(crate) fn furnish(disk: &Disk, spec: &SandboxSpec, slot: SlotIndex) -> io::Result<()> {
-    let upper = openat(disk.root(), "upper", DIRECTORY, Mode::empty())?;
+    let upper = disk.upper()?;
     mkdirat(&upper, "etc", Mode::from_raw_mode(0o755))?;
-    let etc = openat(&upper, "etc", DIRECTORY, Mode::empty())?;
-    write(&etc, "hostname", &format!("{}\n", spec.id))?;
-    write(&etc, "hosts", &hosts(spec.id.as_str()))?;
-    let resolver = format!("nameserver {}\n", slot.block().gateway());
-    write(&etc, "resolv.conf", &resolver)
+    furnished(spec, slot)
+        .iter()
+        .try_for_each(|(path, text)| write(&upper, path, text))
+}
+
+/// The files that [`furnish`] makes, by path and content.
+pub(crate) fn furnished(spec: &SandboxSpec, slot: SlotIndex) -> [(&'static str, String); 3] {
+    [
+        ("etc/hostname", format!("{}\n", spec.id)),
+        ("etc/hosts", hosts(spec.id.as_str())),
+        (
+            "etc/resolv.conf",
+            format!("nameserver {}\n", slot.block().gateway()),
+        ),
+    ]
 }
 
 fn write(directory: &OwnedFd, name: &str, text: &str) -> io::Result<()> {

@@ -26,6 +26,7 @@ use crate::disk::{self, Disk, DiskSettings, Image};
 use crate::guest::NamespaceGuest;
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
+use crate::layers::Standing;
 use crate::oom::{Guests, KernelLog};
 use crate::plan::{SandboxFiles, launch_plan};
 use crate::slot::{Pool, Slot, SlotError};
@@ -141,7 +142,12 @@ impl NamespaceDriver {
         let limits = finished.spec.limits;
         let cpus = self.host.visible_cpus(limits.vcpu_count);
         let view = View::of(finished.pid, &finished.place.2, limits, cpus);
-        let guest = Arc::new(NamespaceGuest::new(finished, view, self.dialer.clone()));
+        let guest = Arc::new(NamespaceGuest::new(
+            finished,
+            view,
+            self.dialer.clone(),
+            Arc::clone(&self.host),
+        ));
         self.guests.enter(&guest);
         tokio::spawn(Arc::clone(&guest).tell_envd());
         tokio::spawn(Arc::clone(&guest).keep_view());
@@ -202,24 +208,16 @@ impl Driver for NamespaceDriver {
 
     fn squash<'a>(
         &'a self,
-        _layers: &'a [LayerDigest],
+        layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<SavedLayer, DriverError>> {
-        Box::pin(async move {
-            Err(DriverError::Unsupported {
-                operation: "squash",
-            })
-        })
+        Box::pin(self.host.layers.squash(layers))
     }
 
     fn remove_layers<'a>(
         &'a self,
-        _layers: &'a [LayerDigest],
+        layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
-        Box::pin(async move {
-            Err(DriverError::Unsupported {
-                operation: "remove layers",
-            })
-        })
+        Box::pin(self.host.layers.remove(layers))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -256,6 +254,7 @@ pub(crate) struct Finished {
     pub(crate) pidfd: OwnedFd,
     pub(crate) network: OwnedFd,
     pub(crate) disk: Disk,
+    pub(crate) standing: Standing,
 }
 
 /// One create, on a blocking thread.
@@ -271,6 +270,7 @@ impl Launch {
         if full.map_err(|source| host_error("look at the host's free space", source))? {
             return Err(DriverError::StorageFull);
         }
+        let standing = self.host.layers.stand_on(&self.spec.image.layers);
         let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
         fault::point!("create.slot-leased");
         let files = self.host.files(self.spec.id.as_str());
@@ -299,6 +299,7 @@ impl Launch {
                     pidfd,
                     network,
                     disk,
+                    standing,
                 })
             }
             Err(error) => {
@@ -500,7 +501,7 @@ fn silent_end(error: JailError) -> DriverError {
     }
 }
 
-fn host_error(operation: &str, source: io::Error) -> DriverError {
+pub(crate) fn host_error(operation: &str, source: io::Error) -> DriverError {
     if source.kind() == io::ErrorKind::StorageFull || source.kind() == io::ErrorKind::QuotaExceeded
     {
         return DriverError::StorageFull;

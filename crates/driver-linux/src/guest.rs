@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
@@ -18,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk::{self, Disk};
-use crate::driver::Finished;
+use crate::driver::{Finished, host_error};
+use crate::host::Host;
+use crate::layers::Standing;
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
@@ -45,19 +48,26 @@ pub(crate) struct NamespaceGuest {
     pub(crate) dialer: Dialer,
     /// Taken when it is ended.
     disk: Mutex<Option<Disk>>,
+    /// Held by who reads its files after its end, or removes them.
+    remains: tokio::sync::Mutex<()>,
+    /// Given up when nothing is left of it.
+    standing: Mutex<Option<Standing>>,
+    host: Arc<Host>,
+    saved: AtomicBool,
     reports: Reports,
     view: View,
     ended: watch::Sender<bool>,
 }
 
 impl NamespaceGuest {
-    pub(crate) fn new(finished: Finished, view: View, dialer: Dialer) -> Self {
+    pub(crate) fn new(finished: Finished, view: View, dialer: Dialer, host: Arc<Host>) -> Self {
         let Finished {
             spec,
             place: (slot, cgroup, files),
             pidfd,
             network,
             disk,
+            standing,
             ..
         } = finished;
         Self {
@@ -69,6 +79,10 @@ impl NamespaceGuest {
             network: Arc::new(network),
             dialer,
             disk: Mutex::new(Some(disk)),
+            remains: tokio::sync::Mutex::default(),
+            standing: Mutex::new(Some(standing)),
+            host,
+            saved: AtomicBool::new(false),
             reports: Reports::default(),
             view,
             ended: watch::Sender::new(false),
@@ -150,7 +164,11 @@ impl NamespaceGuest {
 
     async fn clean_up(self: &Arc<Self>, pool: &Arc<Pool>) {
         let guest = Arc::clone(self);
-        let removed = tokio::task::spawn_blocking(move || guest.remove_files()).await;
+        let removed = {
+            let _remains = self.remains.lock().await;
+            tokio::task::spawn_blocking(move || guest.remove_files()).await
+        };
+        drop(locked(&self.standing).take());
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, sandbox.id = %self.spec.id, "files of a sandbox stay until the next start");
         }
@@ -177,18 +195,14 @@ impl NamespaceGuest {
 
     fn remove_files(&self) -> io::Result<()> {
         let removed = disk::remove(&self.files.directory);
-        let disk = self
-            .disk
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let disk = locked(&self.disk).take();
         let removed = removed.and(view::remove(&self.files));
         removed.and(disk.map_or(Ok(()), Disk::discard))
     }
 
     /// Nothing, once it has ended. What was deleted since the last look is given back to the host.
     fn disk_used_bytes(&self) -> io::Result<u64> {
-        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = locked(&self.disk);
         let Some(disk) = disk.as_ref() else {
             return Ok(0);
         };
@@ -201,6 +215,36 @@ impl NamespaceGuest {
             });
         }
         Ok(used)
+    }
+
+    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting, from before the end until the layer is made.
+    async fn end_and_save(&self) -> Result<Option<SavedLayer>, DriverError> {
+        let failed = |source| host_error(&format!("save sandbox {}", self.spec.id), source);
+        let _remains = self.remains.lock().await;
+        let upper = self.upper_to_save().map_err(failed)?;
+        process::kill(&self.pidfd).map_err(failed)?;
+        self.ended().await;
+        fault::point!("save.process-ended");
+        let used = self.disk_used_bytes().map_err(failed)?;
+        let full = self.host.disks.host_is_too_full_for(used);
+        if full.map_err(failed)? {
+            return Err(DriverError::StorageFull);
+        }
+        let layers = &self.host.layers;
+        let saved = layers.save(upper, &self.spec, self.slot).await;
+        self.saved.store(saved.is_ok(), Ordering::Release);
+        saved
+    }
+
+    /// Where its files are, unless somebody was here before.
+    fn upper_to_save(&self) -> io::Result<OwnedFd> {
+        if self.saved.load(Ordering::Acquire) {
+            return Err(io::Error::other("somebody else has saved it"));
+        }
+        match locked(&self.disk).as_ref() {
+            Some(disk) => disk.upper(),
+            None => Err(io::Error::other("it has ended, and its files are gone")),
+        }
     }
 
     fn read_stats(&self) -> Result<GuestStats, DriverError> {
@@ -268,6 +312,11 @@ impl Guest for NamespaceGuest {
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
-        Box::pin(async move { Err(DriverError::Unsupported { operation: "save" }) })
+        Box::pin(self.end_and_save())
     }
+}
+
+/// No code panics while it holds one of the locks.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,6 +15,7 @@ use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
+use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
 use crate::{seccomp, shadow, view};
@@ -37,6 +38,7 @@ pub(crate) struct Host {
     pub(crate) block: Block,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) disks: Disks,
+    pub(crate) layers: Layers,
     pub(crate) facts: HostFacts,
     pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
@@ -44,7 +46,7 @@ pub(crate) struct Host {
     pub(crate) envd: OwnedFd,
     pub(crate) boot_id: String,
     data: PathBuf,
-    layers: PathBuf,
+    layers_dir: PathBuf,
     run: PathBuf,
     sandboxes: PathBuf,
 }
@@ -91,7 +93,8 @@ impl Host {
                 .trim()
                 .to_owned(),
             data: data_dir.to_owned(),
-            layers: layers_dir.to_owned(),
+            layers: Layers::new(layers_dir)?,
+            layers_dir: layers_dir.to_owned(),
             run,
             sandboxes,
         })
@@ -125,7 +128,7 @@ impl Host {
         }
         Ok(Places {
             data: self.data.clone(),
-            layers: self.layers.clone(),
+            layers: self.layers_dir.clone(),
             root: self.run.join("root"),
             empty_file: covers.join("empty-file"),
             empty_directory: covers.join("empty"),

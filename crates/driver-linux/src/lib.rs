@@ -13,6 +13,7 @@ mod driver;
 mod guest;
 mod host;
 mod jail;
+mod layers;
 mod oom;
 pub mod plan;
 mod report;

@@ -54,3 +54,7 @@ mod adoption;
 #[cfg(test)]
 #[path = "privileged/disk.rs"]
 mod disk;
+
+#[cfg(test)]
+#[path = "privileged/layers.rs"]
+mod layers;

@@ -227,9 +227,10 @@ pub trait Guest: Debug + Send + Sync {
     /// on, a sandbox sees what this one saw. The guest is gone afterwards, however it went. `None` when it has written
     /// nothing; the files that the driver itself furnishes do not count.
     ///
-    /// One save of a guest can succeed; one that comes too late, after the remains were removed, fails.
+    /// At most one save of a guest succeeds; one that comes too late, after the remains were removed, fails. When it
+    /// fails, what was written is lost.
     ///
     /// # Cancel safety
-    /// Drop of the future does not stop the work.
+    /// Not cancel-safe: drop of the future may lose what was written. Run it in a task.
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
 }

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `kill` or `stop`.
+    /// `kill`, `save`, `build` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -157,6 +157,56 @@ pub static POINTS: &[Point] = &[
         "row and process are gone, nobody has been told",
     ),
     point("kill.answered", "whoever asked has been answered"),
+    // What a sandbox has written becomes a layer, or a layer goes.
+    point(
+        "save.process-ended",
+        "its processes have ended, nothing has been made of its files",
+    ),
+    point("save.work-begun", "there is a directory for the layer"),
+    fallible(
+        "save.files-copied",
+        "its files are copied, the layer has no digest",
+    ),
+    point(
+        "save.content-durable",
+        "the layer is on stable storage, without a name",
+    ),
+    point(
+        "save.marker-written",
+        "the layer has a marker, it is not in its place",
+    ),
+    point(
+        "save.layer-placed",
+        "the layer is there, nobody has been told",
+    ),
+    point(
+        "save.layer-taken-away",
+        "a layer is out of its place, its marker is there",
+    ),
+    point(
+        "save.marker-removed",
+        "nothing of a layer is in its place, its files are not removed",
+    ),
+    // A template is built.
+    point("build.based", "it is known what the build goes on from"),
+    point(
+        "build.step-ran",
+        "a step has done its work, nothing is saved",
+    ),
+    point(
+        "build.step-saved",
+        "the layer of a step is there, no cache knows it",
+    ),
+    point("build.step-done", "the cache knows the step"),
+    point("build.squashed", "its layers are one"),
+    point(
+        "build.journal-closed",
+        "it is done and its log whole, its status is not written",
+    ),
+    point(
+        "build.status-written",
+        "its status is written, the table of builds knows it still",
+    ),
     // The server stops.
     point("stop.begun", "it has been asked to stop"),
     point("stop.edge-closed", "nobody is connected any more"),

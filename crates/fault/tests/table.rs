@@ -59,7 +59,7 @@ fn names_say_how_to_get_there() {
     for point in POINTS {
         let (operation, step) = point.name.split_once('.').unwrap();
         assert!(
-            ["start", "create", "timeout", "kill", "stop"].contains(&operation),
+            ["start", "create", "timeout", "kill", "save", "stop"].contains(&operation),
             "{}",
             point.name
         );

@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("telemetry", &[]),
     ("driver", &["types"]),
     ("net", &["fault", "linux", "types"]),
-    ("artifacts", &["types"]),
+    ("artifacts", &["fault", "types"]),
     ("store", &["fault", "telemetry", "types"]),
     (
         "driver-linux",
@@ -44,9 +44,20 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ),
     (
         "builder",
-        &["client", "driver", "envd-proto", "fault", "store", "telemetry", "types"],
+        &[
+            "client",
+            "driver",
+            "envd-proto",
+            "fault",
+            "store",
+            "telemetry",
+            "types",
+        ],
     ),
-    ("api", &["api-types", "builder", "orchestrator", "store", "types"]),
+    (
+        "api",
+        &["api-types", "builder", "orchestrator", "store", "types"],
+    ),
     ("edge", &["driver", "types"]),
     ("client", &["api-types", "types"]),
     ("bench", &["api-types", "client"]),

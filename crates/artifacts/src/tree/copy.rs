@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Dir, permissions, xattrs};
+use super::{Dir, Xattrs, permissions, xattrs};
 use crate::error::ArtifactError;
 
 /// Copies the tree at `from` to `to`, which must not exist yet; `seen` is told how many entries are done.
@@ -109,8 +109,17 @@ enum Made {
     HardLink,
 }
 
-/// Owner, mode, attributes and times. Owner first: changing it clears set-id bits and file capabilities.
 fn copy_look(source: &Dir, target: &Dir, name: &CStr, stat: &Stat) -> Result<(), ArtifactError> {
+    set_look(target, name, stat, &xattrs(source, name)?)
+}
+
+/// Owner, mode, attributes and times. Owner first: changing it clears set-id bits and file capabilities.
+pub(super) fn set_look(
+    target: &Dir,
+    name: &CStr,
+    stat: &Stat,
+    attributes: &Xattrs,
+) -> Result<(), ArtifactError> {
     let fail = |e: Errno| ArtifactError::io("set attributes of", target.path_of(name), e);
     let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::chownat(
@@ -132,8 +141,8 @@ fn copy_look(source: &Dir, target: &Dir, name: &CStr, stat: &Stat) -> Result<(),
         .map_err(fail)?;
     }
     let path = target.magic_path(name);
-    for (attribute, value) in xattrs(source, name)? {
-        rustix::fs::lsetxattr(&path, &attribute, &value, XattrFlags::empty()).map_err(fail)?;
+    for (attribute, value) in attributes {
+        rustix::fs::lsetxattr(&path, attribute, value, XattrFlags::empty()).map_err(fail)?;
     }
     let time = |seconds, nanoseconds| Timespec {
         tv_sec: seconds,

@@ -1,5 +1,6 @@
 //! The digest of a tree. The record format is fixed: changing it renames every layer there is.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
@@ -25,6 +26,7 @@ pub fn hash(root: &Path, seen: &mut dyn FnMut(u64)) -> Result<LayerFacts, Artifa
         entries: 0,
         content_bytes: 0,
         buffer: vec![0; 256 * 1024],
+        read: HashMap::new(),
         seen,
     };
     walk.listing.update(FORMAT);
@@ -44,6 +46,8 @@ struct Walk<'a> {
     entries: u64,
     content_bytes: u64,
     buffer: Vec<u8>,
+    /// What was read of files that have more than one name, by device and inode.
+    read: HashMap<(u64, u64), (u64, blake3::Hash)>,
     seen: &'a mut dyn FnMut(u64),
 }
 
@@ -64,7 +68,7 @@ impl Walk<'_> {
         let attributes = xattrs(dir, name)?;
         self.record(path, &stat, &attributes);
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => self.content(dir, name),
+            FileType::RegularFile => self.content(dir, name, &stat),
             FileType::Directory => self.directory(&dir.child(name)?, path),
             FileType::Symlink => {
                 let target = dir.link_target(name)?;
@@ -98,8 +102,23 @@ impl Walk<'_> {
         }
     }
 
-    /// Size and hash of a file's content. The size is what was read, not what stat promised.
-    fn content(&mut self, dir: &Dir, name: &CStr) -> Result<(), ArtifactError> {
+    /// Size and hash of a file's content. A file with many names is read once.
+    fn content(&mut self, dir: &Dir, name: &CStr, stat: &Stat) -> Result<(), ArtifactError> {
+        let key = (stat.st_dev, stat.st_ino);
+        let (size, hash) = match self.read.get(&key) {
+            Some(known) => *known,
+            None => self.read(dir, name)?,
+        };
+        if stat.st_nlink > 1 {
+            self.read.insert(key, (size, hash));
+        }
+        self.number(size);
+        self.listing.update(hash.as_bytes());
+        Ok(())
+    }
+
+    /// The size is what was read, not what stat promised.
+    fn read(&mut self, dir: &Dir, name: &CStr) -> Result<(u64, blake3::Hash), ArtifactError> {
         let mut file = File::from(dir.file(name)?);
         let mut hasher = blake3::Hasher::new();
         let mut size = 0_u64;
@@ -113,11 +132,9 @@ impl Walk<'_> {
             hasher.update(&self.buffer[..length]);
             size += length as u64;
         }
-        self.number(size);
-        self.listing.update(hasher.finalize().as_bytes());
         self.content_bytes += size;
         (self.seen)(self.content_bytes);
-        Ok(())
+        Ok((size, hasher.finalize()))
     }
 
     fn bytes(&mut self, bytes: &[u8]) {

@@ -187,9 +187,14 @@ impl Disks {
 
     /// Whether the host has so little space left that another sandbox would make it worse.
     pub(crate) fn host_is_full(&self) -> io::Result<bool> {
+        self.host_is_too_full_for(0)
+    }
+
+    /// Whether it would have, with so many bytes more.
+    pub(crate) fn host_is_too_full_for(&self, bytes: u64) -> io::Result<bool> {
         let host = statvfs(&self.data)?;
         let free = host.f_bavail.saturating_mul(host.f_frsize);
-        Ok(free < u64::from(self.settings.reserve_mib) << 20)
+        Ok(free.saturating_sub(bytes) < u64::from(self.settings.reserve_mib) << 20)
     }
 
     /// Makes what can be made before it is known for whom: an image of the usual size.
@@ -349,6 +354,14 @@ impl Disk {
         }
     }
 
+    /// What the sandbox has written, as its overlay has put it there.
+    pub(crate) fn upper(&self) -> io::Result<OwnedFd> {
+        if let Self::NotFound { .. } = self {
+            return Err(io::Error::other("its disk was not found at the start"));
+        }
+        Ok(openat(self.root(), "upper", DIRECTORY, Mode::empty())?)
+    }
+
     /// What has to be mounted where the sandbox is built, if anything.
     pub(crate) fn mount(&self) -> Option<&OwnedFd> {
         match self {
@@ -359,8 +372,8 @@ impl Disk {
 
     /// Bytes in use. The kernel keeps count where it keeps a limit; otherwise the files are looked at.
     pub(crate) fn used_bytes(&self) -> io::Result<u64> {
-        if let Self::Unlimited { root } = self {
-            return usage(&openat(root, "upper", DIRECTORY, Mode::empty())?);
+        if let Self::Unlimited { .. } = self {
+            return usage(self.upper()?);
         }
         let stat = fstatfs(self.root())?;
         let block = u64::try_from(stat.f_bsize).unwrap_or_default();

@@ -327,7 +327,7 @@ impl Place {
                 slot.processes()
                     .unwrap_or_default()
                     .into_iter()
-                    .for_each(kill);
+                    .for_each(kill_process);
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
@@ -386,7 +386,7 @@ fn sweep() {
     });
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill_process(pid: i32) {
     let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     if let Some(pidfd) = pidfd {
         // Gone already is fine.
@@ -460,7 +460,7 @@ impl Stage {
         let running = names_in(&place.data_dir.join("sandboxes"));
         for id in running {
             if let Some(pid) = recorded_pid(&place, &id) {
-                kill(pid);
+                kill_process(pid);
             }
         }
         driver.shutdown().await;
