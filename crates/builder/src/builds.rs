@@ -1,10 +1,12 @@
 //! The builds that are in progress: started, cancelled, waited for.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use soulbox_driver::Driver;
 use soulbox_fault as fault;
@@ -176,13 +178,12 @@ async fn carry_through(
     let id = work.build.id.clone();
     let mut journal = Journal::open(shared.store.clone(), id.clone());
     let given_up = async {
-        match stopped.wait_for(Option::is_some).await {
-            Ok(why) => why.unwrap_or(CANCELLED),
-            Err(_) => std::future::pending().await,
-        }
+        // The sender is in the table until this task takes it out.
+        let why = stopped.wait_for(Option::is_some).await.map(|why| *why);
+        why.ok().flatten().unwrap_or(CANCELLED)
     };
     let outcome = tokio::select! {
-        outcome = work.run(&mut journal) => outcome,
+        outcome = AssertUnwindSafe(work.run(&mut journal)).catch_unwind() => outcome.unwrap_or_else(|_| Err(Failure::internal(None))),
         why = given_up => Err(Failure { message: why.to_owned(), step: None }),
         () = tokio::time::sleep(LONGEST) => Err(Failure { message: "build timed out".to_owned(), step: None }),
     };

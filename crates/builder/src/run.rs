@@ -78,10 +78,15 @@ impl Failure {
         move |error| {
             let error = soulbox_telemetry::chain(&error);
             tracing::error!(error, "a build fails for the database");
-            Self::new(
-                &step,
-                "An internal error occurred. Please try again or contact support with the build ID.",
-            )
+            Self::internal(Some(step))
+        }
+    }
+
+    /// Something that no owner of a template can do anything about.
+    pub(crate) fn internal(step: Option<String>) -> Self {
+        Self {
+            message: "An internal error occurred. Please try again or contact support with the build ID.".to_owned(),
+            step,
         }
     }
 

@@ -148,7 +148,7 @@ impl Api {
         Self::new(self.endpoint.clone())
     }
 
-    async fn call(
+    pub(crate) async fn call(
         &self,
         operation: &str,
         method: Method,
@@ -175,7 +175,7 @@ impl Api {
         }
     }
 
-    fn team(&self) -> (&'static str, &Option<Secret>) {
+    pub(crate) fn team(&self) -> (&'static str, &Option<Secret>) {
         ("X-API-Key", &self.endpoint.api_key)
     }
 
@@ -183,7 +183,7 @@ impl Api {
         ("X-Admin-Token", &self.endpoint.admin_token)
     }
 
-    async fn get<T: DeserializeOwned>(
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         operation: &str,
         path: &str,
@@ -457,11 +457,11 @@ pub fn new_sandbox(template: &str) -> NewSandbox {
     }
 }
 
-fn body(operation: &str, value: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+pub(crate) fn body(operation: &str, value: &impl Serialize) -> Result<Vec<u8>, ClientError> {
     serde_json::to_vec(value).map_err(|error| ClientError::request(operation, error))
 }
 
-fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 

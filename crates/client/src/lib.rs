@@ -16,6 +16,7 @@ pub mod lines;
 pub mod process;
 mod secret;
 pub mod startup;
+mod templates;
 mod tls;
 
 pub use api::Api;

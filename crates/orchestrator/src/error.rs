@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use soulbox_client::startup::StartupError;
 use soulbox_driver::DriverError;
 use soulbox_store::StoreError;
 use soulbox_types::lifecycle::{Rejection, Transition};
@@ -44,6 +45,15 @@ pub enum SandboxError {
         /// Why.
         #[source]
         source: Arc<DriverError>,
+    },
+    /// What its template runs in it failed, or was not ready in time.
+    #[error("the template of sandbox {id} does not come up")]
+    Startup {
+        /// The id it would have had.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<StartupError>,
     },
     /// It was not usable in time.
     #[error("sandbox {id} was not usable in time")]
@@ -108,6 +118,10 @@ impl SandboxError {
                 ErrorKind::Unimplemented => ErrorKind::Unimplemented,
                 _ => ErrorKind::Internal,
             },
+            Self::Startup { source, .. } => match **source {
+                StartupError::NotReady(_) => ErrorKind::Timeout,
+                StartupError::Start(_) | StartupError::Envd(_) => ErrorKind::Internal,
+            },
             Self::CreateTimeout { .. } => ErrorKind::Timeout,
             Self::Store { source, .. } => source.kind(),
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
@@ -120,7 +134,10 @@ impl SandboxError {
     #[must_use]
     pub fn error_code(&self) -> Option<&'static str> {
         match self {
-            Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
+            Self::Create { .. }
+            | Self::Startup { .. }
+            | Self::CreateTimeout { .. }
+            | Self::EndedInCreate { .. } => {
                 Some(match self.kind() {
                     ErrorKind::Unavailable => "sandbox_capacity_unavailable",
                     ErrorKind::Timeout => "sandbox_placement_timeout",
@@ -145,6 +162,8 @@ impl SandboxError {
             Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
                 create_failed(self.kind())
             }
+            // The template's own words: its owner can mend it, nobody else.
+            Self::Startup { source, .. } => format!("Failed to place sandbox: {source}"),
             Self::Kill { .. } => "Error killing sandbox".into(),
             Self::Store { source, .. } => source.user_message().unwrap_or("internal error").into(),
             Self::Adopt(_) => "internal error".into(),

@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use soulbox_client::startup::{self, StartupError};
+use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, StoreError};
-use soulbox_types::{ExecutionId, SandboxId, SandboxSpec};
+use soulbox_types::{ExecutionId, SandboxId, SandboxSpec, StartCommand};
 use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
@@ -17,6 +19,11 @@ use crate::{NewSandbox, SandboxError, instruments, reconcile};
 /// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
 /// cannot end (uninterruptible sleep).
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a template's ready command may take in a new sandbox: a little less than a create.
+const STARTUP_PATIENCE: Duration = Duration::from_secs(25);
+/// Where envd listens in every sandbox.
+const ENVD_PORT: u16 = 49983;
 
 /// What a sandbox's guest is to be made from.
 pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec {
@@ -52,8 +59,16 @@ pub(crate) async fn create(
         node: node.clone(),
         guest: Some(guest.clone()),
     };
+    let made = Instant::now();
+    instruments::create_phase("driver", made - begun);
+    if let Some(start) = &new.start {
+        bring_up(&guest, start).await.map_err(|source| SandboxError::Startup {
+            id: id.clone(),
+            source: Arc::new(source),
+        })?;
+        instruments::create_phase("startup", made.elapsed());
+    }
     let usable = Instant::now();
-    instruments::create_phase("driver", usable - begun);
     let record = record(&node, id, new);
     if let Err(error) = node.store.insert_sandbox(&record).await {
         if let Err(kill_error) = kill_guest(guest.as_ref()).await {
@@ -71,6 +86,27 @@ pub(crate) async fn create(
         record: Arc::new(record),
         guest,
     })
+}
+
+/// Runs what the template wants to run from the beginning. Whether it is ready is asked only of commands that look:
+/// one that sleeps would cost every create its time and tell nothing.
+async fn bring_up(guest: &Arc<dyn Guest>, start: &StartCommand) -> Result<(), StartupError> {
+    let spec = guest.spec();
+    let dialled = Arc::clone(guest);
+    let dial: Dial = Arc::new(move || {
+        let guest = Arc::clone(&dialled);
+        Box::pin(async move { guest.dial(ENVD_PORT).await.map_err(io::Error::other) })
+    });
+    let token = Secret::new(spec.envd_access_token.clone());
+    let envd = Envd::through(dial, spec.id.as_str(), token);
+    let mut start = start.clone();
+    if !startup::looks_at_something(&start.ready) {
+        start.ready.clear();
+    }
+    startup::bring_up(&envd, &start, STARTUP_PATIENCE, &mut |note| {
+        tracing::debug!(sandbox.id = %spec.id, ?note, "startup");
+    })
+    .await
 }
 
 /// A guest that nobody answers for yet. Whatever goes wrong from here, a panic included, it ends.

@@ -5,7 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use soulbox_store::SandboxRecord;
-use soulbox_types::{BuildId, Limits, NetworkMode, OnTimeout, TeamId, TemplateImage};
+use soulbox_types::{
+    BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage,
+};
 
 /// A sandbox to create. Everything is validated: templates are resolved, time limits are checked.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub struct NewSandbox {
     pub limits: Limits,
     /// Version of envd in it.
     pub envd_version: String,
+    /// What its template runs in it before it is handed over.
+    pub start: Option<StartCommand>,
     /// How long it runs, from the moment it is usable.
     pub timeout: Duration,
     /// What happens then.

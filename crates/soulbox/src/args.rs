@@ -113,6 +113,15 @@ pub(crate) struct ServeArgs {
     /// Longest time a sandbox may run, in hours [default: 24]
     #[arg(long, value_name = "HOURS")]
     pub(crate) max_timeout_hours: Option<String>,
+    /// Builds of templates that a team may have in progress at once [default: 20]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_builds_per_team: Option<String>,
+    /// Most virtual CPUs that a template may ask for [default: 32]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_vcpu: Option<String>,
+    /// Most memory in MiB that a template may ask for [default: 65536]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) max_memory_mib: Option<String>,
     /// Slots kept prepared for the next creates [default: 8]
     #[arg(long, value_name = "N")]
     pub(crate) slots_ready: Option<String>,
@@ -153,6 +162,9 @@ impl ServeArgs {
             (Setting::LogFormat, &self.log_format),
             (Setting::MaxSandboxesPerTeam, &self.max_sandboxes_per_team),
             (Setting::MaxTimeoutHours, &self.max_timeout_hours),
+            (Setting::MaxBuildsPerTeam, &self.max_builds_per_team),
+            (Setting::MaxVcpu, &self.max_vcpu),
+            (Setting::MaxMemoryMib, &self.max_memory_mib),
             (Setting::SlotsReady, &self.slots_ready),
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::DiskBacking, &self.disk_backing),
@@ -376,6 +388,22 @@ pub(crate) enum TemplateCommand {
     /// List templates
     #[command(visible_alias = "ls")]
     List,
+    /// Show a template, its builds and its tags
+    #[command(visible_aliases = ["versions", "info"])]
+    Show(NameArgs),
+    /// Go back to an earlier build: what `default` means from now on
+    Rollback {
+        /// Which template
+        name: String,
+        /// Which build; the one before the present one when absent
+        build: Option<String>,
+    },
+    /// Let every team use a template
+    Publish(NameArgs),
+    /// Keep a template to its team
+    Unpublish(NameArgs),
+    /// Delete a template with all its builds
+    Rm(NameArgs),
     /// Compare a template's files with its manifest
     Verify {
         /// Which
@@ -402,6 +430,13 @@ pub(crate) struct BootstrapArgs {
     /// Build again even when it is here
     #[arg(long)]
     pub(crate) rebuild: bool,
+}
+
+/// A template by its name.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Which
+    pub(crate) name: String,
 }
 
 /// Templates that can be made without a build service.

@@ -45,6 +45,12 @@ pub(crate) struct Config {
     pub(crate) max_sandboxes_per_team: u32,
     /// Longest time a sandbox may run, 1 to 720 hours. Default 24 hours.
     pub(crate) max_timeout: Duration,
+    /// Builds that a team may have in progress at once, 1 to 1024. Default 20.
+    pub(crate) max_builds_per_team: u32,
+    /// Most virtual CPUs that a template may ask for, 1 to 1024. Default 32.
+    pub(crate) max_vcpu: u32,
+    /// Most memory that a template may ask for, 128 MiB to 16 TiB. Default 64 GiB.
+    pub(crate) max_memory_mib: u32,
     /// Slots kept prepared ahead of the next create, 0 to 256. Default 8.
     pub(crate) slots_ready: u16,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
@@ -167,6 +173,9 @@ impl Judge<'_> {
         let log_format = self.log_format();
         let max_sandboxes_per_team = self.number(Setting::MaxSandboxesPerTeam, 1, 32_768);
         let max_timeout_hours = self.number(Setting::MaxTimeoutHours, 1, 720);
+        let max_builds_per_team = self.number(Setting::MaxBuildsPerTeam, 1, 1024);
+        let max_vcpu = self.number(Setting::MaxVcpu, 1, 1024);
+        let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let disk_backing = self.disk_backing();
@@ -183,6 +192,9 @@ impl Judge<'_> {
             log_format: log_format?,
             max_sandboxes_per_team: max_sandboxes_per_team?,
             max_timeout: Duration::from_secs(u64::from(max_timeout_hours?) * 3600),
+            max_builds_per_team: max_builds_per_team?,
+            max_vcpu: max_vcpu?,
+            max_memory_mib: max_memory_mib?,
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
             disk: DiskSettings {

@@ -108,16 +108,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let api = session::api(&global)?;
             as_client(commands::key::run(&api, command, output))?;
         }
-        Command::Template(TemplateCommand::List) => {
-            let api = session::api(&global)?;
-            as_client(commands::template::list(&api, output))?;
-        }
-        Command::Template(TemplateCommand::Bootstrap(args)) => {
-            commands::template::bootstrap(&session::data_dir(&global)?, &args, output)?;
-        }
-        Command::Template(TemplateCommand::Verify { name }) => {
-            commands::template::verify(&session::data_dir(&global)?, &name, output)?;
-        }
+        Command::Template(command) => template(&global, command, output)?,
         Command::Bench(command) => return bench(&global, command, output),
         Command::Doctor => return commands::doctor::run(&global, output),
         Command::Debug(DebugCommand::Plan { template }) => {
@@ -146,6 +137,28 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn template(global: &Global, command: TemplateCommand, output: Output) -> Result<(), Failure> {
+    use commands::template;
+    let on_disk = || session::data_dir(global);
+    let api = || session::api(global);
+    match command {
+        TemplateCommand::Bootstrap(args) => template::bootstrap(&on_disk()?, &args, output),
+        TemplateCommand::Verify { name } => template::verify(&on_disk()?, &name, output),
+        TemplateCommand::List => as_client(template::list(&api()?, output)),
+        TemplateCommand::Show(of) => as_client(template::show(&api()?, &of.name, output)),
+        TemplateCommand::Rollback { name, build } => {
+            as_client(template::rollback(&api()?, &name, build.as_deref(), output))
+        }
+        TemplateCommand::Publish(of) => {
+            as_client(template::publish(&api()?, &of.name, true, output))
+        }
+        TemplateCommand::Unpublish(of) => {
+            as_client(template::publish(&api()?, &of.name, false, output))
+        }
+        TemplateCommand::Rm(of) => as_client(template::remove(&api()?, &of.name, output)),
+    }
 }
 
 fn bench(global: &Global, command: BenchCommand, output: Output) -> Result<ExitCode, Failure> {

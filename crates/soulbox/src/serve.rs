@@ -24,6 +24,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
+use soulbox_builder::Builds;
 use soulbox_driver::Driver;
 use soulbox_driver::route::Route;
 use soulbox_edge::{Edge, EdgeConfig, Routes};
@@ -138,6 +139,7 @@ async fn serve_until(
     shutdown.cancel();
     edge.await.context("the edge panicked")?;
     soulbox_fault::point!("stop.edge-closed");
+    server.builds.shutdown().await;
     server.sandboxes.shutdown().await;
     soulbox_fault::point!("stop.sandboxes-settled");
     server.state.store.close().await;
@@ -171,6 +173,7 @@ fn forward_dns(
 /// The parts of a running server that outlast its listener.
 struct Server {
     sandboxes: Sandboxes,
+    builds: Builds,
     state: ApiState,
     shutdown: CancellationToken,
 }
@@ -200,9 +203,13 @@ impl Server {
             domain: public_domain(config, address),
             ..Settings::new(credentials.token_seed)
         };
-        let sandboxes = Sandboxes::start(store.clone(), driver, settings)
+        let upload_key = settings.token_seed;
+        let sandboxes = Sandboxes::start(store.clone(), driver.clone(), settings)
             .await
             .context("cannot adopt sandboxes")?;
+        let builds = Builds::open(store.clone(), driver, data_dir.join("uploads"))
+            .await
+            .context("cannot build templates")?;
         let shutdown = CancellationToken::new();
         tokio::spawn(templates::keep_registered(
             store.clone(),
@@ -213,10 +220,16 @@ impl Server {
         let state = ApiState {
             sandboxes: sandboxes.clone(),
             store,
+            builds: builds.clone(),
+            upload_key,
+            public_url: url(config, address),
             admin_token: AdminToken::new(&credentials.admin_token),
             limits: TeamLimits {
                 max_timeout: config.max_timeout,
                 max_concurrent: usize::try_from(config.max_sandboxes_per_team)?,
+                max_vcpu: config.max_vcpu,
+                max_memory_mib: config.max_memory_mib,
+                max_concurrent_builds: usize::try_from(config.max_builds_per_team)?,
             },
             node: NodeIdentity {
                 id: credentials.node_id,
@@ -228,6 +241,7 @@ impl Server {
         };
         Ok(Self {
             sandboxes,
+            builds,
             state,
             shutdown,
         })

@@ -209,6 +209,7 @@ pub(crate) fn new_sandbox(team: &TeamId, timeout_seconds: u64) -> NewSandbox {
         alias: Some("base".into()),
         limits: Limits::STANDARD,
         envd_version: "0.6.0".into(),
+        start: None,
         timeout: Duration::from_secs(timeout_seconds),
         on_timeout: OnTimeout::Kill,
         auto_pause_memory: true,

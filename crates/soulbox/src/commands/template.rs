@@ -1,11 +1,13 @@
-//! `soulbox template list`, and what is done to templates on this machine's disk: bootstrap and verify.
+//! `soulbox template …`: what a server has, and what is done to templates on this machine's disk (bootstrap, verify).
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::json;
 use soulbox_artifacts::{ArtifactError, Artifacts, BootstrapOptions, Suite, TemplateManifest};
-use soulbox_client::Api;
+use soulbox_api_types::build::BuildStatus;
+use soulbox_api_types::template::TemplateWithBuilds;
+use soulbox_client::{Api, ClientError};
 use soulbox_types::ErrorKind;
 
 use crate::args::BootstrapArgs;
@@ -43,6 +45,102 @@ pub(crate) async fn list(api: &Api, output: Output) -> Result<(), Failure> {
             rows,
         )
     })
+}
+
+/// `template show`.
+pub(crate) async fn show(api: &Api, name: &str, output: Output) -> Result<(), Failure> {
+    let found = found(api, name).await?;
+    let tags = api.template_tags(name).await.map_err(refused)?;
+    let document = json!({ "template": found, "tags": tags });
+    output.show(&document, |_| {
+        let template = &found.template;
+        let head = format!(
+            "{} ({})\n{}, {} CPU, {} MiB, used {} times\n",
+            template.names.join(" "),
+            template.template_id,
+            if template.public { "public" } else { "of its team" },
+            template.cpu_count,
+            template.memory_mb,
+            template.spawn_count,
+        );
+        let now = Timestamp::now();
+        let rows = found.builds.iter().map(|build| {
+            let tags = tags.iter().filter(|tag| tag.build_id == build.build_id);
+            [
+                build.build_id.clone(),
+                format!("{:?}", build.status).to_lowercase(),
+                tags.map(|tag| tag.tag.as_str()).collect::<Vec<_>>().join(" "),
+                ago(now, &build.created_at),
+            ]
+        });
+        format!("{head}\n{}", table(["BUILD", "STATUS", "TAGS", "ASKED FOR"], rows))
+    })
+}
+
+/// `template rollback`: one assignment, so sandboxes get the one build or the other and nothing between.
+pub(crate) async fn rollback(
+    api: &Api,
+    name: &str,
+    build: Option<&str>,
+    output: Output,
+) -> Result<(), Failure> {
+    let found = found(api, name).await?;
+    let wanted = match build {
+        Some(build) => build.to_owned(),
+        None => before(&found).ok_or_else(|| {
+            Failure::user(format!("template {name} has no earlier build that is ready"))
+                .fix(format!("soulbox template show {name}"))
+        })?,
+    };
+    let target = format!("{name}:{wanted}");
+    let assigned = api
+        .assign_tags(&target, &["default".to_owned()])
+        .await
+        .map_err(refused)?;
+    output.show(&assigned, |_| format!("{name} is build {wanted} from now on"))
+}
+
+/// The newest usable build that is older than the one in use.
+fn before(template: &TemplateWithBuilds) -> Option<String> {
+    let mut builds = template.builds.iter();
+    builds.find(|build| build.build_id == template.template.build_id)?;
+    builds
+        .find(|build| build.status == BuildStatus::Ready)
+        .map(|build| build.build_id.clone())
+}
+
+/// `template publish` and `unpublish`.
+pub(crate) async fn publish(
+    api: &Api,
+    name: &str,
+    public: bool,
+    output: Output,
+) -> Result<(), Failure> {
+    let updated = api.publish_template(name, public).await.map_err(refused)?;
+    output.show(&updated, |updated| {
+        let names = updated.names.join(" ");
+        if public {
+            format!("every team can use {names}")
+        } else {
+            format!("only its team can use {names}")
+        }
+    })
+}
+
+/// `template rm`.
+pub(crate) async fn remove(api: &Api, name: &str, output: Output) -> Result<(), Failure> {
+    api.delete_template(name).await.map_err(refused)?;
+    output.show(&json!({ "deleted": name }), |_| format!("{name} is deleted"))
+}
+
+async fn found(api: &Api, name: &str) -> Result<TemplateWithBuilds, Failure> {
+    let id = api.template_of_name(name).await.map_err(refused)?.template_id;
+    api.template(&id).await.map_err(refused)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: ClientError) -> Failure {
+    failure(&error, None)
 }
 
 /// `template bootstrap base`. Blocking: called outside the runtime.

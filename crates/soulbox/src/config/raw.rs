@@ -22,6 +22,9 @@ pub(crate) enum Setting {
     LogFormat,
     MaxSandboxesPerTeam,
     MaxTimeoutHours,
+    MaxBuildsPerTeam,
+    MaxVcpu,
+    MaxMemoryMib,
     SlotsReady,
     DnsUpstreams,
     DiskBacking,
@@ -34,7 +37,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -45,6 +48,9 @@ impl Setting {
         Self::LogFormat,
         Self::MaxSandboxesPerTeam,
         Self::MaxTimeoutHours,
+        Self::MaxBuildsPerTeam,
+        Self::MaxVcpu,
+        Self::MaxMemoryMib,
         Self::SlotsReady,
         Self::DnsUpstreams,
         Self::DiskBacking,
@@ -68,6 +74,9 @@ impl Setting {
             Self::LogFormat => "log.format",
             Self::MaxSandboxesPerTeam => "max_sandboxes_per_team",
             Self::MaxTimeoutHours => "max_timeout_hours",
+            Self::MaxBuildsPerTeam => "max_builds_per_team",
+            Self::MaxVcpu => "max_vcpu",
+            Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
             Self::DnsUpstreams => "dns_upstreams",
             Self::DiskBacking => "disk_backing",
@@ -90,6 +99,9 @@ impl Setting {
             Self::LogFormat => "auto",
             Self::MaxSandboxesPerTeam => "2048",
             Self::MaxTimeoutHours => "24",
+            Self::MaxBuildsPerTeam => "20",
+            Self::MaxVcpu => "32",
+            Self::MaxMemoryMib => "65536",
             Self::SlotsReady => "8",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
