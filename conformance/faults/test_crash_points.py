@@ -160,7 +160,11 @@ class Case:
         self.keep()
         self.template, _ = self.begin_build()
         if self.point in OF_REMOVAL:
-            self.await_build()
+            assert self.await_build()["status"] == "ready"
+            with sqlite3.connect(self.server.data_dir / "soulbox.db") as database:
+                # Two weeks later.
+                database.execute("UPDATE layer_cache SET created_at = 0")
+            database.close()
             self.attempt("DELETE", f"/templates/{self.template}")
             self.template = None
         if self.action == "error":

@@ -52,7 +52,7 @@ def without_hashes(messages: list[str]) -> list[str]:
 def test_steps_and_what_sandboxes_start_with(builder, build, create, name):
     template = (
         builder()
-        .run_cmd("echo one > /tmp/one && whoami > /tmp/who")
+        .run_cmd(f"echo one > /tmp/one && whoami > /tmp/who; : {name}")
         .set_envs({"GREETING": "Hello, World!", "TWICE": "$GREETING $GREETING"})
         .run_cmd('echo "$TWICE" > /tmp/env')
         .set_user("root")
@@ -65,7 +65,7 @@ def test_steps_and_what_sandboxes_start_with(builder, build, create, name):
     built, messages = build(template, name)
     assert built.name == name and built.template_id and built.build_id
     lines = without_hashes(messages)
-    assert "[builder 1/8] RUN echo one > /tmp/one && whoami > /tmp/who" in lines, lines
+    assert f"[builder 1/9] RUN echo one > /tmp/one && whoami > /tmp/who; : {name}" in lines, lines
     assert lines[0].startswith("Building template ") and any(line.startswith("Build finished, took ") for line in lines)
     sandbox = create(name, timeout=120)
     run = sandbox.commands.run
@@ -110,7 +110,7 @@ def test_files(builder, build, create, name, tmp_path):
 
 def test_finished_steps_are_not_done_again(builder, build, create, name):
     def template(last: str):
-        return builder().run_cmd("sleep 1; date +%s%N > /tmp/when").set_envs({"A": "b"}).run_cmd(last)
+        return builder().run_cmd(f"sleep 1; date +%s%N > /tmp/when; : {name}").set_envs({"A": "b"}).run_cmd(last)
 
     build(template("echo 1 > /tmp/last"), name)
     first = create(name, timeout=60).commands.run("cat /tmp/when").stdout
@@ -118,7 +118,7 @@ def test_finished_steps_are_not_done_again(builder, build, create, name):
     _, messages = build(template("echo 2 > /tmp/last"), name)
     took = time.monotonic() - began
     lines = without_hashes(messages)
-    assert "CACHED [builder 1/3] RUN sleep 1; date +%s%N > /tmp/when" in lines and "CACHED [builder 2/3] ENV A b" in lines, lines
+    assert f"CACHED [builder 1/3] RUN sleep 1; date +%s%N > /tmp/when; : {name}" in lines and "CACHED [builder 2/3] ENV A b" in lines, lines
     assert "[builder 3/3] RUN echo 2 > /tmp/last" in lines, lines
     sandbox = create(name, timeout=60)
     assert sandbox.commands.run("cat /tmp/when").stdout == first
@@ -205,7 +205,7 @@ def test_start_command_runs_in_every_sandbox(builder, build, create, templates, 
     assert create(child, timeout=60).commands.run("curl -s localhost:8123").stdout == "changed\n"
     build(templates().from_template(name).set_start_cmd("touch /tmp/other", wait_for_file("/tmp/other")), child)
     sandbox = create(child, timeout=60)
-    assert sandbox.commands.run("ls /tmp/other; pgrep -f http.server || echo none").stdout == "/tmp/other\nnone\n"
+    assert sandbox.commands.run("ls /tmp/other; pgrep -f http.serve[r] || echo none").stdout == "/tmp/other\nnone\n"
 
 
 def test_start_command_that_fails(builder, build, name):
@@ -215,7 +215,7 @@ def test_start_command_that_fails(builder, build, name):
 
 
 def test_background_build_and_its_status(templates, builder, name):
-    built = templates.build_in_background(builder().run_cmd("sleep 2; echo done"), name, cpu_count=1, memory_mb=512)
+    built = templates.build_in_background(builder().run_cmd(f"sleep 2; echo done; : {name}"), name, cpu_count=1, memory_mb=512)
     status = templates.get_build_status(built)
     assert status.status.value == "building", status
     wait_until("the build is ready", 30, lambda: templates.get_build_status(built).status.value == "ready")
@@ -243,10 +243,10 @@ def test_names_and_tags(templates, builder, build, create, name):
 
 
 def test_builds_of_different_tags_run_side_by_side(templates, builder, name):
-    slow = builder().run_cmd("sleep 3")
-    builds = [templates.build_in_background(builder().run_cmd(f"sleep 2; echo {n}"), f"{name}:{n}", cpu_count=1, memory_mb=512) for n in ("a", "b")]
+    slow = builder().run_cmd(f"sleep 3; : {name}")
+    builds = [templates.build_in_background(builder().run_cmd(f"sleep 2; echo {n} {name}"), f"{name}:{n}", cpu_count=1, memory_mb=512) for n in ("a", "b")]
     superseded = templates.build_in_background(slow, f"{name}:c", cpu_count=1, memory_mb=512)
-    builds.append(templates.build_in_background(builder().run_cmd("true"), f"{name}:c", cpu_count=1, memory_mb=512))
+    builds.append(templates.build_in_background(builder().run_cmd(f": {name}"), f"{name}:c", cpu_count=1, memory_mb=512))
     for built in builds:
         wait_until("it is ready", 30, lambda built=built: templates.get_build_status(built).status.value == "ready")
     status = templates.get_build_status(superseded)

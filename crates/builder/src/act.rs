@@ -150,11 +150,7 @@ async fn copy(
 }
 
 /// A value as a login shell of root sees it.
-async fn expand(
-    stage: &Stage,
-    context: &BuildContext,
-    value: &str,
-) -> Result<String, StepFailure> {
+async fn expand(stage: &Stage, context: &BuildContext, value: &str) -> Result<String, StepFailure> {
     if !script::needs_expansion(value) {
         return Ok(value.to_owned());
     }

@@ -12,8 +12,9 @@ use soulbox_driver::Driver;
 use soulbox_fault as fault;
 use soulbox_store::{Build, BuildReason, LogLevel, Store, StoreError, Team, Template};
 use soulbox_telemetry::task::Tasks;
-use soulbox_types::{BuildId, ErrorKind};
-use tokio::sync::watch;
+use soulbox_types::{BuildId, ErrorKind, Timestamp};
+use tokio::sync::{Notify, RwLock, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
 use crate::request::BuildRequest;
@@ -24,6 +25,9 @@ use crate::uploads::Uploads;
 const LONGEST: Duration = Duration::from_hours(1);
 /// What is said of builds that nobody works on any more.
 const INTERRUPTED: &str = "the server was stopped during the build\nFIX: build again; finished steps are taken from the cache";
+/// How often layers are looked for that nothing needs, and how long a finished step is remembered.
+const COLLECT_EVERY: Duration = Duration::from_hours(1);
+const KEPT_MICROSECONDS: i64 = 14 * 24 * 3600 * 1_000_000;
 const CANCELLED: &str = "build was cancelled";
 
 /// The builds of this server. Cheap to clone; clones share them.
@@ -37,6 +41,12 @@ struct Shared {
     driver: Arc<dyn Driver>,
     uploads: Uploads,
     tasks: Tasks,
+    /// Held for reading by every build, and for writing while layers are removed: between the moment a layer is made and
+    /// the moment the database knows it, nothing else says that it is needed.
+    quiet: Arc<RwLock<()>>,
+    /// Somebody has a reason to look for layers to remove.
+    collect: Notify,
+    stop: CancellationToken,
     /// Each with the way to tell it why it has to end.
     running: Mutex<HashMap<BuildId, watch::Sender<Option<&'static str>>>>,
 }
@@ -101,15 +111,23 @@ impl Builds {
         if interrupted > 0 {
             tracing::warn!(interrupted, "builds of an earlier server have failed");
         }
-        Ok(Self {
-            shared: Arc::new(Shared {
-                store,
-                driver,
-                uploads,
-                tasks: Tasks::new(),
-                running: Mutex::default(),
-            }),
-        })
+        let shared = Arc::new(Shared {
+            store,
+            driver,
+            uploads,
+            tasks: Tasks::new(),
+            quiet: Arc::default(),
+            collect: Notify::new(),
+            stop: CancellationToken::new(),
+            running: Mutex::default(),
+        });
+        // First of all: what an earlier server was removing must not be found in the cache.
+        collect(&shared).await;
+        let collecting = Arc::clone(&shared);
+        shared.tasks.spawn("collect layers", async move {
+            keep_collecting(&collecting).await
+        });
+        Ok(Self { shared })
     }
 
     /// Starts a build that waits, and cancels those of the same template that work on one of its tags. Returns at once.
@@ -140,9 +158,9 @@ impl Builds {
             request,
         };
         let shared = Arc::clone(&self.shared);
-        self.shared
-            .tasks
-            .spawn("build", async move { carry_through(&shared, work, stopped).await });
+        self.shared.tasks.spawn("build", async move {
+            carry_through(&shared, work, stopped).await
+        });
         Ok(())
     }
 
@@ -154,6 +172,11 @@ impl Builds {
             .is_some_and(|stop| stop.send_replace(Some(CANCELLED)).is_none())
     }
 
+    /// Looks soon for layers that nothing needs any more: a template was deleted.
+    pub fn collect_soon(&self) {
+        self.shared.collect.notify_one();
+    }
+
     /// The files that COPY steps read.
     #[must_use]
     pub fn uploads(&self) -> &Uploads {
@@ -162,6 +185,7 @@ impl Builds {
 
     /// Ends every build and returns when nothing of them is left.
     pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
         for stop in self.shared.running.lock().values() {
             stop.send_replace(Some(INTERRUPTED));
         }
@@ -176,6 +200,7 @@ async fn carry_through(
     mut stopped: watch::Receiver<Option<&'static str>>,
 ) {
     let id = work.build.id.clone();
+    let _noise = shared.quiet.read().await;
     let mut journal = Journal::open(shared.store.clone(), id.clone());
     let given_up = async {
         // The sender is in the table until this task takes it out.
@@ -210,4 +235,44 @@ async fn carry_through(
         }
     }
     shared.running.lock().remove(&id);
+}
+
+/// Looks now and then, and when there is a reason.
+async fn keep_collecting(shared: &Shared) {
+    while !shared.stop.is_cancelled() {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = shared.collect.notified() => {}
+            () = tokio::time::sleep(COLLECT_EVERY) => {}
+        }
+        collect(shared).await;
+    }
+}
+
+/// Removes the layers that nothing needs, if no build is in progress. What fails is tried again the next time.
+async fn collect(shared: &Shared) {
+    let Ok(_quiet) = shared.quiet.try_write() else {
+        return;
+    };
+    let old = Timestamp(Timestamp::now().0.saturating_sub(KEPT_MICROSECONDS));
+    let removed = async {
+        let unneeded = shared
+            .store
+            .unneeded_layers(old)
+            .await
+            .map_err(|e| soulbox_telemetry::chain(&e))?;
+        if !unneeded.layers.is_empty() {
+            let removed = shared.driver.remove_layers(&unneeded.layers).await;
+            let removed = removed.map_err(|e| soulbox_telemetry::chain(&e))?;
+            tracing::info!(
+                layers = removed.len(),
+                "layers that nothing needs are removed"
+            );
+        }
+        let forgotten = shared.store.forget_unneeded(&unneeded).await;
+        forgotten.map_err(|e| soulbox_telemetry::chain(&e))
+    };
+    if let Err(error) = removed.await {
+        tracing::error!(error, "layers that nothing needs stay for now");
+    }
 }

@@ -67,9 +67,7 @@ impl Journal {
         }
         self.written += 1;
         self.bytes += message.len();
-        self.lines
-            .try_send(line(level, Some(step), message))
-            .ok();
+        self.lines.try_send(line(level, Some(step), message)).ok();
     }
 
     async fn put(&mut self, level: LogLevel, step: Option<&str>, message: String) {

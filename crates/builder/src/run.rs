@@ -85,7 +85,9 @@ impl Failure {
     /// Something that no owner of a template can do anything about.
     pub(crate) fn internal(step: Option<String>) -> Self {
         Self {
-            message: "An internal error occurred. Please try again or contact support with the build ID.".to_owned(),
+            message:
+                "An internal error occurred. Please try again or contact support with the build ID."
+                    .to_owned(),
             step,
         }
     }
@@ -101,7 +103,10 @@ impl Failure {
             } else {
                 ""
             };
-            Self::new(&step, format!("cannot run a sandbox for the build: {text}{fix}"))
+            Self::new(
+                &step,
+                format!("cannot run a sandbox for the build: {text}{fix}"),
+            )
         }
     }
 }
@@ -162,7 +167,10 @@ impl Work {
         let layers: Result<Vec<LayerDigest>, _> =
             base.layers.iter().map(|text| text.parse()).collect();
         let layers = layers.map_err(|_| {
-            Failure::new(STEP, "error getting base template, you may need to rebuild it first")
+            Failure::new(
+                STEP,
+                "error getting base template, you may need to rebuild it first",
+            )
         })?;
         let context = BuildContext {
             user: base.default_user,
@@ -328,7 +336,10 @@ impl Work {
         journal: &mut Journal,
     ) -> Result<FinishedBuild, Failure> {
         const STEP: &str = "finalize";
-        let line = format!("[finalize] Finalizing template build [{}]", state.key.short());
+        let line = format!(
+            "[finalize] Finalizing template build [{}]",
+            state.key.short()
+        );
         journal.say(LogLevel::Info, Some(STEP), line).await;
         state.start = start_command(&self.request, &state.context, state.start.take());
         if self.request.runtime == Runtime::V20 {
@@ -430,7 +441,10 @@ mod tests {
         let now = |start, ready| start_command(&request(start, ready), &context, Some(old.clone()));
         assert_eq!(now(None, Some(" ")), Some(old.clone()));
         let new = now(Some("run"), None).unwrap();
-        assert_eq!((new.command.as_str(), new.ready.as_str()), ("run", "sleep 20"));
+        assert_eq!(
+            (new.command.as_str(), new.ready.as_str()),
+            ("run", "sleep 20")
+        );
         assert_eq!(new.context, context);
         let new = now(None, Some("look")).unwrap();
         assert_eq!((new.command.as_str(), new.ready.as_str()), ("", "look"));
@@ -439,7 +453,11 @@ mod tests {
 
     #[test]
     fn the_usual_image() {
-        for image in ["e2bdev/base", "e2bdev/base:latest", "docker.io/e2bdev/base@sha256:x"] {
+        for image in [
+            "e2bdev/base",
+            "e2bdev/base:latest",
+            "docker.io/e2bdev/base@sha256:x",
+        ] {
             assert!(is_base_image(image), "{image}");
         }
         for image in ["e2bdev/based", "base", "x/e2bdev/base", "debian:12"] {

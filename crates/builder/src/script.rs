@@ -153,7 +153,10 @@ mod tests {
     }
 
     fn whoami() -> String {
-        let output = std::process::Command::new("id").arg("-un").output().unwrap();
+        let output = std::process::Command::new("id")
+            .arg("-un")
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
@@ -173,7 +176,13 @@ mod tests {
         before(&base);
         let archive = dir.path().join("archive");
         let packed = std::process::Command::new("tar")
-            .args(["-czf", archive.to_str().unwrap(), "-C", files.to_str().unwrap(), "."])
+            .args([
+                "-czf",
+                archive.to_str().unwrap(),
+                "-C",
+                files.to_str().unwrap(),
+                ".",
+            ])
             .status()
             .unwrap();
         assert!(packed.success());

@@ -70,9 +70,9 @@ impl Step {
             ("ENV" | "ARG", args) if args.len() % 2 == 0 => args
                 .chunks_exact(2)
                 .map(|pair| match (pair[0], pair[1]) {
-                    (key, _) if key.is_empty() || key.contains(['=', '\0']) => {
-                        Err(BadStep(format!("{kind}: '{key}' cannot be the name of a variable")))
-                    }
+                    (key, _) if key.is_empty() || key.contains(['=', '\0']) => Err(BadStep(
+                        format!("{kind}: '{key}' cannot be the name of a variable"),
+                    )),
                     (key, value) => Ok((key.to_owned(), value.to_owned())),
                 })
                 .collect::<Result<_, _>>()
@@ -95,8 +95,7 @@ impl Step {
 
     fn copy(&self, args: &[&str], kind: &str) -> Result<Copy, BadStep> {
         let hash = self.files_hash.as_deref().filter(|hash| !hash.is_empty());
-        let hash =
-            hash.ok_or_else(|| BadStep(format!("{kind} requires files hash to be set")))?;
+        let hash = hash.ok_or_else(|| BadStep(format!("{kind} requires files hash to be set")))?;
         let is_hash = hash.len() == 64
             && hash
                 .bytes()
@@ -196,7 +195,11 @@ mod tests {
             ),
             ("COPY", &["../a", "/b"], "COPY: '../a' leaves the files"),
             ("COPY", &["a", "/b", "", "9"], "COPY: '9' is no octal mode"),
-            ("ENV", &["a=b", "c"], "ENV: 'a=b' cannot be the name of a variable"),
+            (
+                "ENV",
+                &["a=b", "c"],
+                "ENV: 'a=b' cannot be the name of a variable",
+            ),
         ] {
             assert_eq!(said(kind, args), text);
         }

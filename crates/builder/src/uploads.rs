@@ -49,7 +49,9 @@ pub enum UploadError {
         limit_bytes: u64,
     },
     /// The disk of the server is full.
-    #[error("no space left for uploaded files\nFIX: free space on the file system of the data directory")]
+    #[error(
+        "no space left for uploaded files\nFIX: free space on the file system of the data directory"
+    )]
     Full,
     /// More or less than was announced.
     #[error("{got} bytes came of {expected} that were announced\nFIX: upload again")]
@@ -60,7 +62,9 @@ pub enum UploadError {
         got: u64,
     },
     /// Not an archive.
-    #[error("the upload is neither a tar archive nor a gzip-compressed one\nFIX: upload what the client packs")]
+    #[error(
+        "the upload is neither a tar archive nor a gzip-compressed one\nFIX: upload what the client packs"
+    )]
     NoArchive,
     /// The disk of the server fails.
     #[error("cannot store uploaded files")]

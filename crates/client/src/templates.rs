@@ -57,7 +57,13 @@ impl Api {
         };
         let body = body(&operation, &wanted)?;
         let (_, _, bytes) = self
-            .call(&operation, Method::POST, "/templates/tags", self.team(), Some(body))
+            .call(
+                &operation,
+                Method::POST,
+                "/templates/tags",
+                self.team(),
+                Some(body),
+            )
             .await?;
         json(&operation, &bytes)
     }

@@ -28,9 +28,8 @@ const SYSTEM_BUNDLES: [&str; 3] = [
 ];
 
 /// Makes a connection to the one peer there is, however that is reached.
-pub type Dial = Arc<
-    dyn Fn() -> Pin<Box<dyn Future<Output = std::io::Result<TcpStream>> + Send>> + Send + Sync,
->;
+pub type Dial =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = std::io::Result<TcpStream>> + Send>> + Send + Sync>;
 
 /// Makes connections.
 #[derive(Clone)]
@@ -95,7 +94,9 @@ impl Service<Uri> for Connector {
             Self::Network { tcp, tls } => (tcp, tls.clone()),
             Self::Through(dial) => {
                 let connecting = dial();
-                return Box::pin(async move { Ok(Stream(TokioIo::new(Box::new(connecting.await?)))) });
+                return Box::pin(
+                    async move { Ok(Stream(TokioIo::new(Box::new(connecting.await?)))) },
+                );
             }
         };
         let secure = uri.scheme() == Some(&::http::uri::Scheme::HTTPS);

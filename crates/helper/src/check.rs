@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use soulbox_types::{LayerDigest, Limits, SandboxSpec};
 
-/// Layers of one template; overlayfs takes no more than about this many names.
-const LAYERS: usize = 64;
+/// Layers of one template; the names of more do not fit into the options of a mount.
+const LAYERS: usize = 52;
 /// Layers that one request removes.
 const LAYERS_REMOVED: usize = 10_000;
 /// Bytes of all environment variables; the API accepts less.
@@ -117,7 +117,7 @@ pub(crate) mod tests {
     fn what_a_taken_over_server_might_ask_is_refused() {
         let changes: [fn(&mut SandboxSpec); 9] = [
             |s| s.image.layers.clear(),
-            |s| s.image.layers = vec![LayerDigest::from_bytes([1; 32]); 65],
+            |s| s.image.layers = vec![LayerDigest::from_bytes([1; 32]); 53],
             |s| drop(s.env_vars.insert("A".into(), "x".repeat(2_000_000))),
             |s| s.image.default_user = "u".repeat(5000),
             |s| s.image.default_workdir = Some("/a\0b".into()),
@@ -146,8 +146,8 @@ pub(crate) mod tests {
             (0, false, false),
             (1, false, true),
             (2, true, true),
-            (64, true, true),
-            (65, false, true),
+            (52, true, true),
+            (53, false, true),
             (10_000, false, true),
             (10_001, false, false),
         ] {

@@ -389,7 +389,6 @@ fn overlay(
         work.display().to_string(),
     );
     let mut options = vec![
-        ("source", "soulbox"),
         ("lowerdir", lower.as_str()),
         ("upperdir", &upper),
         ("workdir", &work),
@@ -405,10 +404,8 @@ fn overlay(
         no_dev: true,
         ..Attributes::default()
     };
-    mount::attach(
-        mount::new_filesystem("overlay", &options, attributes)?,
-        target,
-    )
+    // The names of the layers are longer than the newer interface takes.
+    mount::mount_at("overlay", &options, attributes, target)
 }
 
 fn mount_proc() -> io::Result<()> {

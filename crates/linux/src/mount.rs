@@ -6,13 +6,16 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen, mount_change, move_mount, open_tree, unmount,
+    fsopen, mount, mount_change, move_mount, open_tree, unmount,
 };
 
 /// `PROC_SUPER_MAGIC` of `linux/magic.h`.
 const PROC_MAGIC: i64 = 0x9fa0;
+
+/// What the kernel reads of the options of a mount, without the zero at their end.
+const MOST_OPTION_BYTES: usize = 4095;
 
 /// Attributes of a mount.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,6 +81,40 @@ pub fn new_filesystem(
         FsMountFlags::FSMOUNT_CLOEXEC,
         attributes.flags(),
     )?)
+}
+
+/// Makes a file system and mounts it at a path, in one call: for options that are longer than the 256 bytes that
+/// [`new_filesystem`] can hand over. All of them together have room in 4095 bytes; none may hold a comma.
+///
+/// # Errors
+/// When there is no room for the options, or the kernel refuses something.
+pub fn mount_at(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: Attributes,
+    target: &Path,
+) -> io::Result<()> {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, attributes.read_only);
+    flags.set(MountFlags::NOSUID, attributes.no_suid);
+    flags.set(MountFlags::NODEV, attributes.no_dev);
+    flags.set(MountFlags::NOEXEC, attributes.no_exec);
+    let texts: Vec<String> = options
+        .iter()
+        .map(|(key, value)| match value.is_empty() {
+            true => (*key).to_owned(),
+            false => format!("{key}={value}"),
+        })
+        .collect();
+    let text = texts.join(",");
+    if text.len() > MOST_OPTION_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::ArgumentListTooLong,
+            format!("{kind}: {} bytes of options", text.len()),
+        ));
+    }
+    let text = std::ffi::CString::new(text)?;
+    Ok(mount(kind, target, kind, flags, text.as_c_str())?)
 }
 
 /// Attaches a detached mount at a path.

@@ -137,13 +137,11 @@ impl SandboxError {
             Self::Create { .. }
             | Self::Startup { .. }
             | Self::CreateTimeout { .. }
-            | Self::EndedInCreate { .. } => {
-                Some(match self.kind() {
-                    ErrorKind::Unavailable => "sandbox_capacity_unavailable",
-                    ErrorKind::Timeout => "sandbox_placement_timeout",
-                    _ => "sandbox_create_failed",
-                })
-            }
+            | Self::EndedInCreate { .. } => Some(match self.kind() {
+                ErrorKind::Unavailable => "sandbox_capacity_unavailable",
+                ErrorKind::Timeout => "sandbox_placement_timeout",
+                _ => "sandbox_create_failed",
+            }),
             _ => None,
         }
     }

@@ -62,10 +62,12 @@ pub(crate) async fn create(
     let made = Instant::now();
     instruments::create_phase("driver", made - begun);
     if let Some(start) = &new.start {
-        bring_up(&guest, start).await.map_err(|source| SandboxError::Startup {
-            id: id.clone(),
-            source: Arc::new(source),
-        })?;
+        bring_up(&guest, start)
+            .await
+            .map_err(|source| SandboxError::Startup {
+                id: id.clone(),
+                source: Arc::new(source),
+            })?;
         instruments::create_phase("startup", made.elapsed());
     }
     let usable = Instant::now();

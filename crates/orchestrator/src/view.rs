@@ -5,9 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use soulbox_store::SandboxRecord;
-use soulbox_types::{
-    BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage,
-};
+use soulbox_types::{BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage};
 
 /// A sandbox to create. Everything is validated: templates are resolved, time limits are checked.
 #[derive(Debug, Clone)]

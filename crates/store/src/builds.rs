@@ -3,7 +3,7 @@
 //! A build waits for its start, is in progress, and ends once: ready or failed. Each of these steps is one statement that
 //! names the state before it, so that of two who want different ends one is told that the other was first.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use soulbox_types::{
@@ -306,27 +306,6 @@ impl Store {
         rows.iter().map(|row| parsed(row, TABLE, "id")).collect()
     }
 
-    /// Every layer that a build of a template which is still there, a cached step or a sandbox needs.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn layers_in_use(&self) -> Result<HashSet<LayerDigest>, StoreError> {
-        let mut layers = HashSet::new();
-        let rows = sqlx::query(
-            "SELECT b.layers FROM builds b JOIN templates t ON t.id = b.template_id \
-             WHERE (b.status <> 'error' AND t.deleted_at IS NULL) \
-             OR b.id IN (SELECT s.build_id FROM sandboxes s)",
-        )
-        .fetch_all(self.reader())
-        .await
-        .during("read layers")?;
-        for row in &rows {
-            layers.extend(json::<Vec<LayerDigest>>(row, TABLE, "layers")?);
-        }
-        layers.extend(self.cached_layers().await?);
-        Ok(layers)
-    }
-
     /// A template's builds, newest first.
     ///
     /// # Errors
@@ -490,6 +469,8 @@ pub(crate) fn limits_of(row: &DbRow, table: &'static str) -> Result<Limits, Stor
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::database::tests::temp_store;
     use crate::sandboxes::tests::record;
@@ -643,11 +624,14 @@ mod tests {
                 .chain(of_base.clone())
                 .collect()
         };
-        assert_eq!(store.layers_in_use().await.unwrap(), with(&[1, 2, 9]));
+        assert_eq!(
+            store.layers_in_use(Timestamp(0)).await.unwrap(),
+            with(&[1, 2, 9])
+        );
 
         let template = store.get_template(&id).await.unwrap().unwrap().template;
         store.delete_template(&template, "t").await.unwrap();
-        assert_eq!(store.layers_in_use().await.unwrap(), with(&[9]));
+        assert_eq!(store.layers_in_use(Timestamp(0)).await.unwrap(), with(&[9]));
         // As it is when a sandbox was being made while its template was deleted.
         let sandbox = SandboxRecord {
             template_id: id,
@@ -655,7 +639,10 @@ mod tests {
             ..record(&team.id, 1, None)
         };
         store.insert_sandbox(&sandbox).await.unwrap();
-        assert_eq!(store.layers_in_use().await.unwrap(), with(&[1, 2, 9]));
+        assert_eq!(
+            store.layers_in_use(Timestamp(0)).await.unwrap(),
+            with(&[1, 2, 9])
+        );
     }
 
     fn now() -> i64 {

@@ -66,16 +66,6 @@ impl Store {
         .during("note a cached step")
         .map(drop)
     }
-
-    pub(crate) async fn cached_layers(&self) -> Result<Vec<LayerDigest>, StoreError> {
-        let rows = sqlx::query("SELECT layer FROM layer_cache WHERE layer IS NOT NULL")
-            .fetch_all(self.reader())
-            .await
-            .during("read cached steps")?;
-        rows.iter()
-            .filter_map(|row| layer_of(row).transpose())
-            .collect()
-    }
 }
 
 fn step_of(row: &DbRow) -> Result<CachedStep, StoreError> {

@@ -24,6 +24,7 @@ pub mod tags;
 pub mod teams;
 pub mod template_changes;
 pub mod templates;
+mod unneeded;
 
 pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
@@ -44,3 +45,4 @@ pub use tags::{TagAssignment, TaggedBuild};
 pub use teams::Team;
 pub use template_changes::{DeleteTemplateError, PublishError};
 pub use templates::{ResolveError, ResolvedTemplate, Template, TemplateSummary};
+pub use unneeded::Unneeded;

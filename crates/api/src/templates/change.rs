@@ -61,6 +61,7 @@ pub(crate) async fn delete(
     for build in api.store.delete_template(&template, name).await? {
         api.builds.cancel(&build);
     }
+    api.builds.collect_soon();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::json;
-use soulbox_artifacts::{ArtifactError, Artifacts, BootstrapOptions, Suite, TemplateManifest};
 use soulbox_api_types::build::BuildStatus;
 use soulbox_api_types::template::TemplateWithBuilds;
+use soulbox_artifacts::{ArtifactError, Artifacts, BootstrapOptions, Suite, TemplateManifest};
 use soulbox_client::{Api, ClientError};
 use soulbox_types::ErrorKind;
 
@@ -58,7 +58,11 @@ pub(crate) async fn show(api: &Api, name: &str, output: Output) -> Result<(), Fa
             "{} ({})\n{}, {} CPU, {} MiB, used {} times\n",
             template.names.join(" "),
             template.template_id,
-            if template.public { "public" } else { "of its team" },
+            if template.public {
+                "public"
+            } else {
+                "of its team"
+            },
             template.cpu_count,
             template.memory_mb,
             template.spawn_count,
@@ -69,11 +73,16 @@ pub(crate) async fn show(api: &Api, name: &str, output: Output) -> Result<(), Fa
             [
                 build.build_id.clone(),
                 format!("{:?}", build.status).to_lowercase(),
-                tags.map(|tag| tag.tag.as_str()).collect::<Vec<_>>().join(" "),
+                tags.map(|tag| tag.tag.as_str())
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 ago(now, &build.created_at),
             ]
         });
-        format!("{head}\n{}", table(["BUILD", "STATUS", "TAGS", "ASKED FOR"], rows))
+        format!(
+            "{head}\n{}",
+            table(["BUILD", "STATUS", "TAGS", "ASKED FOR"], rows)
+        )
     })
 }
 
@@ -88,8 +97,10 @@ pub(crate) async fn rollback(
     let wanted = match build {
         Some(build) => build.to_owned(),
         None => before(&found).ok_or_else(|| {
-            Failure::user(format!("template {name} has no earlier build that is ready"))
-                .fix(format!("soulbox template show {name}"))
+            Failure::user(format!(
+                "template {name} has no earlier build that is ready"
+            ))
+            .fix(format!("soulbox template show {name}"))
         })?,
     };
     let target = format!("{name}:{wanted}");
@@ -97,7 +108,9 @@ pub(crate) async fn rollback(
         .assign_tags(&target, &["default".to_owned()])
         .await
         .map_err(refused)?;
-    output.show(&assigned, |_| format!("{name} is build {wanted} from now on"))
+    output.show(&assigned, |_| {
+        format!("{name} is build {wanted} from now on")
+    })
 }
 
 /// The newest usable build that is older than the one in use.
@@ -130,11 +143,17 @@ pub(crate) async fn publish(
 /// `template rm`.
 pub(crate) async fn remove(api: &Api, name: &str, output: Output) -> Result<(), Failure> {
     api.delete_template(name).await.map_err(refused)?;
-    output.show(&json!({ "deleted": name }), |_| format!("{name} is deleted"))
+    output.show(&json!({ "deleted": name }), |_| {
+        format!("{name} is deleted")
+    })
 }
 
 async fn found(api: &Api, name: &str) -> Result<TemplateWithBuilds, Failure> {
-    let id = api.template_of_name(name).await.map_err(refused)?.template_id;
+    let id = api
+        .template_of_name(name)
+        .await
+        .map_err(refused)?
+        .template_id;
     api.template(&id).await.map_err(refused)
 }
 

@@ -1,0 +1,117 @@
+//! Layers that nothing needs any more.
+//!
+//! A layer is needed by builds of templates that are there, by sandboxes, and by cached steps that are not too old.
+
+use std::collections::HashSet;
+
+use soulbox_types::{BuildId, LayerDigest, Timestamp};
+
+use crate::database::{DbRow, json, parsed};
+use crate::error::During;
+use crate::{Store, StoreError};
+
+/// What is needed no more, and who said until now that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unneeded {
+    /// The layers.
+    pub layers: Vec<LayerDigest>,
+    builds: Vec<BuildId>,
+    cached_before: Timestamp,
+}
+
+impl Store {
+    /// Every layer that a build of a template which is still there, a step that was cached at this moment or later, or a
+    /// sandbox needs.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn layers_in_use(
+        &self,
+        cached_since: Timestamp,
+    ) -> Result<HashSet<LayerDigest>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT b.layers FROM builds b JOIN templates t ON t.id = b.template_id \
+             WHERE (b.status <> 'error' AND t.deleted_at IS NULL) \
+             OR b.id IN (SELECT s.build_id FROM sandboxes s)",
+        )
+        .fetch_all(self.reader())
+        .await
+        .during("read layers")?;
+        let mut layers = HashSet::new();
+        for row in &rows {
+            layers.extend(layers_of(row)?);
+        }
+        let rows = sqlx::query(
+            "SELECT layer FROM layer_cache WHERE layer IS NOT NULL AND created_at >= $1",
+        )
+        .bind(cached_since.0)
+        .fetch_all(self.reader())
+        .await
+        .during("read cached steps")?;
+        for row in &rows {
+            layers.insert(parsed(row, "layer_cache", "layer")?);
+        }
+        Ok(layers)
+    }
+
+    /// What can be removed when steps that were cached before this moment count no more. No build may be in progress.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unneeded_layers(&self, cached_before: Timestamp) -> Result<Unneeded, StoreError> {
+        let needed = self.layers_in_use(cached_before).await?;
+        let gone = sqlx::query(
+            "SELECT b.id, b.layers FROM builds b JOIN templates t ON t.id = b.template_id \
+             WHERE t.deleted_at IS NOT NULL AND b.layers <> '[]' \
+             AND b.id NOT IN (SELECT s.build_id FROM sandboxes s)",
+        )
+        .fetch_all(self.reader())
+        .await
+        .during("read layers")?;
+        let (mut found, mut builds) = (HashSet::new(), Vec::new());
+        for row in &gone {
+            found.extend(layers_of(row)?);
+            builds.push(parsed(row, "builds", "id")?);
+        }
+        let old = sqlx::query(
+            "SELECT layer FROM layer_cache WHERE layer IS NOT NULL AND created_at < $1",
+        )
+        .bind(cached_before.0)
+        .fetch_all(self.reader())
+        .await
+        .during("read cached steps")?;
+        for row in &old {
+            found.insert(parsed(row, "layer_cache", "layer")?);
+        }
+        Ok(Unneeded {
+            layers: found.difference(&needed).copied().collect(),
+            builds,
+            cached_before,
+        })
+    }
+
+    /// Forgets what has been removed. Until then the next look finds it again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_unneeded(&self, unneeded: &Unneeded) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        for build in &unneeded.builds {
+            sqlx::query("UPDATE builds SET layers = '[]' WHERE id = $1")
+                .bind(build.as_str())
+                .execute(&mut *transaction)
+                .await
+                .during("forget layers")?;
+        }
+        sqlx::query("DELETE FROM layer_cache WHERE created_at < $1")
+            .bind(unneeded.cached_before.0)
+            .execute(&mut *transaction)
+            .await
+            .during("forget cached steps")?;
+        transaction.commit().await.during("forget layers")
+    }
+}
+
+fn layers_of(row: &DbRow) -> Result<Vec<LayerDigest>, StoreError> {
+    json(row, "builds", "layers")
+}
