@@ -196,3 +196,12 @@ class WebSocket:
 
     def close(self) -> None:
         self.wire.close()
+
+
+def refused(answer: Answer, status: int, message: str = "") -> None:
+    """An error as every client needs it: JSON, `code` equal to the status, a text."""
+    assert answer.status == status, answer
+    assert answer.headers["content-type"].startswith("application/json"), answer
+    body = answer.json
+    assert body["code"] == status and isinstance(body["message"], str) and body["message"], answer
+    assert message in body["message"], answer

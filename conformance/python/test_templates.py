@@ -66,7 +66,7 @@ def test_steps_and_what_sandboxes_start_with(builder, build, create, name):
     assert built.name == name and built.template_id and built.build_id
     lines = without_hashes(messages)
     assert f"[builder 1/9] RUN echo one > /tmp/one && whoami > /tmp/who; : {name}" in lines, lines
-    assert lines[0].startswith("Building template ") and any(line.startswith("Build finished, took ") for line in lines)
+    assert any(line.startswith("Building template ") for line in lines) and any(line.startswith("Build finished, took ") for line in lines)
     sandbox = create(name, timeout=120)
     run = sandbox.commands.run
     assert run("whoami; pwd").stdout == "newbie\n/srv/work\n"

@@ -13,7 +13,7 @@ from datetime import datetime
 import pytest
 
 import raw
-from raw import api
+from raw import api, refused
 
 UNKNOWN = "i" + "0" * 20
 MESSAGE_UNKNOWN = f"Sandbox \"{UNKNOWN}\" doesn't exist or you don't have access to it"
@@ -32,15 +32,6 @@ def create():
     yield create
     for sandbox in made:
         api("DELETE", f"/sandboxes/{sandbox}")
-
-
-def refused(answer: raw.Answer, status: int, message: str = "") -> None:
-    """An error as every client needs it: JSON, `code` equal to the status, a text."""
-    assert answer.status == status, answer
-    assert answer.headers["content-type"].startswith("application/json"), answer
-    body = answer.json
-    assert body["code"] == status and isinstance(body["message"], str) and body["message"], answer
-    assert message in body["message"], answer
 
 
 def test_health():

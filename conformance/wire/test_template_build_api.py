@@ -10,8 +10,7 @@ import uuid
 import pytest
 
 import raw
-from raw import api
-from test_control_plane import refused
+from raw import api, refused
 
 HASH = "a" * 64
 
