@@ -8,6 +8,7 @@ In between, nothing is promised.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass
@@ -20,8 +21,8 @@ class Entry:
     ends_after: float
     ends_before: float
     kill_asked: bool = False
-    # Set when the kill was acknowledged.
-    killed: bool = False
+    # When the kill was acknowledged.
+    killed_at: float = math.inf
     has_marker: bool = False
 
 
@@ -54,7 +55,7 @@ class Ledger:
         return {e.sandbox_id for e in self.entries.values() if not e.kill_asked and now < e.ends_after}
 
     def must_be_gone(self, now: float) -> set[str]:
-        return {e.sandbox_id for e in self.entries.values() if e.killed or now > e.ends_before + self.GRACE}
+        return {e.sandbox_id for e in self.entries.values() if now > min(e.killed_at, e.ends_before + self.GRACE)}
 
     def verdict(self, listed: dict[str, str], expected: set[str], began: float, ended: float) -> list[str]:
         """What is wrong with a list that a server gave between two moments: ids and the names of their creates.

@@ -152,7 +152,7 @@ class Worker:
         await self.soak.up.wait()
         self.entry.kill_asked = True
         if await self.attempt("kill", self.kill()):
-            self.entry.killed = True
+            self.entry.killed_at = time.monotonic()
 
     # One operation each.
 
