@@ -125,7 +125,7 @@ impl Builds {
         collect(&shared).await;
         let collecting = Arc::clone(&shared);
         shared.tasks.spawn("collect layers", async move {
-            keep_collecting(&collecting).await
+            keep_collecting(&collecting).await;
         });
         Ok(Self { shared })
     }
@@ -159,7 +159,7 @@ impl Builds {
         };
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn("build", async move {
-            carry_through(&shared, work, stopped).await
+            carry_through(&shared, work, stopped).await;
         });
         Ok(())
     }

@@ -115,3 +115,38 @@ impl Store {
 fn layers_of(row: &DbRow) -> Result<Vec<LayerDigest>, StoreError> {
     json(row, "builds", "layers")
 }
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::BuildContext;
+
+    use super::*;
+    use crate::CachedStep;
+    use crate::database::tests::temp_store;
+
+    #[tokio::test]
+    async fn old_steps_are_let_go_and_new_ones_kept() {
+        let store = temp_store().await;
+        let team = store.default_team().await.unwrap().id;
+        let layer = LayerDigest::from_bytes([3; 32]);
+        let step = CachedStep {
+            layer: Some(layer),
+            context: BuildContext::default(),
+            size_bytes: 1,
+        };
+        store.put_cached_step(&team, "k", &step).await.unwrap();
+        let before = Timestamp(Timestamp::now().0 - 1_000_000);
+        let unneeded = store.unneeded_layers(before).await.unwrap();
+        assert!(unneeded.layers.is_empty());
+        store.forget_unneeded(&unneeded).await.unwrap();
+        assert!(store.cached_step(&team, "k").await.unwrap().is_some());
+
+        let after = Timestamp(Timestamp::now().0 + 1_000_000);
+        let unneeded = store.unneeded_layers(after).await.unwrap();
+        assert_eq!(unneeded.layers, [layer]);
+        // Until it is forgotten it is found again: a removal that was cut short is done again.
+        assert_eq!(store.unneeded_layers(after).await.unwrap(), unneeded);
+        store.forget_unneeded(&unneeded).await.unwrap();
+        assert_eq!(store.cached_step(&team, "k").await.unwrap(), None);
+    }
+}

@@ -212,7 +212,7 @@ async fn status_and_logs() {
     let build = build.parse().unwrap();
     let line = |n: u32| BuildLogLine {
         at: Timestamp::now(),
-        level: if n % 2 == 0 {
+        level: if n.is_multiple_of(2) {
             LogLevel::Info
         } else {
             LogLevel::Error
@@ -291,6 +291,39 @@ async fn put(
     call.send().await
 }
 
+/// An address that anything was changed of opens nothing.
+async fn other_addresses(s: &Stack, path: &str, hash: &str) {
+    for (from, to, status, message) in [
+        ("signature=", "signatur=", 400, "no valid signature"),
+        ("expires=", "expires=x", 400, "no valid expires"),
+        ("team=", "team=x", 400, "no valid team"),
+        (hash, "zz", 400, "no valid files hash"),
+        (
+            hash,
+            &"b".repeat(64),
+            403,
+            "signature of the upload address is wrong",
+        ),
+        (
+            "expires=",
+            "expires=1",
+            403,
+            "signature of the upload address is wrong",
+        ),
+        (
+            s.team.id.as_str(),
+            s.other.id.as_str(),
+            403,
+            "signature of the upload address is wrong",
+        ),
+    ] {
+        let path = path.replace(from, to);
+        put(s, Method::PUT, &path, Some("20"), ARCHIVE.to_vec().into())
+            .await
+            .refused(status, message);
+    }
+}
+
 #[tokio::test]
 async fn uploads() {
     let s = Stack::start().await;
@@ -334,35 +367,7 @@ async fn uploads() {
     put(&s, Method::PUT, path, Some("40"), torn)
         .await
         .refused(400, "broke off");
-    for (from, to, status, message) in [
-        ("signature=", "signatur=", 400, "no valid signature"),
-        ("expires=", "expires=x", 400, "no valid expires"),
-        ("team=", "team=x", 400, "no valid team"),
-        (hash.as_str(), "zz", 400, "no valid files hash"),
-        (
-            hash.as_str(),
-            &"b".repeat(64),
-            403,
-            "signature of the upload address is wrong",
-        ),
-        (
-            "expires=",
-            "expires=1",
-            403,
-            "signature of the upload address is wrong",
-        ),
-        (
-            s.team.id.as_str(),
-            s.other.id.as_str(),
-            403,
-            "signature of the upload address is wrong",
-        ),
-    ] {
-        let path = path.replace(from, to);
-        put(&s, Method::PUT, &path, Some("20"), archive())
-            .await
-            .refused(status, message);
-    }
+    other_addresses(&s, path, &hash).await;
     assert_eq!(
         link().await["present"],
         false,

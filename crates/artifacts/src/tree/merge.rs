@@ -51,13 +51,13 @@ pub(crate) fn save(
     let mut merge = Merge::new(to, links, below)?;
     merge.first_id = written.first_id;
     merge.furnished = written.furnished;
-    merge.run(vec![upper])
+    merge.run(&[upper])
 }
 
 /// Makes a tree at `to` of these, topmost first. Files become links to theirs.
 pub(crate) fn squash(from: &[PathBuf], to: &Path, links: &Path) -> Result<(), ArtifactError> {
     let sources: Result<Vec<_>, _> = from.iter().map(|path| Source::layer(path)).collect();
-    Merge::new(to, links, Vec::new())?.run(sources?).map(drop)
+    Merge::new(to, links, Vec::new())?.run(&sources?).map(drop)
 }
 
 struct Merge<'a> {
@@ -90,9 +90,9 @@ impl Merge<'_> {
         })
     }
 
-    fn run(&mut self, sources: Vec<Source>) -> Result<bool, ArtifactError> {
+    fn run(&mut self, sources: &[Source]) -> Result<bool, ArtifactError> {
         let root = self.to.again()?;
-        self.fill(&sources, &root, false)?;
+        self.fill(sources, &root, false)?;
         let written = !root.names()?.is_empty();
         self.directory_look(&sources[0].dir, &root)?;
         Ok(written)

@@ -75,7 +75,7 @@ impl Bench {
             .collect();
         lower.push(empty.display().to_string());
         let options = format!("lowerdir={},redirect_dir=on,metacopy=off", lower.join(":"));
-        self.mounted(&options, |at| list(at))
+        self.mounted(&options, list)
     }
 
     /// Lets a shell script loose on an overlay of these layers with this upper directory.
@@ -94,7 +94,7 @@ impl Bench {
             work.display()
         );
         self.mounted(&options, |at| {
-            shell(&format!("set -e; cd {}; {script}", at.display()))
+            shell(&format!("set -e; cd {}; {script}", at.display()));
         });
         upper
     }
