@@ -518,7 +518,7 @@ mod tests {
         assert_eq!(store.start_build(&build.id).await.unwrap(), None);
         assert_eq!(
             store.active_builds(&team.id).await.unwrap(),
-            [build.id.clone()]
+            std::slice::from_ref(&build.id)
         );
         assert!(store.finish_build(&build.id, &finished()).await.unwrap());
         assert!(

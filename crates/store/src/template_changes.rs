@@ -295,7 +295,7 @@ mod tests {
         }
         assert!(resolve(&store, &team, "t").await.is_ok());
 
-        assert_eq!(delete().await.unwrap(), [building.id.clone()]);
+        assert_eq!(delete().await.unwrap(), std::slice::from_ref(&building.id));
         assert!(resolve(&store, &team, "t").await.is_err());
         assert!(resolve(&store, &team, id.as_str()).await.is_err());
         for build in [building, waiting] {
