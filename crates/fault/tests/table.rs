@@ -59,7 +59,10 @@ fn names_say_how_to_get_there() {
     for point in POINTS {
         let (operation, step) = point.name.split_once('.').unwrap();
         assert!(
-            ["start", "create", "timeout", "kill", "save", "stop"].contains(&operation),
+            [
+                "start", "create", "timeout", "kill", "save", "build", "stop"
+            ]
+            .contains(&operation),
             "{}",
             point.name
         );

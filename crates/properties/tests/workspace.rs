@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
         ],
     ),
     // services
+    ("client", &["api-types", "types"]),
     (
         "orchestrator",
         &["client", "driver", "fault", "store", "telemetry", "types"],
@@ -59,7 +60,6 @@ const ARROWS: [(&str, &[&str]); 24] = [
         &["api-types", "builder", "orchestrator", "store", "types"],
     ),
     ("edge", &["driver", "types"]),
-    ("client", &["api-types", "types"]),
     ("bench", &["api-types", "client"]),
     ("doctor", &["artifacts", "linux"]),
     ("helper", &["driver", "linux", "types"]),

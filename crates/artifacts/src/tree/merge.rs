@@ -24,6 +24,8 @@ use source::{MERGED, OPAQUE, Seen, Source, look_up};
 
 /// At the top of a sandbox's own files: places that are mounted over in every sandbox.
 const MOUNT_POINTS: [&CStr; 3] = [c"proc", c"sys", c"dev"];
+/// Where envd says at every start which sandbox this is: that of the next one is another.
+const IDENTITY: (&str, &CStr) = ("run", c"e2b");
 
 /// A sandbox's own files, as its overlay has left them.
 #[derive(Debug, Clone, Copy)]
@@ -111,8 +113,11 @@ impl Merge<'_> {
         }
         let top = target.depth == 0 && sources[0].own;
         let mut hides = false;
+        let identity = sources[0].own && self.visible(target) == Path::new(IDENTITY.0);
         for name in names {
-            if !(top && MOUNT_POINTS.contains(&name.as_c_str())) {
+            let left_out = top && MOUNT_POINTS.contains(&name.as_c_str())
+                || identity && name.as_c_str() == IDENTITY.1;
+            if !left_out {
                 hides |= self.entry(sources, target, &name, covered)?;
             }
         }
@@ -175,11 +180,11 @@ impl Merge<'_> {
     /// Whether a directory is there only because of the files that were put into it and are left out.
     fn only_furnished(&self, source: &Source, made: &Dir) -> Result<bool, ArtifactError> {
         let path = self.visible(made);
-        let mut parents = self
-            .furnished
-            .iter()
-            .map(|(file, _)| Path::new(file).parent());
-        if !source.own || !parents.any(|parent| parent == Some(path)) || !made.names()?.is_empty() {
+        let furnished = self.furnished.iter();
+        let mut parents = furnished
+            .filter_map(|(file, _)| Path::new(file).parent())
+            .chain([Path::new(IDENTITY.0)]);
+        if !source.own || !parents.any(|parent| parent == path) || !made.names()?.is_empty() {
             return Ok(false);
         }
         let stat = source.dir.own_stat()?;

@@ -15,7 +15,7 @@ use crate::support::{Place, Stage, in_place, names_in, on_stage, soon};
 /// attributes, and content of what is below `/work`.
 const LISTING: &str = r#"
 import hashlib, json, os, stat
-skip = {"/proc", "/sys", "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
+skip = {"/proc", "/sys", "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/e2b"}
 found, inodes = {}, {}
 def look(path):
     if path in skip: return

@@ -240,12 +240,12 @@ fn a_process_killed_for_memory_is_reported_by_name_and_number() {
     });
 }
 
-/// Twelve processes that each open as many files as they may, and keep them.
+/// Processes that each open as many files as they may, and keep them: 800,000 in all.
 const OPEN_WITHOUT_END: &str = r#"
 import os, resource, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-for _ in range(12):
+for _ in range(800_000 // hard + 1):
     if os.fork() == 0:
         try:
             while True: os.open("/dev/null", os.O_RDONLY)
@@ -256,7 +256,7 @@ time.sleep(600)
 "#;
 
 /// A process is stopped by its own limit. What bounds a sandbox, which has many, is the memory that open files cost
-/// the kernel: it is the sandbox's own, and without it these twelve would live with a third of their memory.
+/// the kernel: it is the sandbox's own, and without it all of these would live.
 #[test]
 fn open_files_are_limited_for_a_process_and_charged_to_the_sandbox() {
     on_stage(async |stage| {
@@ -272,7 +272,10 @@ fn open_files_are_limited_for_a_process_and_charged_to_the_sandbox() {
             said.take(&greedy.next().await.unwrap());
         }
         let first = said.stdout.lines().next().unwrap();
-        assert_eq!(first, "stopped by 24 of 65536", "EMFILE");
+        // The highest limit is the host's where that is lower.
+        let most: u64 = first.rsplit(' ').next().unwrap().parse().unwrap();
+        assert_eq!(first, format!("stopped by 24 of {most}"), "EMFILE");
+        assert!((1024..=65_536).contains(&most), "{most}");
         for _ in 0..600 {
             if sandbox.guest.stats().await.unwrap().oom_kills > 0 {
                 break;
