@@ -129,9 +129,11 @@ fn assert_same(one: &Value, other: &Value) {
     assert!(differs.is_empty(), "{differs:#?}");
 }
 
-async fn everything_is_seen_again(stage: &Stage) {
+/// `name` makes the layers other ones than those of a test beside this one: the same content would be the same layer.
+async fn everything_is_seen_again(stage: &Stage, name: &str) {
     let mut made = Made::new(stage);
     let sandbox = stage.create().await;
+    sandbox.root(&format!("echo {name} > /name")).await;
     let capable = sandbox.python("root", CHANGES).await == Value::Bool(true);
     let before = listing(&sandbox).await;
     let first = made.save(&sandbox).await;
@@ -149,10 +151,10 @@ async fn everything_is_seen_again(stage: &Stage) {
     }
     // On top of it, undoing some and going on.
     second
-        .root(
-            "cd /work && rm -r plain deep && mkdir deep && echo 2 > deep/x && rm /usr/share/doc/new && \
+        .root(&format!(
+            "cd /work && rm -r plain deep && mkdir deep && echo {name} > deep/x && rm /usr/share/doc/new && \
              mv /opt/zones /usr/share/zoneinfo && rmdir /usr/bin/git && ln -s env /usr/bin/git && rm /usr/share/perl5",
-        )
+        ))
         .await;
     let before = listing(&second).await;
     let above = made.save(&second).await;
@@ -179,7 +181,7 @@ async fn everything_is_seen_again(stage: &Stage) {
 
 #[test]
 fn a_saved_sandbox_is_seen_again() {
-    on_stage(async |stage| everything_is_seen_again(stage).await);
+    on_stage(async |stage| everything_is_seen_again(stage, "image").await);
 }
 
 #[test]
@@ -187,7 +189,7 @@ fn a_saved_sandbox_without_a_disk_of_its_own_is_seen_again() {
     in_place(async |mut place: Place, needs| {
         place.disk.backing = BackingChoice::Only(Backing::None);
         let stage = Stage::new(place, needs, 0).await;
-        everything_is_seen_again(&stage).await;
+        everything_is_seen_again(&stage, "none").await;
         stage.finish().await;
     });
 }
