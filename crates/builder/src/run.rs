@@ -99,14 +99,12 @@ impl Failure {
             tracing::warn!(error = text, "a build fails for the host");
             let damaged = matches!(error, DriverError::Layer { .. });
             let fix = if damaged {
-                "\nFIX: build again without the cache (skip_cache)"
+                "build again without the cache (skip_cache)"
             } else {
-                ""
+                "build again; finished steps are taken from the cache"
             };
-            Self::new(
-                &step,
-                format!("cannot run a sandbox for the build: {text}{fix}"),
-            )
+            let message = format!("cannot run a sandbox for the build: {text}\nFIX: {fix}");
+            Self::new(&step, message)
         }
     }
 }
