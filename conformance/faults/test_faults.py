@@ -246,13 +246,14 @@ def test_upload_that_stops_half_way(started):
         with socket.create_connection((host_name, port)) as half:
             half.sendall(head.encode() + b"z" * 300_000)
             wait_until("the half has arrived", 5, lambda: sandbox.files.exists("/tmp/half") and sandbox.files.get_info("/tmp/half").size > 0)
-    sandbox.files.write("/tmp/half", "whole")
-    assert sandbox.files.read("/tmp/half") == "whole"
 
     def none_open() -> bool:
         return sandbox.commands.run("ls -l /proc/1/fd | grep -c /tmp/half || true", user="root").stdout.strip() == "0"
 
+    # Until then what has arrived is still being written, to the same file.
     wait_until("envd has closed the file", 5, none_open)
+    sandbox.files.write("/tmp/half", "whole")
+    assert sandbox.files.read("/tmp/half") == "whole"
 
 
 @pytest.mark.seconds(120)
