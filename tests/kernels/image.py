@@ -1,7 +1,7 @@
 """Makes what a virtual machine starts from: a first file system in memory and two disks.
 
     initramfs   busybox, the modules that the disks need, `guest/init`
-    host disk   the modules of one kernel, the server, the checks, `nft`
+    host disk   the modules of one kernel, the server, the checks, `nft`, `mke2fs`
     data disk   a data directory with the base template; its layer is the virtual machine's own system, too
 
 Separate from the runner because nothing here knows how a machine is started or judged.
@@ -63,7 +63,8 @@ def make_host_disk(kernel: Path, soulbox: Path, target: Path, work: Path, extra:
         shutil.copy2(path, tree / "checks" / path.name)
     (tree / "bin").mkdir()
     shutil.copy2(soulbox, tree / "bin/soulbox")
-    bundle(shutil.which("nft", path=with_sbin()["PATH"]), tree)
+    for program in ("nft", "mke2fs"):
+        bundle(shutil.which(program, path=with_sbin()["PATH"]), tree)
     disk(target, tree, 1024)
     shutil.rmtree(tree)
     shutil.rmtree(lib.parent)
