@@ -18,24 +18,20 @@ const ARCHIVE: &str = "/tmp/.soulbox-files";
 /// Archives are read in pieces of this size.
 const PIECE: usize = 256 * 1024;
 
-/// Whether a step needs a sandbox at all: the environment alone is our own affair.
-pub(crate) fn needs_stage(action: &Action) -> bool {
-    match action {
-        Action::Env(pairs) => pairs
-            .iter()
-            .any(|(_, value)| script::needs_expansion(value)),
-        Action::Run { .. } | Action::Copy(_) | Action::Workdir(_) | Action::User { .. } => true,
+/// The context after a step that needs no sandbox: variables that mean what they say. `None` for every other step.
+pub(crate) fn without_stage(action: &Action, context: &BuildContext) -> Option<BuildContext> {
+    let Action::Env(pairs) = action else {
+        return None;
+    };
+    if pairs
+        .iter()
+        .any(|(_, value)| script::needs_expansion(value))
+    {
+        return None;
     }
-}
-
-/// The context after variables that mean what they say.
-pub(crate) fn with_plain_variables(
-    context: &BuildContext,
-    pairs: &[(String, String)],
-) -> BuildContext {
     let mut next = context.clone();
     next.env.extend(pairs.iter().cloned());
-    next
+    Some(next)
 }
 
 /// Does it and returns the context of what follows.

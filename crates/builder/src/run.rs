@@ -201,15 +201,7 @@ impl Work {
         let key = state.key.after(step);
         let headline = format!("{prefix} {} [{}]", step.headline(), key.short());
         state.force |= step.force;
-        let cached = match state.force {
-            true => None,
-            false => self
-                .store
-                .cached_step(&self.team.id, key.as_str())
-                .await
-                .map_err(Failure::store(&number))?,
-        };
-        let done = match cached {
+        let done = match self.known(state, &key, &number).await? {
             Some(done) => {
                 let line = format!("CACHED {headline}");
                 journal.say(LogLevel::Info, Some(&number), line).await;
@@ -223,10 +215,7 @@ impl Work {
                     prefix,
                 };
                 let done = self.carry_out(state, step, &mut output).await?;
-                self.store
-                    .put_cached_step(&self.team.id, key.as_str(), &done)
-                    .await
-                    .map_err(Failure::store(&number))?;
+                self.remember(&key, &done, &number).await?;
                 done
             }
         };
@@ -243,6 +232,27 @@ impl Work {
         Ok(())
     }
 
+    /// What the cache has under a key, where it may be asked.
+    async fn known(
+        &self,
+        state: &State,
+        key: &Key,
+        step: &str,
+    ) -> Result<Option<CachedStep>, Failure> {
+        if state.force {
+            return Ok(None);
+        }
+        let found = self.store.cached_step(&self.team.id, key.as_str()).await;
+        found.map_err(Failure::store(step))
+    }
+
+    async fn remember(&self, key: &Key, done: &CachedStep, step: &str) -> Result<(), Failure> {
+        let noted = self
+            .store
+            .put_cached_step(&self.team.id, key.as_str(), done);
+        noted.await.map_err(Failure::store(step))
+    }
+
     async fn carry_out(
         &self,
         state: &State,
@@ -253,13 +263,10 @@ impl Work {
         let action = step
             .action()
             .map_err(|error| Failure::new(&number, error.to_string()))?;
-        if !act::needs_stage(&action) {
-            let crate::step::Action::Env(pairs) = &action else {
-                return Err(Failure::new(&number, "a step that does nothing"));
-            };
+        if let Some(context) = act::without_stage(&action, &state.context) {
             return Ok(CachedStep {
                 layer: None,
-                context: act::with_plain_variables(&state.context, pairs),
+                context,
                 size_bytes: 0,
             });
         }
@@ -295,14 +302,7 @@ impl Work {
             return Ok(());
         }
         let key = state.key.squashed();
-        let cached = match state.force {
-            true => None,
-            false => self
-                .store
-                .cached_step(&self.team.id, key.as_str())
-                .await
-                .map_err(Failure::store(STEP))?,
-        };
+        let cached = self.known(state, &key, STEP).await?;
         let (layer, size_bytes) = match cached.and_then(|step| Some((step.layer?, step.size_bytes)))
         {
             Some(known) => known,
@@ -314,10 +314,7 @@ impl Work {
                     context: state.context.clone(),
                     size_bytes: bytes(&made),
                 };
-                self.store
-                    .put_cached_step(&self.team.id, key.as_str(), &step)
-                    .await
-                    .map_err(Failure::store(STEP))?;
+                self.remember(&key, &step, STEP).await?;
                 (made.digest, step.size_bytes)
             }
         };
