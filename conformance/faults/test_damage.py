@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from crashing import call, options
 from server import Server, from_environment, kill_every_sandbox, wait_until
 
 DATABASE = ("soulbox.db", "soulbox.db-wal", "soulbox.db-shm", "soulbox.db-boot")
+# Of linux/in.h; an address may be used that the host does not have.
+IP_FREEBIND = 15
 
 
 @pytest.fixture
@@ -201,6 +205,45 @@ def test_a_lost_claim_costs_no_sandbox(server):
         assert claim.read_text() == wanted
         again(server, sandbox).kill()
         server.kill()
+
+
+def test_the_server_before_may_still_hold_the_dns_address(server):
+    """A block is given back a moment before the last process of its server is gone."""
+    server.start()
+    number = (server.data_dir / "address-block").read_text().strip()
+    shown = subprocess.run(["ip", "-4", "-o", "addr", "show", f"sb{number}gw"], capture_output=True, text=True, check=True)
+    gateway = shown.stdout.split()[3].split("/")[0]
+    assert server.stop() == 0
+    ending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ending.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    ending.bind((gateway, 53))
+    closing = threading.Timer(0.5, ending.close)
+    closing.start()
+    server.start()
+    closing.join()
+    assert (server.data_dir / "address-block").read_text().strip() == number
+
+
+def test_a_server_may_get_another_block(server):
+    """And with it another user: everything of its own is still there for it."""
+    server.start()
+    assert server.stop() == 0
+    block = (server.data_dir / "address-block").read_text()
+    other = from_environment("damage")
+    (other.data_dir / "address-block").write_text(block)
+    try:
+        other.start()
+        assert (other.data_dir / "address-block").read_text() == block
+        server.start()
+        assert (server.data_dir / "address-block").read_text() != block
+        kept(server).kill()
+        status, answer = call(server, "POST", "/v3/templates", {"name": "moved"})
+        assert status == 202, answer
+        status, answer = call(server, "GET", f"/templates/{json.loads(answer)['templateID']}/files/{'a' * 64}")
+        assert status == 201 and not json.loads(answer)["present"], answer
+    finally:
+        assert other.stop() == 0
+        other.remove()
 
 
 def test_a_damaged_template_keeps_nobody_from_his_sandboxes(server):

@@ -120,7 +120,8 @@ class Server:
             raise ServerError(f"no READY line within {timeout} s\n{self.log_tail()}")
         if not ready:
             code = self.process.wait(timeout=5)
-            raise ServerError(f"the server ended with {code} before it was ready\n{self.log_tail()}")
+            # Few lines: a report that is cut must still show the last ones.
+            raise ServerError(f"the server ended with {code} before it was ready\n{self.log_tail(6)}")
         return ready[0]
 
     def log_tail(self, lines: int = 30) -> str:

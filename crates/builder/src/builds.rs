@@ -85,7 +85,9 @@ impl StartBuildError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenBuildsError {
     /// The directory of uploads.
-    #[error("cannot use the directory of uploaded files")]
+    #[error(
+        "cannot use the directory of uploaded files\nFIX: remove `uploads` in the data directory; clients upload again"
+    )]
     Uploads(#[source] std::io::Error),
     /// The database failed.
     #[error("cannot end the builds of an earlier server")]

@@ -139,7 +139,7 @@ impl Hierarchies {
         for root in self.roots() {
             let top = root.join("soulbox");
             let block = top.join(prefix);
-            fs::create_dir_all(&block)?;
+            make_shared_dir(&block)?;
             if matches!(self, Self::Unified { .. }) {
                 for directory in [root, &top, &block] {
                     fs::write(
@@ -524,6 +524,19 @@ fn make_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a directory and those above it. Of those, some belong to all servers of the host, and whoever leaves one empty
+/// removes it, perhaps right now.
+pub(crate) fn make_shared_dir(path: &Path) -> io::Result<()> {
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        match fs::create_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    fs::create_dir_all(path)
+}
+
 fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -559,6 +572,29 @@ mod tests {
         assert!(files.contains(&PathBuf::from(
             "/sys/fs/cgroup/freezer/soulbox/sb2/5/cgroup.procs"
         )));
+    }
+
+    #[test]
+    fn a_shared_directory_is_made_while_another_server_removes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().join("soulbox");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _not_empty = fs::remove_dir(&shared);
+                }
+            });
+            for _ in 0..2000 {
+                let made = make_shared_dir(&shared.join("sb1"));
+                let removed = made.and_then(|()| fs::remove_dir(shared.join("sb1")));
+                if removed.is_err() {
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                removed.unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use soulbox_linux::{exec, landlock};
 use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
-use crate::cgroup::{Hierarchies, SlotCgroup};
+use crate::cgroup::{Hierarchies, SlotCgroup, make_shared_dir};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
 use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
@@ -76,7 +76,7 @@ impl Host {
         // What covers others with it is read by users inside.
         let covers = view::directory(block).join(COVERS);
         let empty = covers.join("empty");
-        DirBuilder::new().recursive(true).create(&empty)?;
+        make_shared_dir(&empty)?;
         fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
         fs::write(covers.join("empty-file"), "")?;
         let disks = Disks::prepare(data_dir, disk)?;

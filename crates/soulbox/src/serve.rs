@@ -36,7 +36,8 @@ use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -103,13 +104,15 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     let driver = Arc::new(RemoteDriver::new(Channel::new(helper)?, TIER));
-    let _resolver = forward_dns(&handover.place, &config.dns_upstreams, dns)?;
+    let resolver = forward_dns(&handover.place, &config.dns_upstreams, dns)?;
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
     let tls = handover.tls.as_ref();
     let served = serve_until(stop, &config, tls, listener, address, &driver).await;
+    // Before the block is given back: whoever has it next listens at the same address.
+    resolver.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
     // it, and ends.
     driver.shutdown().await;
@@ -157,7 +160,7 @@ fn forward_dns(
     place: &Place,
     upstreams: &[SocketAddr],
     sockets: (std::net::UdpSocket, std::net::TcpListener),
-) -> anyhow::Result<DropGuard> {
+) -> anyhow::Result<DnsForwarder> {
     let upstreams = if upstreams.is_empty() {
         Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))
     } else {
@@ -166,8 +169,24 @@ fn forward_dns(
     let config = ResolverConfig::for_network(place.gateway, &place.network, upstreams)?;
     let resolver = Resolver::on(config, sockets.0, sockets.1).context("cannot forward DNS")?;
     let stop = CancellationToken::new();
-    tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
-    Ok(stop.drop_guard())
+    let task = tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
+    Ok(DnsForwarder { stop, task })
+}
+
+/// The DNS forwarder that runs.
+struct DnsForwarder {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl DnsForwarder {
+    /// Ends it. Its sockets are closed when this returns.
+    async fn close(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the DNS forwarder failed");
+        }
+    }
 }
 
 /// The parts of a running server that outlast its listener.

@@ -25,6 +25,8 @@ const SERVER_FILES: [&str; 8] = [
     "token.seed",
     "node.id",
 ];
+/// Directories that the server makes for itself, of what can be had again.
+const SERVER_CACHES: [&str; 1] = ["uploads"];
 /// How long a start waits for the lock, and how often it looks.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -85,7 +87,9 @@ impl Claim {
             for name in SERVER_FILES {
                 give(&directory, name, id)?;
             }
-            Ok(())
+            SERVER_CACHES
+                .iter()
+                .try_for_each(|name| drop_of_another(&self.data_dir.join(name), id))
         };
         shared()
             .with_context(|| format!("cannot share {} with the server", self.data_dir.display()))
@@ -180,6 +184,16 @@ fn give(directory: &File, name: &str, id: u32) -> io::Result<()> {
         Some(Uid::from_raw(id)),
         Some(Gid::from_raw(id)),
     )?)
+}
+
+/// Removes a directory of the server when the server had another block, and with it another user, that it was for.
+/// Trees are not walked to change their owners: what is in them was put there by somebody with fewer rights.
+fn drop_of_another(directory: &Path, id: u32) -> io::Result<()> {
+    match std::fs::symlink_metadata(directory) {
+        Ok(facts) if facts.is_dir() && facts.uid() != id => std::fs::remove_dir_all(directory),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for a server that is just ending: its helper follows it within moments.

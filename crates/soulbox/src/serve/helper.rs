@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
@@ -20,6 +21,9 @@ use crate::embed::PROGRAMS;
 
 /// Most bytes of the server's first word.
 const FIRST_WORD_BYTES: usize = 256 * 1024;
+/// How long an ending server may hold the address of the DNS forwarder, and how often it is tried.
+const DNS_PATIENCE: Duration = Duration::from_secs(2);
+const DNS_RETRY: Duration = Duration::from_millis(10);
 
 /// Serves the process at the other end of `server` until it is gone.
 pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
@@ -51,7 +55,7 @@ impl Held {
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
         let claim = Claim::take(&config.data_dir).await?;
-        match Self::prepare(&claim, &config) {
+        match Self::prepare(&claim, &config).await {
             Ok((driver, dns)) => Ok(Self { claim, driver, dns }),
             Err(error) => {
                 // A start that fails leaves the host as it was.
@@ -63,7 +67,7 @@ impl Held {
         }
     }
 
-    fn prepare(
+    async fn prepare(
         claim: &Claim,
         config: &Config,
     ) -> anyhow::Result<(Arc<NamespaceDriver>, (UdpSocket, TcpListener))> {
@@ -72,7 +76,8 @@ impl Held {
         let driver = Arc::new(claim.driver(config.slots_ready.into(), config.disk, PROGRAMS)?);
         claim.share_with_server()?;
         let listen = SocketAddr::from((claim.block().gateway(), 53));
-        let dns = resolver::sockets(listen)
+        let dns = dns_sockets(listen)
+            .await
             .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {}", listen.ip()))?;
         Ok((driver, dns))
     }
@@ -98,5 +103,20 @@ impl Held {
             Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
         }
         Ok(())
+    }
+}
+
+/// Binds the sockets of the DNS forwarder. The server that had the block before may still be closing its own.
+async fn dns_sockets(listen: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
+    let patience = Instant::now() + DNS_PATIENCE;
+    loop {
+        match resolver::sockets(listen) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < patience =>
+            {
+                tokio::time::sleep(DNS_RETRY).await;
+            }
+            other => return other,
+        }
     }
 }
