@@ -21,10 +21,10 @@ help: ## list the targets
 setup: ## install what is missing: distribution packages, official clients for the tests
 	@scripts/setup
 
-guest: ## build the two programs that go into every sandbox, static and small
+guest: ## build the programs that go into sandboxes, static and small
 	@scripts/need-cargo
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile guest --target $(TARGET) \
-	  --target-dir target/guest -p soulbox-jail -p soulbox-envd
+	  --target-dir target/guest -p soulbox-jail -p soulbox-envd -p soulbox-tar
 
 build: guest ## build soulbox with both inside: target/release/soulbox
 	cargo build --locked --release -p soulbox

@@ -1,4 +1,4 @@
-//! Embeds the two guest programs, so that one file is the whole product.
+//! Embeds the guest programs, so that one file is the whole product.
 //!
 //! They are built first, statically and for size, by `make build`; this script only finds them.
 
@@ -14,6 +14,7 @@ fn main() {
     for (variable, program) in [
         ("SOULBOX_JAIL", "soulbox-jail"),
         ("SOULBOX_ENVD", "soulbox-envd"),
+        ("SOULBOX_TAR", "soulbox-tar"),
     ] {
         let path = directory.join(program);
         println!("cargo::rerun-if-changed={}", path.display());

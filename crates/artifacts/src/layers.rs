@@ -3,9 +3,9 @@
 //! What is unfinished lies in a directory of its own in `tmp/`, which is locked as long as somebody works in it: what is
 //! there without a lock was left by somebody who died.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +20,21 @@ use crate::tree::{self, Written};
 
 /// Begins the name of every directory of unfinished work.
 const PREFIX: &str = "layer-";
+/// The bare layer, the root first.
+const BARE_DIRECTORIES: [(&str, u32); 8] = [
+    ("", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+];
+const BARE_FILES: [(&str, &[u8], u32); 2] = [
+    ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644),
+    ("etc/group", b"root:x:0:\n", 0o644),
+];
 
 impl Artifacts {
     /// Makes a layer of what a sandbox has written over these layers, topmost first. `None` when that is nothing.
@@ -56,6 +71,51 @@ impl Artifacts {
         let from: Result<Vec<_>, _> = layers.iter().map(|layer| self.check_layer(layer)).collect();
         let work = Work::begin(self)?;
         tree::squash(&from?, &work.tree(), &work.links())?;
+        self.publish_layer(&work)
+    }
+
+    /// The layer that an image lies on which brings everything but what a sandbox needs to start: the directories that
+    /// are mounted over, and root's name. One that is there already is used.
+    ///
+    /// # Errors
+    /// When the disk fails or is full. Nothing is left then.
+    pub fn bare(&self) -> Result<LayerFacts, ArtifactError> {
+        self.made_of(&BARE_DIRECTORIES, &BARE_FILES)
+    }
+
+    /// A layer with one program at a path like `/directory/program`. One that is there already is used.
+    ///
+    /// # Errors
+    /// As [`Artifacts::bare`]. The path must have exactly one directory.
+    pub fn tool(&self, path: &str, program: &[u8]) -> Result<LayerFacts, ArtifactError> {
+        let path = path.trim_start_matches('/');
+        let directory = path.split('/').next().unwrap_or_default();
+        self.made_of(
+            &[("", 0o755), (directory, 0o755)],
+            &[(path, program, 0o755)],
+        )
+    }
+
+    fn made_of(
+        &self,
+        directories: &[(&str, u32)],
+        files: &[(&str, &[u8], u32)],
+    ) -> Result<LayerFacts, ArtifactError> {
+        let work = Work::begin(self)?;
+        let tree = work.tree();
+        let mode = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode));
+        let made: io::Result<()> = (|| {
+            for (name, bits) in directories {
+                fs::create_dir(tree.join(name))?;
+                mode(&tree.join(name), *bits)?;
+            }
+            for (name, content, bits) in files {
+                fs::write(tree.join(name), content)?;
+                mode(&tree.join(name), *bits)?;
+            }
+            Ok(())
+        })();
+        made.map_err(|e| ArtifactError::io("fill", &tree, e))?;
         self.publish_layer(&work)
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use soulbox_driver::{BoxFuture, Driver, DriverError, Guest, SavedLayer};
+use soulbox_driver::{BareLayers, BoxFuture, Driver, DriverError, Guest, SavedLayer};
 use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
 use soulbox_linux::{exec, process};
@@ -218,6 +218,10 @@ impl Driver for NamespaceDriver {
         layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
         Box::pin(self.host.layers.remove(layers))
+    }
+
+    fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>> {
+        Box::pin(self.host.layers.bare())
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

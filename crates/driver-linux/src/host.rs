@@ -20,13 +20,15 @@ use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
 use crate::{seccomp, shadow, view};
 
-/// The two programs that the driver runs.
+/// The programs that the driver brings into sandboxes.
 #[derive(Debug, Clone, Copy)]
 pub struct Programs<'a> {
     /// `soulbox-jail`.
     pub jail: &'a [u8],
     /// `soulbox-envd`.
     pub envd: &'a [u8],
+    /// `soulbox-tar`.
+    pub tar: &'a [u8],
 }
 
 /// Directory beside the views of sandboxes that holds what they share. No sandbox's id begins with a dot.
@@ -93,7 +95,7 @@ impl Host {
                 .trim()
                 .to_owned(),
             data: data_dir.to_owned(),
-            layers: Layers::new(layers_dir)?,
+            layers: Layers::new(layers_dir, programs.tar)?,
             layers_dir: layers_dir.to_owned(),
             run,
             sandboxes,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use soulbox_artifacts::{ArtifactError, Artifacts, LayerFacts, Written};
-use soulbox_driver::{DriverError, SavedLayer};
+use soulbox_driver::{BareLayers, DriverError, SavedLayer, TAR};
 use soulbox_types::{ErrorKind, LayerDigest, SandboxSpec, SlotIndex};
 use tokio::sync::Semaphore;
 
@@ -27,16 +27,19 @@ pub(crate) struct Layers {
     data: PathBuf,
     counts: Arc<Mutex<Counts>>,
     making: Arc<Semaphore>,
+    /// The program `soulbox-tar`.
+    tar: Arc<[u8]>,
 }
 
 impl Layers {
-    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn new(directory: &Path, tar: &[u8]) -> io::Result<Self> {
         let data = std::path::absolute(directory)?;
         let data = data.parent().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
             data: data.to_owned(),
             counts: Arc::default(),
             making: Arc::new(Semaphore::new(AT_A_TIME)),
+            tar: tar.into(),
         })
     }
 
@@ -82,6 +85,17 @@ impl Layers {
             artifacts.squash(&standing.layers)
         });
         Ok(saved_layer(squashed.await?))
+    }
+
+    pub(crate) async fn bare(&self) -> Result<BareLayers, DriverError> {
+        let tar = Arc::clone(&self.tar);
+        let made = self.work("make the layers for images", move |artifacts| {
+            Ok(BareLayers {
+                ground: artifacts.bare()?.digest,
+                tools: artifacts.tool(TAR, &tar)?.digest,
+            })
+        });
+        made.await
     }
 
     pub(crate) async fn remove(
@@ -197,7 +211,7 @@ mod tests {
 
     #[test]
     fn layers_are_counted_by_who_stands_on_them() {
-        let layers = Layers::new(Path::new("/data/layers")).unwrap();
+        let layers = Layers::new(Path::new("/data/layers"), b"").unwrap();
         let [one, other] = [1, 2].map(|n| LayerDigest::from_bytes([n; 32]));
         let first = layers.stand_on(&[one, other]);
         let second = layers.stand_on(&[one]);

@@ -154,6 +154,18 @@ pub struct SavedLayer {
     pub content_bytes: u64,
 }
 
+/// What an image that brings everything else is unpacked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BareLayers {
+    /// Holds only what a sandbox needs to start: directories that are mounted over, and root's name.
+    pub ground: LayerDigest,
+    /// Lies on it while something is unpacked: the program at [`TAR`].
+    pub tools: LayerDigest,
+}
+
+/// The program `soulbox-tar` in a sandbox that stands on [`BareLayers::tools`].
+pub const TAR: &str = "/.soulbox/tar";
+
 /// Creates guests and looks after layers; one per isolation tier.
 pub trait Driver: Debug + Send + Sync {
     /// Name of the tier: `namespace`, `gvisor`, `microvm`.
@@ -195,6 +207,9 @@ pub trait Driver: Debug + Send + Sync {
         &'a self,
         layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>>;
+
+    /// The layers that an image is unpacked on. Made when they are not there; they may be removed like any other.
+    fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>>;
 
     /// Releases what is only prepared (free slots). Guests stay.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

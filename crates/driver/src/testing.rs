@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer};
+use crate::{
+    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
+};
 
 /// The fake host. A copy is another handle on the same one.
 #[derive(Debug, Clone)]
@@ -217,6 +219,17 @@ impl Driver for FakeDriver {
                 .iter()
                 .filter(|layer| !used(layer) && there.remove(layer));
             Ok(removed.copied().collect())
+        })
+    }
+
+    fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>> {
+        Box::pin(async {
+            let bare = BareLayers {
+                ground: LayerDigest::from_bytes([0xba; 32]),
+                tools: LayerDigest::from_bytes([0xbb; 32]),
+            };
+            self.host.layers.lock().extend([bare.ground, bare.tools]);
+            Ok(bare)
         })
     }
 

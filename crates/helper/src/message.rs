@@ -3,7 +3,7 @@
 use std::io;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use soulbox_driver::{DialError, DriverError, GuestStats, OomKill, SavedLayer};
+use soulbox_driver::{BareLayers, DialError, DriverError, GuestStats, OomKill, SavedLayer};
 use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
@@ -54,6 +54,8 @@ pub enum Request {
         /// Topmost first.
         layers: Vec<LayerDigest>,
     },
+    /// Make the layers that images are unpacked on.
+    BareLayers,
     /// Remove layers that no guest stands on.
     RemoveLayers {
         /// Which.
@@ -115,6 +117,8 @@ pub enum Answer {
     Saved(Option<SavedLayer>),
     /// The one layer.
     Squashed(SavedLayer),
+    /// The layers that images are unpacked on.
+    Bare(BareLayers),
     /// The layers that are gone now.
     Removed(Vec<LayerDigest>),
     /// Everything is released; the helper ends.

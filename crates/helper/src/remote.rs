@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{
-    BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
+    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
 };
 use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
 use tokio::net::TcpStream;
@@ -159,6 +159,18 @@ impl Driver for RemoteDriver {
             let request = Request::RemoveLayers { layers };
             match self.ask(request, "remove layers").await? {
                 Answer::Removed(layers) => Ok(layers),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>> {
+        Box::pin(async move {
+            match self
+                .ask(Request::BareLayers, "make the layers for images")
+                .await?
+            {
+                Answer::Bare(layers) => Ok(layers),
                 other => Err(unexpected(&other)),
             }
         })

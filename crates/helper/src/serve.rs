@@ -141,6 +141,7 @@ impl Helper {
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
             Request::Save { guest } => self.answer(id, self.save(guest).await),
             Request::Squash { layers } => self.answer(id, self.squash(&layers).await),
+            Request::BareLayers => self.answer(id, self.bare_layers().await),
             Request::RemoveLayers { layers } => {
                 self.answer(id, self.remove_layers(&layers).await);
             }
@@ -234,6 +235,10 @@ impl Helper {
     async fn squash(&self, layers: &[LayerDigest]) -> Done {
         check::squash(layers).map_err(Refusal::Unacceptable)?;
         Ok((Answer::Squashed(self.driver.squash(layers).await?), None))
+    }
+
+    async fn bare_layers(&self) -> Done {
+        Ok((Answer::Bare(self.driver.bare_layers().await?), None))
     }
 
     /// Not before it is known what runs: the layers that it stands on must stay.

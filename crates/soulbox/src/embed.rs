@@ -6,4 +6,5 @@ use soulbox_driver_linux::Programs;
 pub(crate) const PROGRAMS: Programs<'static> = Programs {
     jail: include_bytes!(env!("SOULBOX_JAIL")),
     envd: include_bytes!(env!("SOULBOX_ENVD")),
+    tar: include_bytes!(env!("SOULBOX_TAR")),
 };

@@ -139,3 +139,20 @@ fn a_full_disk_leaves_nothing() {
     let nothing = (soulbox_types::ErrorKind::StorageFull, Vec::new(), 0);
     assert_eq!(found.unwrap(), nothing);
 }
+
+#[test]
+fn the_bare_layer_is_the_same_every_time() {
+    let (_dir, artifacts) = store();
+    let made = artifacts.bare().unwrap();
+    assert_eq!(artifacts.bare().unwrap(), made);
+    artifacts.check_layer(&made.digest).unwrap();
+    assert!(
+        artifacts
+            .layer_path(&made.digest)
+            .join("etc/passwd")
+            .is_file()
+    );
+    assert!(unfinished(&artifacts).is_empty());
+    drop(artifacts.remove_layer(&made.digest).unwrap());
+    assert_eq!(artifacts.bare().unwrap(), made);
+}

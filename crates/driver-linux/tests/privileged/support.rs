@@ -204,6 +204,7 @@ impl Place {
         let programs = Programs {
             jail: &needs.jail,
             envd: &needs.envd,
+            tar: b"",
         };
         NamespaceDriver::new(&settings, programs).unwrap()
     }
