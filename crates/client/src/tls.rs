@@ -44,7 +44,19 @@ pub(crate) enum Connector {
     Through(Dial),
 }
 
-/// Trust in the certificates of `ca_file`, else in the system's.
+/// The certificates that are to be trusted cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up HTTPS: {0}")]
+pub struct TrustError(String);
+
+/// What connects over TLS and trusts the certificates of `ca_file`, else the system's. Speaks HTTP/1.1.
+///
+/// # Errors
+/// When there are none that can be read.
+pub fn trust(ca_file: Option<&Path>) -> Result<TlsConnector, TrustError> {
+    connector(ca_file).map_err(TrustError)
+}
+
 pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
     let path = match ca_file {
         Some(path) => path,

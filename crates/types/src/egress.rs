@@ -1,5 +1,7 @@
 //! Where no sandbox may go, whatever anybody allows.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 /// Ranges that are closed to every sandbox: private networks, the machine itself, link-local with the cloud
 /// metadata addresses (one of which, 168.63.129.16 on Azure, is not link-local), and what is not unicast. No user rule opens them.
 pub const CLOSED_IPV4: [&str; 15] = [
@@ -19,3 +21,77 @@ pub const CLOSED_IPV4: [&str; 15] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
+
+/// Whether an address is one of the public internet, in whatever form it is written: what names a host's own networks,
+/// or carries such an address inside, is not.
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !CLOSED_IPV4.iter().any(|range| contains(range, address)),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn contains(range: &str, address: Ipv4Addr) -> bool {
+    let Some((network, length)) = range.split_once('/') else {
+        return false;
+    };
+    let (Ok(network), Ok(length)) = (network.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
+        return false;
+    };
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+    address.to_bits() & mask == network.to_bits() & mask
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let part = address.segments();
+    let carried = |high: u16, low: u16| {
+        is_public(IpAddr::V4(Ipv4Addr::from_bits(
+            u32::from(high) << 16 | u32::from(low),
+        )))
+    };
+    match part {
+        // RFC 4291 mapped, RFC 6052 translated, RFC 3056 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            carried(high, low)
+        }
+        [0x2002, high, low, ..] => carried(high, low),
+        // Special purposes and documentation.
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_in_every_form() {
+        for (address, public) in [
+            ("8.8.8.8", true),
+            ("10.1.2.3", false),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("198.19.255.255", false),
+            ("198.20.0.0", true),
+            ("255.255.255.255", false),
+            ("::1", false),
+            ("::", false),
+            ("::ffff:10.0.0.1", false),
+            ("::ffff:8.8.8.8", true),
+            ("64:ff9b::a00:1", false),
+            ("64:ff9b::808:808", true),
+            ("2002:a00:1::", false),
+            ("2002:808:808::", true),
+            ("fe80::1", false),
+            ("fd00::1", false),
+            ("ff02::1", false),
+            ("2001:db8::1", false),
+            ("2001:0:1::", false),
+            ("2606:4700::1111", true),
+        ] {
+            assert_eq!(is_public(address.parse().unwrap()), public, "{address}");
+        }
+    }
+}
