@@ -11,6 +11,7 @@ use crate::database::{Db, parsed};
 use crate::error::During;
 use crate::tags::insert_tag;
 use crate::templates::ResolvedTemplate;
+use crate::versions::next_version;
 use crate::{Store, StoreError, Team};
 
 /// A template that the server brings with it.
@@ -120,6 +121,7 @@ async fn add_bootstrap_build(
     wanted: &BootstrapTemplate,
     now: Timestamp,
 ) -> Result<Build, StoreError> {
+    let semver = next_version(transaction, template, &[]).await?;
     let build = Build {
         id: BuildId::random(),
         template: template.clone(),
@@ -133,6 +135,7 @@ async fn add_bootstrap_build(
         start: None,
         reason: None,
         version: 0,
+        semver: Some(semver),
         size_bytes: 0,
         created_at: now,
         updated_at: now,

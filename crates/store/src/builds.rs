@@ -17,6 +17,7 @@ use crate::database::{
 use crate::error::During;
 use crate::page::{Keyset, cut};
 use crate::templates::push_page;
+use crate::versions::ready_of_version;
 use crate::{Order, Page, PageRequest, Store, StoreError};
 
 /// Name of the table in messages.
@@ -66,6 +67,8 @@ pub struct Build {
     pub reason: Option<BuildReason>,
     /// Which build of its template it is, counted from 1.
     pub version: i64,
+    /// Its semantic version, for example `1.2.0`; no other build of the template has the same.
+    pub semver: Option<String>,
     /// Content of its own layers in bytes, without those that it goes on from.
     pub size_bytes: i64,
     /// When it was asked for.
@@ -120,7 +123,8 @@ impl BuildStatus {
 }
 
 impl Store {
-    /// The usable build under a tag (or with a build id in place of the tag).
+    /// The usable build under a tag, or with a version or a build id in place of the tag. A tag comes before a version
+    /// of the same text.
     ///
     /// # Errors
     /// When the database fails.
@@ -130,7 +134,10 @@ impl Store {
         tag: &str,
     ) -> Result<Option<Build>, StoreError> {
         let Ok(build) = tag.parse::<BuildId>() else {
-            return newest_ready(self.reader(), template, tag).await;
+            return match newest_ready(self.reader(), template, tag).await? {
+                Some(build) => Ok(Some(build)),
+                None => ready_of_version(self.reader(), template, tag).await,
+            };
         };
         let row = sqlx::query(
             "SELECT * FROM builds WHERE id = $1 AND template_id = $2 AND status = 'ready'",
@@ -381,8 +388,8 @@ pub(crate) async fn insert_build(
 ) -> Result<Build, StoreError> {
     let version = sqlx::query_scalar(
         "INSERT INTO builds (id, template_id, status, vcpu_count, memory_mib, pids, disk_mib, layers, envd_version, \
-         default_user, default_workdir, created_at, updated_at, finished_at, env, start_command, size_bytes, version) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         default_user, default_workdir, created_at, updated_at, finished_at, env, start_command, size_bytes, semantic_version, version) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
          (SELECT COALESCE(MAX(version), 0) + 1 FROM builds WHERE template_id = $2)) RETURNING version",
     )
     .bind(build.id.as_str())
@@ -402,6 +409,7 @@ pub(crate) async fn insert_build(
     .bind(to_json(&build.env))
     .bind(build.start.as_ref().map(to_json))
     .bind(build.size_bytes)
+    .bind(&build.semver)
     .fetch_one(&mut **transaction)
     .await
     .during("add a build")?;
@@ -444,6 +452,7 @@ pub(crate) fn build_of(row: &DbRow) -> Result<Build, StoreError> {
         start: maybe_json(row, TABLE, "start_command")?,
         reason: reason_of(row)?,
         version: column(row, TABLE, "version")?,
+        semver: column(row, TABLE, "semantic_version")?,
         size_bytes: column(row, TABLE, "size_bytes")?,
         created_at: time(row, TABLE, "created_at")?,
         updated_at: time(row, TABLE, "updated_at")?,

@@ -8,6 +8,7 @@
 pub mod bootstrap;
 pub mod build_logs;
 pub mod builds;
+pub mod catalogue;
 pub mod database;
 pub mod error;
 mod files;
@@ -25,10 +26,12 @@ pub mod teams;
 pub mod template_changes;
 pub mod templates;
 mod unneeded;
+mod versions;
 
 pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
 pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild};
+pub use catalogue::CatalogueEntry;
 pub use database::Store;
 pub use error::StoreError;
 pub use files::Expect;

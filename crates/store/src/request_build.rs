@@ -11,6 +11,7 @@ use crate::database::{Db, parsed};
 use crate::error::During;
 use crate::tags::{insert_tag, push_tags};
 use crate::templates::{Template, template_of};
+use crate::versions::next_version;
 use crate::{Store, StoreError, Team};
 
 /// How far back builds in progress are counted; what is older is nobody's work any more.
@@ -119,7 +120,9 @@ impl Store {
             None => add_template(&mut transaction, &team.id, now).await?,
         };
         claim_alias(&mut transaction, team, &template, &new.reference, now).await?;
-        let build = insert_build(&mut transaction, waiting(&template, new.limits, now)).await?;
+        let semver = next_version(&mut transaction, &template, &new.tags).await?;
+        let build = waiting(&template, new.limits, semver, now);
+        let build = insert_build(&mut transaction, build).await?;
         for tag in &new.tags {
             insert_tag(&mut transaction, &build, tag, now).await?;
         }
@@ -139,7 +142,7 @@ const DAMAGED: StoreError = StoreError::Damaged {
     column: "id",
 };
 
-fn waiting(template: &TemplateId, limits: Limits, now: Timestamp) -> Build {
+fn waiting(template: &TemplateId, limits: Limits, semver: String, now: Timestamp) -> Build {
     Build {
         id: BuildId::random(),
         template: template.clone(),
@@ -153,6 +156,7 @@ fn waiting(template: &TemplateId, limits: Limits, now: Timestamp) -> Build {
         start: None,
         reason: None,
         version: 0,
+        semver: Some(semver),
         size_bytes: 0,
         created_at: now,
         updated_at: now,

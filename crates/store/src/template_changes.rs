@@ -81,6 +81,26 @@ impl DeleteTemplateError {
 }
 
 impl Store {
+    /// Says what a template is. Nothing but spaces takes away what was said.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_template_description(
+        &self,
+        template: &Template,
+        description: &str,
+    ) -> Result<(), StoreError> {
+        let description = Some(description.trim()).filter(|text| !text.is_empty());
+        sqlx::query("UPDATE templates SET description = $2, updated_at = $3 WHERE id = $1")
+            .bind(template.id.as_str())
+            .bind(description)
+            .bind(Timestamp::now().0)
+            .execute(self.writer())
+            .await
+            .during("change a template")
+            .map(drop)
+    }
+
     /// Says whether other teams may use a template. With `claim`, a template that becomes public takes its aliases for
     /// everybody, without namespace.
     ///

@@ -80,7 +80,7 @@ pub enum ResolveError {
     TagNotFound {
         /// The name as the caller gave it, without tag.
         name: String,
-        /// The tag or build id.
+        /// The tag, version or build id.
         tag: String,
     },
     /// The database failed.
@@ -255,7 +255,7 @@ impl Store {
     }
 
     /// Fills in the aliases, oldest first.
-    async fn add_aliases<'t>(
+    pub(crate) async fn add_aliases<'t>(
         &self,
         templates: impl IntoIterator<Item = &'t mut Template>,
     ) -> Result<(), StoreError> {
@@ -440,6 +440,7 @@ pub(crate) mod tests {
             start: None,
             reason: None,
             version: 0,
+            semver: None,
             size_bytes: 0,
             created_at: Timestamp(at),
             updated_at: Timestamp(at),
