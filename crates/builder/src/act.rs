@@ -88,14 +88,24 @@ async fn run(
     context: &BuildContext,
     output: &mut Output<'_>,
 ) -> Result<(), StepFailure> {
-    let failed = in_words("failed to run command", command);
     let start = Start {
         user: Some(user.unwrap_or(&context.user).to_owned()),
         cwd: context.workdir.clone(),
         envs: script::environment(context),
         ..Start::shell(command)
     };
-    let end = match stage.run(&start, output).await {
+    run_program(stage, &start, command, output).await
+}
+
+/// Runs a program; `text` is how it was written.
+pub(crate) async fn run_program(
+    stage: &Stage,
+    start: &Start,
+    text: &str,
+    output: &mut Output<'_>,
+) -> Result<(), StepFailure> {
+    let failed = in_words("failed to run command", text);
+    let end = match stage.run(start, output).await {
         Ok(end) => end,
         Err(error) => return Err(failed(error.into())),
     };

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use soulbox_driver::Driver;
 use soulbox_fault as fault;
+use soulbox_registry::Registries;
 use soulbox_store::{Build, BuildReason, LogLevel, Store, StoreError, Team, Template};
 use soulbox_telemetry::task::Tasks;
 use soulbox_types::{BuildId, ErrorKind, Timestamp};
@@ -17,6 +18,8 @@ use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
+use crate::look::Looks;
+use crate::mirrors::Mirrors;
 use crate::request::BuildRequest;
 use crate::run::{Failure, Work};
 use crate::uploads::Uploads;
@@ -40,6 +43,8 @@ struct Shared {
     store: Store,
     driver: Arc<dyn Driver>,
     uploads: Uploads,
+    registries: Registries,
+    mirrors: Arc<Mirrors>,
     tasks: Tasks,
     /// Held for reading by every build, and for writing while layers are removed: between the moment a layer is made and
     /// the moment the database knows it, nothing else says that it is needed.
@@ -103,6 +108,8 @@ impl Builds {
         store: Store,
         driver: Arc<dyn Driver>,
         uploads: PathBuf,
+        registries: Registries,
+        mirrors: Mirrors,
     ) -> Result<Self, OpenBuildsError> {
         let uploads = Uploads::open(uploads).map_err(OpenBuildsError::Uploads)?;
         let reason = BuildReason {
@@ -117,6 +124,8 @@ impl Builds {
             store,
             driver,
             uploads,
+            registries,
+            mirrors: Arc::new(mirrors),
             tasks: Tasks::new(),
             quiet: Arc::default(),
             collect: Notify::new(),
@@ -154,6 +163,8 @@ impl Builds {
             store: self.shared.store.clone(),
             driver: Arc::clone(&self.shared.driver),
             uploads: self.shared.uploads.clone(),
+            registries: self.shared.registries.clone(),
+            mirrors: Arc::clone(&self.shared.mirrors),
             team,
             template,
             build,
@@ -183,6 +194,13 @@ impl Builds {
     #[must_use]
     pub fn uploads(&self) -> &Uploads {
         &self.shared.uploads
+    }
+
+    /// What can be read out of finished builds. Each call has its own count of sandboxes: ask once.
+    #[must_use]
+    pub fn looks(&self) -> Looks {
+        let shared = &self.shared;
+        Looks::new(Arc::clone(&shared.driver), shared.uploads.clone())
     }
 
     /// Ends every build and returns when nothing of them is left.

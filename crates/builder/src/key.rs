@@ -20,6 +20,22 @@ impl Key {
         Self(hash(&parts))
     }
 
+    /// The key of an image of a registry or an archive, made into a layer.
+    pub(crate) fn of_image(digest: &str) -> Self {
+        Self(hash(&[
+            VERSION.to_owned(),
+            "image".to_owned(),
+            digest.to_owned(),
+        ]))
+    }
+
+    /// The key of what is done to this state, in words of our own.
+    pub(crate) fn and(&self, words: &[&str]) -> Self {
+        let mut parts = vec![self.0.clone()];
+        parts.extend(words.iter().map(|&word| word.to_owned()));
+        Self(hash(&parts))
+    }
+
     /// The key of what a step makes of this state.
     pub(crate) fn after(&self, step: &Step) -> Self {
         let mut parts = vec![self.0.clone(), step.kind()];
@@ -30,7 +46,7 @@ impl Key {
 
     /// The key of all layers of this state as one.
     pub(crate) fn squashed(&self) -> Self {
-        Self(hash(&[self.0.clone(), "squashed".to_owned()]))
+        self.and(&["squashed"])
     }
 
     /// The name in the database.

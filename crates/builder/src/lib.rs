@@ -6,11 +6,23 @@
 //!
 //! Reading order: [`request`], `step` (what steps mean), `key` (when two are the same), `run` (a build from beginning
 //! to end), `act` and `script` (how a step is carried out), `stage` (the sandbox it runs in), `builds`.
+//! What is in finished builds is read by [`look`] (and [`export`]), which starts a sandbox of them as well;
+//! [`difference`] compares.
 
 mod act;
+mod archive;
 mod builds;
+pub mod difference;
+mod dockerfile;
+pub mod export;
+mod files;
+mod image;
 mod journal;
 mod key;
+pub mod look;
+pub mod mirrors;
+mod oci;
+mod place;
 pub mod request;
 mod run;
 mod script;
@@ -19,5 +31,9 @@ mod step;
 pub mod uploads;
 
 pub use builds::{Builds, OpenBuildsError, StartBuildError};
-pub use request::{BuildRequest, Credentials, Runtime, Source, Step};
+pub use difference::{Contents, Difference};
+pub use export::Archive;
+pub use look::{LookError, Looks};
+pub use mirrors::Mirrors;
+pub use request::{BuildRequest, Credentials, Recipe, Runtime, Source, Step};
 pub use uploads::{Upload, UploadError, Uploads};

@@ -1,6 +1,8 @@
 //! What is asked of a build, as the wire has it.
 
-use std::fmt;
+use std::collections::BTreeMap;
+
+pub use soulbox_registry::Credentials;
 
 /// One build: where it starts, what it does, what runs in its sandboxes.
 #[derive(Debug, Clone)]
@@ -20,7 +22,7 @@ pub struct BuildRequest {
 }
 
 /// Where a build starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Source {
     /// From a template, named as the caller did.
     Template(String),
@@ -31,6 +33,30 @@ pub enum Source {
         /// What the registry asks for.
         credentials: Option<Credentials>,
     },
+    /// From a Dockerfile.
+    Dockerfile {
+        /// What it says and what goes with it.
+        recipe: Recipe,
+        /// What the registries of its images ask for.
+        credentials: Option<Credentials>,
+    },
+    /// From an uploaded archive of a root file system, by its hash.
+    Rootfs(String),
+    /// From an uploaded archive of an OCI image layout, by its hash.
+    Archive(String),
+}
+
+/// A Dockerfile and what goes with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recipe {
+    /// Its text.
+    pub dockerfile: String,
+    /// The uploaded archive of its context.
+    pub context_hash: Option<String>,
+    /// Values for its ARGs.
+    pub build_args: BTreeMap<String, String>,
+    /// The stage that is wanted; the last one when absent.
+    pub target: Option<String>,
 }
 
 /// One step.
@@ -44,43 +70,6 @@ pub struct Step {
     pub files_hash: Option<String>,
     /// From here on nothing is taken from the cache.
     pub force: bool,
-}
-
-/// What a registry asks for.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// A name and a password.
-    Basic {
-        /// Name.
-        username: String,
-        /// Secret.
-        password: String,
-    },
-    /// Amazon's.
-    Aws {
-        /// Key id.
-        access_key_id: String,
-        /// Secret.
-        secret_access_key: String,
-        /// Region.
-        region: String,
-    },
-    /// Google's.
-    Gcp {
-        /// The account file's text.
-        service_account_json: String,
-    },
-}
-
-// Written by hand so that no log ever shows a credential.
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Basic { .. } => "Basic",
-            Self::Aws { .. } => "Aws",
-            Self::Gcp { .. } => "Gcp",
-        })
-    }
 }
 
 /// Which promises the client knows.

@@ -6,38 +6,46 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use soulbox_client::process::Start;
 use soulbox_client::startup::{self, Note};
 use soulbox_driver::{Driver, DriverError, SavedLayer};
 use soulbox_fault as fault;
+use soulbox_registry::Registries;
 use soulbox_store::{
     Build, BuildReason, CachedStep, FinishedBuild, LogLevel, Store, StoreError, Team, Template,
 };
 use soulbox_types::{BuildContext, LayerDigest, StartCommand, TemplateRef};
 
 use crate::act;
+use crate::image::{DEFAULT_USER, STEP};
 use crate::journal::{Journal, Output};
 use crate::key::Key;
+use crate::mirrors::{self, Mirrors};
+use crate::place::Placement;
 use crate::request::{BuildRequest, Runtime, Source, Step};
+use crate::script;
 use crate::stage::{Ground, Stage};
 use crate::uploads::Uploads;
 
 /// More layers than this and those of the build become one before it goes on.
 const MOST_LAYERS: usize = 48;
 /// What is waited for after a start command when nothing else is said.
-const DEFAULT_READY: &str = "sleep 20";
+pub(crate) const DEFAULT_READY: &str = "sleep 20";
 /// How long a template may take to become ready.
 const READY_PATIENCE: Duration = Duration::from_mins(10);
 /// The image that SDKs name when they mean "the usual": our own base template.
 const BASE_IMAGE: &str = "e2bdev/base";
-const BASE_TEMPLATE: &str = "base";
+pub(crate) const BASE_TEMPLATE: &str = "base";
 /// The user that old SDKs expect.
-const OLD_USER: &str = "user";
+const OLD_USER: &str = DEFAULT_USER;
 
 /// Everything that one build needs.
 pub(crate) struct Work {
     pub(crate) store: Store,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) uploads: Uploads,
+    pub(crate) registries: Registries,
+    pub(crate) mirrors: Arc<Mirrors>,
     pub(crate) team: Team,
     pub(crate) template: Template,
     pub(crate) build: Build,
@@ -45,17 +53,85 @@ pub(crate) struct Work {
 }
 
 /// What a build has reached.
-struct State {
-    key: Key,
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) key: Key,
     /// Topmost first.
-    layers: Vec<LayerDigest>,
-    /// How many of them are this build's own.
+    pub(crate) layers: Vec<LayerDigest>,
+    /// How many of them are what the steps of this build did.
     own: usize,
     own_bytes: i64,
-    context: BuildContext,
-    start: Option<StartCommand>,
+    /// Of an image that was unpacked for this build; nothing when it goes on from a template.
+    pub(crate) ground_bytes: i64,
+    pub(crate) context: BuildContext,
+    pub(crate) start: Option<StartCommand>,
     /// Nothing is taken from the cache any more.
-    force: bool,
+    pub(crate) force: bool,
+}
+
+impl State {
+    /// Puts a layer on top. A stack that has it already, deeper down, needs it there no more: whatever the lower one does to
+    /// those below it, the upper one does, too.
+    pub(crate) fn lay(&mut self, layer: LayerDigest) {
+        if let Some(at) = self.layers.iter().position(|known| *known == layer) {
+            self.layers.remove(at);
+            if at < self.own {
+                self.own -= 1;
+            }
+        }
+        self.layers.insert(0, layer);
+    }
+
+    /// A build that has done nothing yet.
+    pub(crate) fn on(
+        key: Key,
+        layers: Vec<LayerDigest>,
+        context: BuildContext,
+        force: bool,
+    ) -> Self {
+        Self {
+            key,
+            layers,
+            own: 0,
+            own_bytes: 0,
+            ground_bytes: 0,
+            context,
+            start: None,
+            force,
+        }
+    }
+}
+
+/// What brings a state further.
+pub(crate) enum Deed<'a> {
+    /// A step as the wire has it.
+    Step(&'a Step),
+    /// A program; the text is how it was written.
+    Run { start: Start, text: String },
+    /// Files.
+    Place(Placement<'a>),
+    /// Only another context.
+    Nothing(BuildContext),
+}
+
+/// Where in a build something happens.
+pub(crate) struct Place {
+    /// From 1.
+    pub(crate) number: String,
+    /// What stands before lines of the log: `[builder 1/2]`.
+    pub(crate) prefix: String,
+    /// It as it was written, on one line.
+    pub(crate) headline: String,
+}
+
+impl Place {
+    pub(crate) fn of(number: usize, of: usize, headline: &str) -> Self {
+        Self {
+            prefix: format!("[builder {number}/{of}]"),
+            number: number.to_string(),
+            headline: headline.to_owned(),
+        }
+    }
 }
 
 /// Why a build fails.
@@ -92,7 +168,7 @@ impl Failure {
         }
     }
 
-    fn driver(step: &str) -> impl FnOnce(DriverError) -> Self {
+    pub(crate) fn driver(step: &str) -> impl FnOnce(DriverError) -> Self {
         let step = step.to_owned();
         move |error| {
             let text = soulbox_telemetry::chain(&error);
@@ -125,6 +201,10 @@ impl Work {
         let title = format!("Building template {}/{}", self.template.id, self.build.id);
         journal.say(LogLevel::Info, None, title).await;
         let mut state = self.base(journal).await?;
+        // A Dockerfile has done it for each of its images.
+        if !matches!(self.request.source, Source::Dockerfile { .. }) {
+            self.use_mirrors(&mut state, journal).await?;
+        }
         fault::point!("build.based");
         for (at, step) in self.request.steps.iter().enumerate() {
             self.step(&mut state, at, step, journal).await?;
@@ -138,24 +218,84 @@ impl Work {
         Ok(finished)
     }
 
-    /// Finds what the build goes on from.
+    /// Finds or makes what the build goes on from.
     async fn base(&self, journal: &mut Journal) -> Result<State, Failure> {
-        const STEP: &str = "base";
-        let (name, headline) = match &self.request.source {
-            Source::Template(name) => (name.as_str(), format!("FROM TEMPLATE {name}")),
-            Source::Image { reference, .. } if is_base_image(reference) => {
-                (BASE_TEMPLATE, format!("FROM {reference}"))
+        match &self.request.source {
+            Source::Template(name) => {
+                let headline = format!("FROM TEMPLATE {name}");
+                self.template(name, &headline, journal).await
             }
-            Source::Image { reference, .. } => {
-                return Err(Failure::new(
-                    STEP,
-                    format!(
-                        "image '{reference}' cannot be used: this server does not pull from registries yet\n\
-                         FIX: start from a template, for example from_template(\"base\")"
-                    ),
-                ));
+            Source::Image {
+                reference,
+                credentials,
+            } => {
+                if is_base_image(reference) {
+                    let headline = format!("FROM {reference}");
+                    return self.template(BASE_TEMPLATE, &headline, journal).await;
+                }
+                let mut state = self.image(reference, credentials.as_ref(), journal).await?;
+                self.provision(&mut state, journal).await?;
+                Ok(state)
             }
+            Source::Rootfs(hash) => {
+                let mut state = self.rootfs(hash, journal).await?;
+                self.provision(&mut state, journal).await?;
+                Ok(state)
+            }
+            Source::Archive(hash) => {
+                let (mut state, was_template) = self.layout(hash, journal).await?;
+                if !was_template {
+                    self.provision(&mut state, journal).await?;
+                }
+                Ok(state)
+            }
+            Source::Dockerfile {
+                recipe,
+                credentials,
+            } => self.dockerfile(recipe, credentials.as_ref(), journal).await,
+        }
+    }
+
+    /// Lets the package managers of a state ask the operator's mirrors.
+    pub(crate) async fn use_mirrors(
+        &self,
+        state: &mut State,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let Some(arguments) = self.mirrors.arguments() else {
+            return Ok(());
         };
+        let mut words = vec!["mirrors", mirrors::SCRIPT];
+        words.extend(arguments);
+        let key = state.key.and(&words);
+        let mut args = vec!["-c".to_owned(), mirrors::SCRIPT.to_owned(), "sh".to_owned()];
+        args.extend(arguments.map(str::to_owned));
+        let deed = Deed::Run {
+            start: Start {
+                cmd: "/bin/sh".to_owned(),
+                args,
+                user: Some("root".to_owned()),
+                cwd: Some("/".to_owned()),
+                envs: script::environment(&state.context),
+                ..Start::default()
+            },
+            text: "MIRRORS".to_owned(),
+        };
+        let place = Place {
+            number: STEP.to_owned(),
+            prefix: "[base]".to_owned(),
+            headline: "MIRRORS".to_owned(),
+        };
+        self.advance(state, key, &deed, place, journal).await
+    }
+
+    /// The end of another template's build.
+    pub(crate) async fn template(
+        &self,
+        name: &str,
+        headline: &str,
+        journal: &mut Journal,
+    ) -> Result<State, Failure> {
         let not_found = || Failure::new(STEP, format!("template '{name}' not found"));
         let reference: TemplateRef = name.parse().map_err(|_| not_found())?;
         let found = self.store.resolve_template(&self.team, &reference).await;
@@ -178,15 +318,9 @@ impl Work {
         let key = Key::of_build(&base.id, &context);
         let line = format!("[base] {headline} [{}]", key.short());
         journal.say(LogLevel::Info, Some(STEP), line).await;
-        Ok(State {
-            key,
-            layers,
-            own: 0,
-            own_bytes: 0,
-            context,
-            start: base.start,
-            force: self.request.force,
-        })
+        let mut state = State::on(key, layers, context, self.request.force);
+        state.start = base.start;
+        Ok(state)
     }
 
     async fn step(
@@ -196,11 +330,28 @@ impl Work {
         step: &Step,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
-        let number = (at + 1).to_string();
-        let prefix = format!("[builder {number}/{}]", self.request.steps.len());
         let key = state.key.after(step);
-        let headline = format!("{prefix} {} [{}]", step.headline(), key.short());
         state.force |= step.force;
+        let place = Place::of(at + 1, self.request.steps.len(), &step.headline());
+        self.advance(state, key, &Deed::Step(step), place, journal)
+            .await
+    }
+
+    /// Brings a state further, from the cache or by doing something.
+    pub(crate) async fn advance(
+        &self,
+        state: &mut State,
+        key: Key,
+        deed: &Deed<'_>,
+        place: Place,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let Place {
+            number,
+            prefix,
+            headline,
+        } = place;
+        let headline = format!("{prefix} {headline} [{}]", key.short());
         let done = match self.known(state, &key, &number).await? {
             Some(done) => {
                 let line = format!("CACHED {headline}");
@@ -214,7 +365,7 @@ impl Work {
                     step: number.clone(),
                     prefix,
                 };
-                let done = self.carry_out(state, step, &mut output).await?;
+                let done = self.carry_out(state, deed, &mut output).await?;
                 self.remember(&key, &done, &number).await?;
                 done
             }
@@ -222,7 +373,7 @@ impl Work {
         state.key = key;
         state.context = done.context;
         if let Some(layer) = done.layer {
-            state.layers.insert(0, layer);
+            state.lay(layer);
             state.own += 1;
             state.own_bytes += done.size_bytes;
         }
@@ -233,7 +384,7 @@ impl Work {
     }
 
     /// What the cache has under a key, where it may be asked.
-    async fn known(
+    pub(crate) async fn known(
         &self,
         state: &State,
         key: &Key,
@@ -246,7 +397,12 @@ impl Work {
         found.map_err(Failure::store(step))
     }
 
-    async fn remember(&self, key: &Key, done: &CachedStep, step: &str) -> Result<(), Failure> {
+    pub(crate) async fn remember(
+        &self,
+        key: &Key,
+        done: &CachedStep,
+        step: &str,
+    ) -> Result<(), Failure> {
         let noted = self
             .store
             .put_cached_step(&self.team.id, key.as_str(), done);
@@ -256,25 +412,40 @@ impl Work {
     async fn carry_out(
         &self,
         state: &State,
-        step: &Step,
+        deed: &Deed<'_>,
         output: &mut Output<'_>,
     ) -> Result<CachedStep, Failure> {
         let number = output.step.clone();
-        let action = step
-            .action()
-            .map_err(|error| Failure::new(&number, error.to_string()))?;
-        if let Some(context) = act::without_stage(&action, &state.context) {
-            return Ok(CachedStep {
-                layer: None,
-                context,
-                size_bytes: 0,
-            });
-        }
-        let stage = self.stage(state, &number).await?;
-        let files = (&self.uploads, &self.team.id);
-        let context = act::act(&stage, &action, &state.context, files, output)
-            .await
-            .map_err(|error| Failure::new(&number, error.to_string()))?;
+        let (stage, context) = match deed {
+            Deed::Nothing(context) => {
+                return Ok(CachedStep {
+                    layer: None,
+                    context: (*context).clone(),
+                    size_bytes: 0,
+                });
+            }
+            Deed::Step(step) => match self.act(state, step, output).await? {
+                (Some(stage), context) => (stage, context),
+                (None, context) => {
+                    return Ok(CachedStep {
+                        layer: None,
+                        context,
+                        size_bytes: 0,
+                    });
+                }
+            },
+            Deed::Run { start, text } => {
+                let stage = self.stage(state, &number).await?;
+                act::run_program(&stage, start, text, output)
+                    .await
+                    .map_err(|error| Failure::new(&number, error.to_string()))?;
+                (stage, state.context.clone())
+            }
+            Deed::Place(placement) => {
+                let stage = self.place(state, placement, &number).await?;
+                (stage, placement.context.clone())
+            }
+        };
         fault::point!("build.step-ran");
         let saved = stage.save().await.map_err(Failure::driver(&number))?;
         fault::point!("build.step-saved");
@@ -285,7 +456,29 @@ impl Work {
         })
     }
 
-    async fn stage(&self, state: &State, step: &str) -> Result<Stage, Failure> {
+    /// Carries out a step; without a sandbox where it needs none.
+    async fn act(
+        &self,
+        state: &State,
+        step: &Step,
+        output: &mut Output<'_>,
+    ) -> Result<(Option<Stage>, BuildContext), Failure> {
+        let number = output.step.clone();
+        let action = step
+            .action()
+            .map_err(|error| Failure::new(&number, error.to_string()))?;
+        if let Some(context) = act::without_stage(&action, &state.context) {
+            return Ok((None, context));
+        }
+        let stage = self.stage(state, &number).await?;
+        let files = (&self.uploads, &self.team.id);
+        let context = act::act(&stage, &action, &state.context, files, output)
+            .await
+            .map_err(|error| Failure::new(&number, error.to_string()))?;
+        Ok((Some(stage), context))
+    }
+
+    pub(crate) async fn stage(&self, state: &State, step: &str) -> Result<Stage, Failure> {
         let ground = Ground {
             template: self.template.id.clone(),
             limits: self.build.limits,
@@ -318,10 +511,21 @@ impl Work {
                 (made.digest, step.size_bytes)
             }
         };
-        state.layers.splice(..state.own, [layer]);
+        state.layers.drain(..state.own);
+        state.own = 0;
+        state.lay(layer);
         state.own = 1;
         state.own_bytes = size_bytes;
         Ok(())
+    }
+
+    /// The commands of the build's own. That of a Dockerfile is one of them.
+    fn own_commands(&self, state: &State) -> BuildRequest {
+        let mut request = self.request.clone();
+        if let (Source::Dockerfile { .. }, None) = (&request.source, &request.start_cmd) {
+            request.start_cmd = state.start.as_ref().map(|start| start.command.clone());
+        }
+        request
     }
 
     /// Starts a sandbox of the result as its users will, and waits until it is ready.
@@ -336,7 +540,11 @@ impl Work {
             state.key.short()
         );
         journal.say(LogLevel::Info, Some(STEP), line).await;
-        state.start = start_command(&self.request, &state.context, state.start.take());
+        state.start = start_command(
+            &self.own_commands(&state),
+            &state.context,
+            state.start.take(),
+        );
         if self.request.runtime == Runtime::V20 {
             OLD_USER.clone_into(&mut state.context.user);
             state.context.workdir = None;
@@ -357,17 +565,17 @@ impl Work {
             context: state.context,
             start: state.start,
             envd_version: soulbox_envd_proto::ENVD_VERSION.to_owned(),
-            size_bytes: state.own_bytes,
+            size_bytes: state.ground_bytes + state.own_bytes,
             disk_mib: self.build.limits.disk_mib,
         })
     }
 }
 
-fn bytes(layer: &SavedLayer) -> i64 {
+pub(crate) fn bytes(layer: &SavedLayer) -> i64 {
     i64::try_from(layer.content_bytes).unwrap_or(i64::MAX)
 }
 
-fn is_base_image(reference: &str) -> bool {
+pub(crate) fn is_base_image(reference: &str) -> bool {
     let name = reference.strip_prefix("docker.io/").unwrap_or(reference);
     name.split([':', '@']).next() == Some(BASE_IMAGE)
 }
@@ -444,6 +652,20 @@ mod tests {
         let new = now(None, Some("look")).unwrap();
         assert_eq!((new.command.as_str(), new.ready.as_str()), ("", "look"));
         assert_eq!(start_command(&request(None, None), &context, None), None);
+    }
+
+    #[test]
+    fn a_layer_is_in_a_stack_once() {
+        let [a, b, c] = [1, 2, 3].map(|n| LayerDigest::from_bytes([n; 32]));
+        let key = Key::of_image("x");
+        let mut state = State::on(key, vec![c], BuildContext::default(), false);
+        for layer in [a, b, a] {
+            state.lay(layer);
+            state.own += 1;
+        }
+        assert_eq!((state.layers.clone(), state.own), (vec![a, b, c], 2));
+        state.lay(c);
+        assert_eq!(state.layers, [c, a, b]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use soulbox_types::BuildContext;
 
 /// What every command finds at the end of its PATH, where the context sets one.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Prints one value as a login shell of root expands it: variables, and nothing else.
 pub(crate) fn expansion(value: &str) -> String {
@@ -51,19 +51,45 @@ cd -- "$path"
 pwd
 "#;
 
+/// Makes an image usable: commands run in `bash`. For `/bin/sh`, with the package manager of the image's distribution.
+pub(crate) const PROVISION: &str = r#"
+set -e
+if ! command -v bash >/dev/null; then
+  echo "the image has no bash; it is installed" >&2
+  if command -v apk >/dev/null; then apk add --no-cache bash
+  elif command -v apt-get >/dev/null; then apt-get update && apt-get install -y --no-install-recommends bash
+  elif command -v dnf >/dev/null; then dnf install -y bash
+  elif command -v microdnf >/dev/null; then microdnf install -y bash
+  elif command -v pacman >/dev/null; then pacman -Sy --noconfirm bash
+  else echo "the image has neither bash nor a package manager that is known" >&2; exit 1; fi
+fi
+if [ ! -e /bin/bash ]; then ln -s "$(command -v bash)" /bin/bash; fi
+mkdir -p /home
+"#;
+
 /// Makes a user where there is none of that name. Arguments: name, `true` for sudo without a password.
 pub(crate) const USER: &str = r#"
 set -e
 name=$1
 if ! id -u -- "$name" >/dev/null 2>&1; then
   if command -v useradd >/dev/null; then useradd --create-home --shell /bin/bash -- "$name"
-  else adduser -D -s /bin/bash -- "$name"; fi
+  elif command -v adduser >/dev/null && adduser -D -s /bin/bash -- "$name" 2>/dev/null; then :
+  else
+    # Nothing in the image makes users.
+    id=1000
+    while grep -q "^[^:]*:[^:]*:$id:" /etc/passwd /etc/group; do id=$((id + 1)); done
+    printf '%s:x:%s:%s::/home/%s:/bin/bash\n' "$name" "$id" "$id" "$name" >>/etc/passwd
+    printf '%s:x:%s:\n' "$name" "$id" >>/etc/group
+    if [ -e /etc/shadow ]; then printf '%s:*:19000:0:99999:7:::\n' "$name" >>/etc/shadow; fi
+    mkdir -p "/home/$name"
+    chown "$id:$id" "/home/$name"
+  fi
 fi
 if [ "$2" = true ]; then
   for group in sudo wheel; do
-    if grep -q "^$group:" /etc/group; then usermod -aG "$group" -- "$name"; break; fi
+    if grep -q "^$group:" /etc/group && command -v usermod >/dev/null; then usermod -aG "$group" -- "$name"; break; fi
   done
-  passwd -d -- "$name" >/dev/null
+  if command -v passwd >/dev/null; then passwd -d -- "$name" >/dev/null 2>&1 || :; fi
   mkdir -p /etc/sudoers.d
   printf '%s ALL=(ALL) NOPASSWD:ALL\n' "$name" >"/etc/sudoers.d/90-$name"
   chmod 0440 "/etc/sudoers.d/90-$name"

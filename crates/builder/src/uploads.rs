@@ -115,6 +115,11 @@ impl Uploads {
         Ok(Self { directory })
     }
 
+    /// Where files lie that are only needed for a while. What is left there is removed at the next start.
+    pub(crate) fn scratch_directory(&self) -> PathBuf {
+        self.directory.join("half")
+    }
+
     /// Whether the team has uploaded files under this hash.
     ///
     /// # Errors
@@ -158,6 +163,19 @@ impl Uploads {
     /// Opens an archive for reading.
     pub(crate) async fn read(&self, team: &TeamId, hash: &str) -> io::Result<File> {
         File::open(self.path(team, hash)).await
+    }
+
+    /// A file without a name: it is gone when nobody holds it any more, also when the server dies.
+    pub(crate) async fn scratch(&self) -> io::Result<File> {
+        let path = self.directory.join("half").join(random_label(20));
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .await?;
+        fs::remove_file(&path).await?;
+        Ok(file)
     }
 
     /// The hash is 64 hexadecimal digits: whoever takes it from outside has checked that.

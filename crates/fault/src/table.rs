@@ -188,6 +188,14 @@ pub static POINTS: &[Point] = &[
         "nothing of a layer is in its place, its files are not removed",
     ),
     // A template is built.
+    point(
+        "build.image-unpacked",
+        "the layers of an image are unpacked in a sandbox",
+    ),
+    point(
+        "build.image-saved",
+        "the image is a layer that nobody has noted",
+    ),
     point("build.based", "it is known what the build goes on from"),
     point(
         "build.step-ran",
