@@ -146,6 +146,27 @@ pub struct StartTemplateBuild {
         deserialize_with = "present"
     )]
     pub from_template: Option<String>,
+    /// Dockerfile to build; then there are no steps. SoulBox's own.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub from_dockerfile: Option<FromDockerfile>,
+    /// Root file system to start from. SoulBox's own.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub from_rootfs: Option<FromFiles>,
+    /// Archive of an image in the OCI layout to start from. SoulBox's own.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub from_archive: Option<FromFiles>,
     /// Credentials for the image's registry; its shape depends on `type`.
     #[serde(
         default,
@@ -177,6 +198,39 @@ pub struct StartTemplateBuild {
         deserialize_with = "present"
     )]
     pub ready_cmd: Option<String>,
+}
+
+/// A Dockerfile and what it is built with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FromDockerfile {
+    /// The file's text.
+    pub dockerfile: String,
+    /// Uploaded files that COPY and ADD read, by the SHA-256 in hex of their tar before it is compressed.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub context_hash: Option<String>,
+    /// Values for the file's ARGs, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub build_args: BTreeMap<String, String>,
+    /// Name or number of the stage to build; the last one when absent.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub target: Option<String>,
+}
+
+/// Uploaded files that a build starts from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FromFiles {
+    /// The name of the upload: a SHA-256 in hex.
+    pub files_hash: String,
 }
 
 /// Credentials for an image registry.

@@ -5,11 +5,13 @@
 //! contract calls nullable may be `null`. Unknown request fields are ignored.
 //! Nothing here knows what a value means; the `api` crate checks and converts.
 //!
-//! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`build`], [`tag`],
+//! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`catalogue`], [`difference`], [`build`], [`tag`],
 //! [`team`], [`admin`], [`volume`], [`secret`].
 
 pub mod admin;
 pub mod build;
+pub mod catalogue;
+pub mod difference;
 pub mod error;
 pub mod logs;
 pub mod metrics;

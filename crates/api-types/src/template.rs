@@ -100,6 +100,12 @@ pub struct TemplateBuild {
     /// envd's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envd_version: Option<String>,
+    /// SoulBox's own: its semantic version, unique among the builds of the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// SoulBox's own: content of its own layers, without those that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
 }
 
 /// What `GET /templates/{templateID}` answers: the template and a page of its builds.
@@ -123,7 +129,7 @@ pub struct TemplateAlias {
 }
 
 /// Body of `PATCH` on a template.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateUpdate {
     /// Whether other teams may use it.
     #[serde(
@@ -132,6 +138,13 @@ pub struct TemplateUpdate {
         deserialize_with = "present"
     )]
     pub public: Option<bool>,
+    /// SoulBox's own: what the template is, at most 1000 characters; an empty text takes it away.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub description: Option<String>,
 }
 
 /// What `PATCH /v2/templates/{templateID}` answers.

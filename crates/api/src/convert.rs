@@ -301,6 +301,8 @@ pub(crate) fn template_build(build: &Build) -> TemplateBuild {
         memory_mb: build.limits.memory_mib,
         disk_size_mb: Some(build.limits.disk_mib),
         envd_version: Some(build.envd_version.clone()),
+        version: build.semver.clone(),
+        size_bytes: Some(build.size_bytes),
     }
 }
 

@@ -17,7 +17,7 @@ use soulbox_types::id::random_label;
 use tracing::{Instrument, Level, Span, field};
 
 use crate::error::{ApiError, Cause};
-use crate::templates::uploads;
+use crate::templates::{look, uploads};
 
 /// The contract's name for an id to look up in the server's log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-e2b-trace-id");
@@ -91,10 +91,10 @@ pub(crate) async fn shield(request: Request, next: Next) -> Response {
 
 fn deadline(request: &Request) -> Duration {
     let route = request.extensions().get::<MatchedPath>();
-    if route.is_some_and(|route| route.as_str() == uploads::ROUTE) {
-        uploads::DEADLINE
-    } else {
-        REQUEST_DEADLINE
+    match route.map(MatchedPath::as_str) {
+        Some(uploads::ROUTE) => uploads::DEADLINE,
+        Some(look::DIFF_ROUTE | look::EXPORT_ROUTE) => look::DEADLINE,
+        _ => REQUEST_DEADLINE,
     }
 }
 

@@ -10,7 +10,9 @@ use axum::routing::{MethodFilter, MethodRouter, any, on};
 use crate::operator::{admin, nodes};
 use crate::sandboxes::{create, later, lifetime, list, logs, metrics, read};
 use crate::state::{Api, ApiState, Shared};
-use crate::templates::{builds, change, read as template_read, request, start, tags, uploads};
+use crate::templates::{
+    builds, catalogue, change, look, read as template_read, request, start, tags, uploads,
+};
 use crate::{cors, keys, observe, openapi, outside, secrets, teams, volumes};
 
 /// The control plane as one service.
@@ -70,6 +72,7 @@ fn templates() -> Routes {
         .post("/v2/templates", outside::removed_build)
         .post("/v3/templates", request::request)
         .get("/default-templates", template_read::defaults)
+        .get("/template-catalogue", catalogue::search)
         .post("/templates/tags", tags::assign)
         .delete("/templates/tags", tags::remove)
         .get("/templates/aliases/{alias}", template_read::alias)
@@ -97,6 +100,8 @@ fn templates() -> Routes {
             "/templates/{templateID}/builds/{buildID}/logs",
             builds::logs,
         )
+        .get("/templates/{templateID}/diff", look::diff)
+        .get("/templates/{templateID}/export", look::export)
         .get("/templates/{templateID}/tags", tags::list)
         .get("/templates/{templateID}/tags/count", tags::count)
         .get("/templates/{templateID}/tags/exists", tags::exists)

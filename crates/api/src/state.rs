@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use soulbox_builder::Builds;
+use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::Sandboxes;
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
@@ -91,6 +91,8 @@ pub(crate) struct Api {
     pub(crate) node: NodeIdentity,
     pub(crate) shutdown: CancellationToken,
     pub(crate) builds: Builds,
+    /// What is in finished builds.
+    pub(crate) looks: Looks,
     /// Where files are uploaded to.
     pub(crate) links: UploadLinks,
     /// Creates since the start.
@@ -123,6 +125,7 @@ impl Api {
             limits,
             node,
             shutdown,
+            looks: builds.looks(),
             builds,
             links: UploadLinks::new(upload_key, public_url),
             creates: CreateTally::default(),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -173,6 +174,27 @@ impl Api {
         } else {
             Err(refusal(operation, status, &bytes))
         }
+    }
+
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Sends a GET for the team; the answer's body is still to come, and there is no deadline.
+    pub(crate) async fn open(
+        &self,
+        operation: &str,
+        path_and_query: &str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let uri = format!("{}{path_and_query}", self.endpoint.api_url);
+        let mut request = Request::builder().method(Method::GET).uri(uri);
+        if let (header, Some(secret)) = self.team() {
+            request = request.header(header, secret.expose());
+        }
+        let request = request
+            .body(full(Bytes::new()))
+            .map_err(|error| ClientError::request(operation, error))?;
+        self.http.send(operation, request).await
     }
 
     pub(crate) fn team(&self) -> (&'static str, &Option<Secret>) {

@@ -7,6 +7,7 @@
 //! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`startup`], [`ClientError`].
 
 pub mod api;
+mod builds;
 pub mod endpoint;
 pub mod envd;
 mod envelope;
@@ -18,10 +19,11 @@ mod secret;
 pub mod startup;
 mod templates;
 mod tls;
+pub mod versions;
 
 pub use api::Api;
 pub use endpoint::Endpoint;
 pub use envd::Envd;
 pub use error::{ClientError, Code};
 pub use secret::Secret;
-pub use tls::Dial;
+pub use tls::{Dial, TrustError, trust};

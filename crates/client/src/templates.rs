@@ -80,6 +80,7 @@ impl Api {
         let operation = format!("change template {name}");
         let wanted = TemplateUpdate {
             public: Some(public),
+            description: None,
         };
         let body = body(&operation, &wanted)?;
         let path = format!("/v2/templates/{}", segment(name));

@@ -145,6 +145,8 @@ fn success(answer: &Answer, schemas: &mut Schemas) -> Value {
         Content::Text => plain_text("It does."),
         Content::Object => json!({"description": "An OpenAPI document.",
             "content": {"application/json": {"schema": {"type": "object"}}}}),
+        Content::Archive => json!({"description": "A tar archive.",
+            "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}}),
         Content::Json(schema) => {
             let schema = schema(&mut schemas.written).to_value();
             json!({"description": reason(answer.status), "content": {"application/json": {"schema": schema}}})

@@ -49,6 +49,8 @@ pub(super) enum Content {
     Json(MakeSchema),
     /// An object whose shape is told elsewhere.
     Object,
+    /// A tar archive.
+    Archive,
     Text,
 }
 

@@ -5,6 +5,8 @@ use soulbox_api_types::build::{
     NewTemplateBuild, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
     TemplateBuildRequested, TemplateFileUpload,
 };
+use soulbox_api_types::catalogue::CatalogueTemplate;
+use soulbox_api_types::difference::TemplateDifference;
 use soulbox_api_types::tag::{
     AssignTags, AssignedTags, DeleteTags, TagAssignments, TagExists, TagGroups, TagsCount,
     TemplateTag,
@@ -18,11 +20,12 @@ use super::schema::{number, number_from, of, text, words};
 use super::{NEXT_TOKEN, with_page};
 use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
 use crate::templates::builds::SOURCES;
+use crate::templates::look;
 use crate::templates::tags::SORTS;
 use crate::templates::uploads;
 
 pub(super) fn operations() -> Vec<Operation> {
-    [read(), builds(), tags(), changes(), removed()]
+    [read(), builds(), looks(), tags(), changes(), removed()]
         .into_iter()
         .flatten()
         .collect()
@@ -56,6 +59,17 @@ fn read() -> Vec<Operation> {
             "What the platform offers to everybody.",
         )
         .answers::<Vec<Template>>(),
+        with_page(
+            operation(
+                "GET",
+                "/template-catalogue",
+                "searchTemplates",
+                "The team's own templates and all public ones that have these words, best match first.",
+            )
+            .query("query", text()),
+        )
+        .answers::<Vec<CatalogueTemplate>>()
+        .answer_headers(&[NEXT_TOKEN]),
         with_page(operation(
             "GET",
             "/templates/{templateID}",
@@ -141,6 +155,29 @@ fn builds() -> Vec<Operation> {
     ]
 }
 
+fn looks() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            look::DIFF_ROUTE,
+            "compareBuilds",
+            "What differs between two ready builds, each named by version, tag or id.",
+        )
+        .needs_query("from", text())
+        .query("to", text())
+        .query("limit", number(0, i64::from(look::MOST_FILES)))
+        .answers::<TemplateDifference>(),
+        operation(
+            "GET",
+            look::EXPORT_ROUTE,
+            "exportBuild",
+            "A ready build as an OCI image layout in one tar file.",
+        )
+        .needs_query("build", text())
+        .answer(StatusCode::OK, Content::Archive),
+    ]
+}
+
 fn tags() -> Vec<Operation> {
     vec![
         operation(
@@ -221,7 +258,7 @@ fn changes() -> Vec<Operation> {
             "PATCH",
             "/v2/templates/{templateID}",
             "updateTemplateV2",
-            "Says whether other teams may use a template.",
+            "Says whether other teams may use a template, and what it is.",
         )
         .takes::<TemplateUpdate>()
         .answers::<TemplateUpdated>(),

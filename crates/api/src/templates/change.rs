@@ -13,7 +13,23 @@ use crate::extract::{Body, JsonBody, PathArg};
 use crate::state::{Api, Shared};
 use crate::templates::access::{named, reference};
 
-impl Body for TemplateUpdate {}
+/// Longest description, in characters.
+const MAX_DESCRIPTION: usize = 1000;
+
+impl Body for TemplateUpdate {
+    fn check(&self) -> Result<(), String> {
+        let described = self.description.as_deref().unwrap_or_default();
+        if described.chars().count() > MAX_DESCRIPTION {
+            return Err(format!(
+                "description: maximum string length is {MAX_DESCRIPTION}"
+            ));
+        }
+        if described.contains('\0') {
+            return Err("description: must not contain NUL".to_owned());
+        }
+        Ok(())
+    }
+}
 
 /// The first version, of old command lines: what becomes public takes its bare name too.
 pub(crate) async fn update_v1(
@@ -23,10 +39,7 @@ pub(crate) async fn update_v1(
     JsonBody(body): JsonBody<TemplateUpdate>,
 ) -> Result<Json<()>, ApiError> {
     let template = own(&api, &team, &text).await?;
-    if let Some(public) = body.public {
-        let changed = api.store.set_template_public(&template, public, true).await;
-        changed?;
-    }
+    change(&api, &template, &body, true).await?;
     Ok(Json(()))
 }
 
@@ -38,16 +51,28 @@ pub(crate) async fn update_v2(
     JsonBody(body): JsonBody<TemplateUpdate>,
 ) -> Result<Json<TemplateUpdated>, ApiError> {
     let template = own(&api, &team, &text).await?;
-    if let Some(public) = body.public {
-        let changed = api
-            .store
-            .set_template_public(&template, public, false)
-            .await;
-        changed?;
-    }
+    change(&api, &template, &body, false).await?;
     Ok(Json(TemplateUpdated {
         names: template.names,
     }))
+}
+
+/// Publishing comes first: it is what can be refused.
+async fn change(
+    api: &Api,
+    template: &Template,
+    body: &TemplateUpdate,
+    claim: bool,
+) -> Result<(), ApiError> {
+    if let Some(public) = body.public {
+        let changed = api.store.set_template_public(template, public, claim);
+        changed.await?;
+    }
+    if let Some(description) = &body.description {
+        let changed = api.store.set_template_description(template, description);
+        changed.await?;
+    }
+    Ok(())
 }
 
 /// Also the way SDKs delete snapshots: 404 means "was not there".

@@ -2,7 +2,9 @@
 
 pub(crate) mod access;
 pub(crate) mod builds;
+pub(crate) mod catalogue;
 pub(crate) mod change;
+pub(crate) mod look;
 pub(crate) mod read;
 pub(crate) mod request;
 pub(crate) mod start;

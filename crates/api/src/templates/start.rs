@@ -3,7 +3,7 @@
 use axum::extract::State;
 use http::{HeaderMap, StatusCode, header};
 use soulbox_api_types::build::{ImageRegistry, StartTemplateBuild, TemplateStep};
-use soulbox_builder::{BuildRequest, Credentials, Runtime, Source, StartBuildError, Step};
+use soulbox_builder::{BuildRequest, Credentials, Recipe, Runtime, Source, StartBuildError, Step};
 use soulbox_store::BuildStatus;
 use soulbox_types::{BuildId, ErrorKind};
 
@@ -22,10 +22,27 @@ impl Body for StartTemplateBuild {
         let given =
             |step: &&TemplateStep| step.files_hash.as_deref().is_some_and(|h| !h.is_empty());
         let mut hashes = self.steps.iter().filter(given);
-        if hashes.all(|step| step.files_hash.as_deref().is_some_and(is_files_hash)) {
+        if !hashes.all(|step| step.files_hash.as_deref().is_some_and(is_files_hash)) {
+            return Err("steps: filesHash: must be 64 hexadecimal digits".to_owned());
+        }
+        let context = self
+            .from_dockerfile
+            .as_ref()
+            .and_then(|from| from.context_hash.as_deref());
+        let files = [&self.from_rootfs, &self.from_archive];
+        let mut others = files
+            .into_iter()
+            .flatten()
+            .map(|from| from.files_hash.as_str());
+        if context
+            .into_iter()
+            .filter(|hash| !hash.is_empty())
+            .all(is_files_hash)
+            && others.all(is_files_hash)
+        {
             Ok(())
         } else {
-            Err("steps: filesHash: must be 64 hexadecimal digits".to_owned())
+            Err("contextHash, filesHash: must be 64 hexadecimal digits".to_owned())
         }
     }
 }
@@ -80,21 +97,7 @@ fn runtime(headers: &HeaderMap) -> Result<Runtime, ApiError> {
 
 fn request_of(body: StartTemplateBuild, runtime: Runtime) -> Result<BuildRequest, ApiError> {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let source = match (some(body.from_image), some(body.from_template)) {
-        (Some(reference), None) => Source::Image {
-            reference,
-            credentials: body.from_image_registry.map(credentials),
-        },
-        (None, Some(reference)) => Source::Template(reference),
-        (Some(_), Some(_)) => {
-            let message = "cannot specify both fromImage and fromTemplate";
-            return Err(ApiError::invalid(message));
-        }
-        (None, None) => {
-            let message = "must specify either fromImage or fromTemplate";
-            return Err(ApiError::invalid(message));
-        }
-    };
+    let source = source_of(&body)?;
     let step = |step: TemplateStep| Step {
         kind: step.r#type,
         args: step.args,
@@ -109,6 +112,52 @@ fn request_of(body: StartTemplateBuild, runtime: Runtime) -> Result<BuildRequest
         force: body.force.unwrap_or(false),
         runtime,
     })
+}
+
+/// The one place that a build starts from.
+fn source_of(body: &StartTemplateBuild) -> Result<Source, ApiError> {
+    let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let credentials = || body.from_image_registry.clone().map(credentials);
+    let (image, template) = (some(&body.from_image), some(&body.from_template));
+    if image.is_some() && template.is_some() {
+        let message = "cannot specify both fromImage and fromTemplate";
+        return Err(ApiError::invalid(message));
+    }
+    let all = [
+        image.map(|reference| Source::Image {
+            reference,
+            credentials: credentials(),
+        }),
+        template.map(Source::Template),
+        body.from_dockerfile.clone().map(|from| Source::Dockerfile {
+            recipe: Recipe {
+                dockerfile: from.dockerfile,
+                context_hash: some(&from.context_hash),
+                build_args: from.build_args,
+                target: some(&from.target),
+            },
+            credentials: credentials(),
+        }),
+        body.from_rootfs
+            .clone()
+            .map(|from| Source::Rootfs(from.files_hash)),
+        body.from_archive
+            .clone()
+            .map(|from| Source::Archive(from.files_hash)),
+    ];
+    let mut given = all.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some(Source::Dockerfile { .. }), None) if !body.steps.is_empty() => {
+            Err(ApiError::invalid("steps: a Dockerfile has its own"))
+        }
+        (Some(source), None) => Ok(source),
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "a build starts from one source, not from several",
+        )),
+        (None, _) => Err(ApiError::invalid(
+            "must specify either fromImage or fromTemplate",
+        )),
+    }
 }
 
 fn credentials(registry: ImageRegistry) -> Credentials {

@@ -139,6 +139,7 @@ mod tests {
                 start: None,
                 reason: None,
                 version: 1,
+                semver: None,
                 size_bytes: 0,
                 created_at: Timestamp(*at),
                 updated_at: Timestamp(*at),

@@ -30,7 +30,7 @@ const WITH_BODY: [(&str, &str); 18] = [
 ];
 
 /// Addresses with queries.
-const WITH_QUERY: [&str; 10] = [
+const WITH_QUERY: [&str; 12] = [
     "/v2/sandboxes",
     "/sandboxes",
     "/sandboxes/@/metrics",
@@ -39,6 +39,8 @@ const WITH_QUERY: [&str; 10] = [
     "/sandboxes/metrics",
     "/snapshots",
     "/v2/templates",
+    "/template-catalogue",
+    "/templates/@/diff",
     "/templates/@/tags/groups",
     "/templates/aliases/@",
 ];

@@ -18,6 +18,7 @@ mod stack;
 mod teams;
 mod template_builds;
 mod template_changes;
+mod template_looks;
 mod templates;
 mod transport;
 mod usage;

@@ -81,6 +81,12 @@ impl Stack {
                 store.clone(),
                 Arc::new(driver.clone()),
                 dir.path().join("uploads"),
+                soulbox_registry::Registries::new(
+                    soulbox_registry::Network::default(),
+                    String::new(),
+                    soulbox_registry::Blobs::open(dir.path().join("pulls")).unwrap(),
+                ),
+                soulbox_builder::Mirrors::default(),
             )
             .await
             .unwrap(),

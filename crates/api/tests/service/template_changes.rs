@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::stack::Stack;
+use crate::stack::{Stack, assert_keys};
 
 #[tokio::test]
 async fn tags_are_assigned_and_removed() {
@@ -32,6 +32,80 @@ async fn tags_are_assigned_and_removed() {
         .await
         .refused(404, "tag 'v1' does not exist");
     s.get("/templates/aliases/base%3Av2").await.ok(200);
+}
+
+#[tokio::test]
+async fn described_and_found() {
+    let s = Stack::start().await;
+    let mine = s
+        .post("/v3/templates", json!({"name": "mine"}))
+        .await
+        .ok(202);
+    let describe = async |text: &str| {
+        let body = json!({ "description": text });
+        let call = s.call(Method::PATCH, "/v2/templates/mine").json(&body);
+        call.send().await
+    };
+    describe(&"é".repeat(1001))
+        .await
+        .refused(400, "validation error");
+    describe(" Runs pandas ").await.ok(200);
+    let found = s.get("/template-catalogue?query=pandas").await.ok(200);
+    assert_keys(
+        &found[0],
+        &[
+            "templateID",
+            "names",
+            "description",
+            "author",
+            "tags",
+            "sizeBytes",
+            "downloads",
+            "public",
+            "updatedAt",
+        ],
+    );
+    assert_eq!(found[0]["templateID"], mine["templateID"]);
+    assert_eq!(found[0]["description"], "Runs pandas");
+    assert_eq!(found[0]["author"], "default");
+    let all = s.get("/template-catalogue?limit=1").await;
+    let next = all.header("x-next-token").unwrap();
+    let rest = s
+        .get(format!("/template-catalogue?limit=1&nextToken={next}"))
+        .await;
+    assert_ne!(all.ok(200), rest.ok(200));
+    let foreign = s
+        .foreign(Method::GET, "/template-catalogue")
+        .send()
+        .await
+        .ok(200);
+    assert_eq!(foreign.as_array().unwrap().len(), 1);
+    assert_eq!(foreign[0]["names"], json!(["base"]));
+    assert_eq!(foreign[0]["version"], "1.0.0");
+    describe("").await.ok(200);
+    let found = s.get("/template-catalogue?query=pandas").await.ok(200);
+    assert_eq!(found, json!([]));
+    s.get("/template-catalogue?nextToken=x")
+        .await
+        .refused(400, "Invalid next token");
+    let long = format!("/template-catalogue?query={}", "x".repeat(257));
+    s.get(long).await.refused(400, "validation error");
+}
+
+#[tokio::test]
+async fn versions_are_shown_and_meant() {
+    let s = Stack::start().await;
+    let id = s.base.template.id.to_string();
+    let detail = s.get(format!("/templates/{id}")).await.ok(200);
+    assert_eq!(detail["builds"][0]["version"], "1.0.0");
+    assert_eq!(detail["builds"][0]["sizeBytes"], 0);
+    s.get("/templates/aliases/base%3Av1.0.0").await.ok(200);
+    let missing = s.get("/templates/aliases/base%3A1.0.1").await;
+    missing.refused(404, "tag '1.0.1' does not exist");
+    let body = json!({"target": "base:1.0.0", "tags": ["stable"]});
+    s.post("/templates/tags", body).await.ok(201);
+    let body = json!({"templateID": "base:1.0.0"});
+    s.post("/v2/sandboxes", body).await.ok(201);
 }
 
 #[tokio::test]

@@ -94,6 +94,8 @@ async fn detail_by_raw_id_only() {
             "memoryMB",
             "diskSizeMB",
             "envdVersion",
+            "version",
+            "sizeBytes",
         ],
     );
     s.get("/templates/base")
