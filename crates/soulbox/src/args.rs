@@ -1,11 +1,16 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod build;
+pub(crate) mod versions;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
+
+pub(crate) use build::{BuildArgs, ImportArgs};
 
 /// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -128,12 +133,30 @@ pub(crate) struct ServeArgs {
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
+    /// Registries at private addresses or without TLS that builds may pull from, separated by commas
+    #[arg(long, value_name = "HOSTS")]
+    pub(crate) private_registries: Option<String>,
+    /// Where tokens for Amazon's registries come from [default: Amazon's address for the region]
+    #[arg(long, value_name = "URL")]
+    pub(crate) ecr_endpoint: Option<String>,
     /// How disks are limited: auto, project-quota, image, none [default: auto]
     #[arg(long, value_name = "HOW")]
     pub(crate) disk_backing: Option<String>,
     /// Free space in MiB on the host below which no sandbox is created [default: 1024]
     #[arg(long, value_name = "MIB")]
     pub(crate) disk_reserve_mib: Option<String>,
+    /// Mirror that builds use in place of the servers of Debian and Ubuntu [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirrors_apt: Option<String>,
+    /// Index of Python packages that builds use [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirrors_pip: Option<String>,
+    /// Registry of npm packages that builds use [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirrors_npm: Option<String>,
+    /// What is asked in place of registries of images, separated by commas [default: none]
+    #[arg(long, value_name = "REGISTRY=URL")]
+    pub(crate) mirrors_registries: Option<String>,
     /// Virtual CPUs where the template says nothing [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) limits_vcpu: Option<String>,
@@ -167,8 +190,14 @@ impl ServeArgs {
             (Setting::MaxMemoryMib, &self.max_memory_mib),
             (Setting::SlotsReady, &self.slots_ready),
             (Setting::DnsUpstreams, &self.dns_upstreams),
+            (Setting::PrivateRegistries, &self.private_registries),
+            (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),
             (Setting::DiskReserveMib, &self.disk_reserve_mib),
+            (Setting::MirrorsApt, &self.mirrors_apt),
+            (Setting::MirrorsPip, &self.mirrors_pip),
+            (Setting::MirrorsNpm, &self.mirrors_npm),
+            (Setting::MirrorsRegistries, &self.mirrors_registries),
             (Setting::LimitsVcpu, &self.limits_vcpu),
             (Setting::LimitsMemoryMib, &self.limits_memory_mib),
             (Setting::LimitsPids, &self.limits_pids),
@@ -385,19 +414,28 @@ pub(crate) enum KeyCommand {
 pub(crate) enum TemplateCommand {
     /// Make a built-in template from the distribution's packages
     Bootstrap(BootstrapArgs),
+    /// Make a template of what `export` has written, or of another OCI layout
+    Import(ImportArgs),
+    /// Build a template from a Dockerfile, an image, another template or a root file system
+    Build(Box<BuildArgs>),
     /// List templates
     #[command(visible_alias = "ls")]
     List,
-    /// Show a template, its builds and its tags
-    #[command(visible_aliases = ["versions", "info"])]
+    /// Show a template, its newest builds and its tags
+    #[command(visible_alias = "info")]
     Show(NameArgs),
-    /// Go back to an earlier build: what `default` means from now on
-    Rollback {
-        /// Which template
-        name: String,
-        /// Which build; the one before the present one when absent
-        build: Option<String>,
-    },
+    /// List all versions of a template, and which is in use
+    Versions(NameArgs),
+    /// Go back to an earlier version: what `default` means from now on
+    Rollback(versions::RollbackArgs),
+    /// Find templates: the team's own and all public ones
+    Search(versions::SearchArgs),
+    /// Say what a template is
+    Describe(versions::DescribeArgs),
+    /// Show what differs between two versions: packages and files
+    Diff(versions::DiffArgs),
+    /// Write a template to a file, as an OCI image
+    Export(versions::ExportArgs),
     /// Let every team use a template
     Publish(NameArgs),
     /// Keep a template to its team

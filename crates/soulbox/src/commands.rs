@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+pub(crate) mod contents;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod exec;
@@ -9,5 +10,7 @@ pub(crate) mod key;
 pub(crate) mod purge;
 pub(crate) mod sandbox;
 pub(crate) mod template;
+pub(crate) mod template_build;
 pub(crate) mod terminal;
+pub(crate) mod versions;
 pub(crate) mod watch;

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
+use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
 use soulbox_types::Limits;
 
@@ -55,9 +57,17 @@ pub(crate) struct Config {
     pub(crate) slots_ready: u16,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
+    /// `10.0.0.5:5000`, `http://127.0.0.1:5000`. Default none.
+    pub(crate) private_registries: Vec<PrivateRegistry>,
+    /// Where tokens for Amazon's registries come from; `{region}` stands for the region.
+    pub(crate) ecr_endpoint: String,
     /// By what means disks are limited (`disk_backing`: `auto`, `project-quota`, `image`, `none`; default `auto`), and
     /// how much must stay free on the host (`disk_reserve_mib`, default 1024).
     pub(crate) disk: DiskSettings,
+    /// Where builds take packages and images from instead of their usual places (`mirrors.apt`, `mirrors.pip`,
+    /// `mirrors.npm`, `mirrors.registries`). Default nowhere else.
+    pub(crate) mirrors: Mirrors,
     /// Limits of sandboxes whose template asks for nothing.
     pub(crate) default_limits: Limits,
 }
@@ -178,8 +188,11 @@ impl Judge<'_> {
         let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
+        let private_registries = self.private_registries();
+        let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
         let disk_reserve_mib = self.number(Setting::DiskReserveMib, 0, 16_777_216);
+        let mirrors = self.mirrors();
         let limits = self.limits();
         self.check_together();
         Some(Config {
@@ -197,11 +210,14 @@ impl Judge<'_> {
             max_memory_mib: max_memory_mib?,
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
+            private_registries: private_registries?,
+            ecr_endpoint: ecr_endpoint?,
             disk: DiskSettings {
                 backing: disk_backing?,
                 usual_mib: limits?.disk_mib,
                 reserve_mib: disk_reserve_mib?,
             },
+            mirrors: mirrors?,
             default_limits: limits?,
         })
     }
@@ -359,11 +375,57 @@ impl Judge<'_> {
         parsed
     }
 
+    fn private_registries(&mut self) -> Option<Vec<PrivateRegistry>> {
+        let texts = self.text(Setting::PrivateRegistries).split(',');
+        let named = texts.map(str::trim).filter(|text| !text.is_empty());
+        let parsed: Option<Vec<PrivateRegistry>> = named.map(|text| text.parse().ok()).collect();
+        if parsed.is_none() {
+            self.problem(
+                Setting::PrivateRegistries,
+                "hosts, with a port where it is not the usual one and http:// where there is no TLS, separated by commas",
+            );
+        }
+        parsed
+    }
+
+    fn ecr_endpoint(&mut self) -> Option<String> {
+        let text = self.text(Setting::EcrEndpoint).to_owned();
+        if text.starts_with("https://") || text.starts_with("http://") {
+            return Some(text);
+        }
+        self.problem(Setting::EcrEndpoint, "an address that begins with https://");
+        None
+    }
+
     fn disk_backing(&mut self) -> Option<BackingChoice> {
         self.parsed(
             Setting::DiskBacking,
             "auto, project-quota, image, or none for sandboxes without a disk limit",
         )
+    }
+
+    fn mirrors(&mut self) -> Option<Mirrors> {
+        let apt = self.mirror(Setting::MirrorsApt);
+        let pip = self.mirror(Setting::MirrorsPip);
+        let npm = self.mirror(Setting::MirrorsNpm);
+        let registries = Mirrors::registries(self.text(Setting::MirrorsRegistries));
+        if let Err(wanted) = &registries {
+            self.problem(Setting::MirrorsRegistries, &wanted.to_string());
+        }
+        Some(Mirrors {
+            apt: apt?,
+            pip: pip?,
+            npm: npm?,
+            registries: registries.ok()?,
+        })
+    }
+
+    fn mirror(&mut self, key: Setting) -> Option<Option<String>> {
+        let address = Mirrors::address(self.text(key));
+        if let Err(wanted) = &address {
+            self.problem(key, &wanted.to_string());
+        }
+        address.ok()
     }
 
     fn limits(&mut self) -> Option<Limits> {

@@ -140,17 +140,28 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
 }
 
 fn template(global: &Global, command: TemplateCommand, output: Output) -> Result<(), Failure> {
-    use commands::template;
+    use commands::{contents, template, versions};
     let on_disk = || session::data_dir(global);
     let api = || session::api(global);
     match command {
         TemplateCommand::Bootstrap(args) => template::bootstrap(&on_disk()?, &args, output),
         TemplateCommand::Verify { name } => template::verify(&on_disk()?, &name, output),
+        TemplateCommand::Import(args) => as_client(commands::template_build::build(
+            &api()?,
+            args.build(),
+            output,
+        )),
+        TemplateCommand::Build(args) => {
+            as_client(commands::template_build::build(&api()?, *args, output))
+        }
         TemplateCommand::List => as_client(template::list(&api()?, output)),
         TemplateCommand::Show(of) => as_client(template::show(&api()?, &of.name, output)),
-        TemplateCommand::Rollback { name, build } => {
-            as_client(template::rollback(&api()?, &name, build.as_deref(), output))
-        }
+        TemplateCommand::Versions(of) => as_client(versions::versions(&api()?, &of.name, output)),
+        TemplateCommand::Rollback(args) => as_client(versions::rollback(&api()?, &args, output)),
+        TemplateCommand::Search(args) => as_client(versions::search(&api()?, &args, output)),
+        TemplateCommand::Describe(args) => as_client(versions::describe(&api()?, &args, output)),
+        TemplateCommand::Diff(args) => as_client(contents::diff(&api()?, &args, output)),
+        TemplateCommand::Export(args) => as_client(contents::export(&api()?, &args, output)),
         TemplateCommand::Publish(of) => {
             as_client(template::publish(&api()?, &of.name, true, output))
         }

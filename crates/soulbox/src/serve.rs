@@ -14,11 +14,12 @@ mod launch;
 mod reach;
 mod templates;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -32,6 +33,7 @@ use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings};
+use soulbox_registry::{Blobs, Network, Registries, Url};
 use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
 use tokio::net::TcpListener;
@@ -155,6 +157,19 @@ fn helper_gone() -> Failure {
     Failure::internal("the helper has ended; sandboxes stay").fix("start the server again")
 }
 
+/// Where the images of builds come from.
+fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
+    let blobs = Blobs::open(data_dir.join("pulls"))
+        .context("cannot use the directory of pulled layers\nFIX: remove `pulls` in the data directory; what was in it is pulled again")?;
+    let mirrors = config.mirrors.registries.iter().map(|(registry, mirror)| {
+        let url = Url::parse(&format!("{mirror}/")).context("mirrors.registries");
+        url.map(|url| (registry.clone(), url))
+    });
+    let mirrors = mirrors.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let network = Network::new(config.private_registries.clone(), mirrors);
+    Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
+}
+
 /// Starts the DNS forwarder of the sandboxes. It reads what sandboxes write: here, where nothing can be won.
 fn forward_dns(
     place: &Place,
@@ -226,7 +241,10 @@ impl Server {
         let sandboxes = Sandboxes::start(store.clone(), driver.clone(), settings)
             .await
             .context("cannot adopt sandboxes")?;
-        let builds = Builds::open(store.clone(), driver, data_dir.join("uploads"))
+        let registries = registries(config, data_dir)?;
+        let mirrors = config.mirrors.clone();
+        let uploads = data_dir.join("uploads");
+        let builds = Builds::open(store.clone(), driver, uploads, registries, mirrors)
             .await
             .context("cannot build templates")?;
         let shutdown = CancellationToken::new();

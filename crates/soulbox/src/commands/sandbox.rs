@@ -31,20 +31,25 @@ pub(crate) async fn create(api: &Api, args: CreateArgs, output: Output) -> Resul
     output.show(&sandbox, |sandbox| sandbox.sandbox_id.clone())
 }
 
-/// `KEY=VALUE` pairs; a bare `KEY` takes its value from our own environment, so that secrets need not be arguments.
+/// The variables of `--env`.
 pub(crate) fn environment(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    variables("--env", pairs)
+}
+
+/// `KEY=VALUE` pairs of a flag; a bare `KEY` takes its value from our own environment, so that secrets need not be arguments.
+pub(crate) fn variables(flag: &str, pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     pairs
         .iter()
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
             Some(_) => {
-                Err(Failure::usage(format!("--env {pair} has no name")).fix("write KEY=VALUE"))
+                Err(Failure::usage(format!("{flag} {pair} has no name")).fix("write KEY=VALUE"))
             }
             None => match std::env::var(pair) {
                 Ok(value) => Ok((pair.clone(), value)),
                 Err(_) => Err(
-                    Failure::usage(format!("--env {pair}: no such variable here"))
-                        .fix(format!("export {pair}=…, or write --env {pair}=VALUE")),
+                    Failure::usage(format!("{flag} {pair}: no such variable here"))
+                        .fix(format!("export {pair}=…, or write {flag} {pair}=VALUE")),
                 ),
             },
         })

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::json;
-use soulbox_api_types::build::BuildStatus;
 use soulbox_api_types::template::TemplateWithBuilds;
 use soulbox_artifacts::{ArtifactError, Artifacts, BootstrapOptions, Suite, TemplateManifest};
 use soulbox_client::{Api, ClientError};
 use soulbox_types::ErrorKind;
 
 use crate::args::BootstrapArgs;
+use crate::commands::versions;
 use crate::failure::Failure;
 use crate::output::{Output, note, table};
 use crate::progress::Display;
@@ -54,8 +54,11 @@ pub(crate) async fn show(api: &Api, name: &str, output: Output) -> Result<(), Fa
     let document = json!({ "template": found, "tags": tags });
     output.show(&document, |_| {
         let template = &found.template;
+        let mut builds = found.builds.iter();
+        let in_use = builds.find(|build| build.build_id == template.build_id);
+        let bytes = in_use.and_then(|build| build.size_bytes);
         let head = format!(
-            "{} ({})\n{}, {} CPU, {} MiB, used {} times\n",
+            "{} ({})\n{}, {} CPU, {} MiB, {} on disk, used {} times\n",
             template.names.join(" "),
             template.template_id,
             if template.public {
@@ -65,61 +68,18 @@ pub(crate) async fn show(api: &Api, name: &str, output: Output) -> Result<(), Fa
             },
             template.cpu_count,
             template.memory_mb,
+            size(bytes.unwrap_or(0)),
             template.spawn_count,
         );
-        let now = Timestamp::now();
-        let rows = found.builds.iter().map(|build| {
-            let tags = tags.iter().filter(|tag| tag.build_id == build.build_id);
-            [
-                build.build_id.clone(),
-                format!("{:?}", build.status).to_lowercase(),
-                tags.map(|tag| tag.tag.as_str())
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                ago(now, &build.created_at),
-            ]
-        });
-        format!(
-            "{head}\n{}",
-            table(["BUILD", "STATUS", "TAGS", "ASKED FOR"], rows)
-        )
+        let about = template.description.as_deref().unwrap_or_default();
+        let about = if about.is_empty() {
+            String::new()
+        } else {
+            format!("{about}\n")
+        };
+        let builds = versions::list(&found.builds, &tags, &template.build_id);
+        format!("{head}{about}\n{builds}")
     })
-}
-
-/// `template rollback`: one assignment, so sandboxes get the one build or the other and nothing between.
-pub(crate) async fn rollback(
-    api: &Api,
-    name: &str,
-    build: Option<&str>,
-    output: Output,
-) -> Result<(), Failure> {
-    let found = found(api, name).await?;
-    let wanted = match build {
-        Some(build) => build.to_owned(),
-        None => before(&found).ok_or_else(|| {
-            Failure::user(format!(
-                "template {name} has no earlier build that is ready"
-            ))
-            .fix(format!("soulbox template show {name}"))
-        })?,
-    };
-    let target = format!("{name}:{wanted}");
-    let assigned = api
-        .assign_tags(&target, &["default".to_owned()])
-        .await
-        .map_err(refused)?;
-    output.show(&assigned, |_| {
-        format!("{name} is build {wanted} from now on")
-    })
-}
-
-/// The newest usable build that is older than the one in use.
-fn before(template: &TemplateWithBuilds) -> Option<String> {
-    let mut builds = template.builds.iter();
-    builds.find(|build| build.build_id == template.template.build_id)?;
-    builds
-        .find(|build| build.status == BuildStatus::Ready)
-        .map(|build| build.build_id.clone())
 }
 
 /// `template publish` and `unpublish`.
@@ -148,7 +108,7 @@ pub(crate) async fn remove(api: &Api, name: &str, output: Output) -> Result<(), 
     })
 }
 
-async fn found(api: &Api, name: &str) -> Result<TemplateWithBuilds, Failure> {
+pub(crate) async fn found(api: &Api, name: &str) -> Result<TemplateWithBuilds, Failure> {
     let id = api
         .template_of_name(name)
         .await
@@ -158,7 +118,7 @@ async fn found(api: &Api, name: &str) -> Result<TemplateWithBuilds, Failure> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn refused(error: ClientError) -> Failure {
+pub(crate) fn refused(error: ClientError) -> Failure {
     failure(&error, None)
 }
 

@@ -27,8 +27,14 @@ pub(crate) enum Setting {
     MaxMemoryMib,
     SlotsReady,
     DnsUpstreams,
+    PrivateRegistries,
+    EcrEndpoint,
     DiskBacking,
     DiskReserveMib,
+    MirrorsApt,
+    MirrorsPip,
+    MirrorsNpm,
+    MirrorsRegistries,
     LimitsVcpu,
     LimitsMemoryMib,
     LimitsPids,
@@ -37,7 +43,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -53,8 +59,14 @@ impl Setting {
         Self::MaxMemoryMib,
         Self::SlotsReady,
         Self::DnsUpstreams,
+        Self::PrivateRegistries,
+        Self::EcrEndpoint,
         Self::DiskBacking,
         Self::DiskReserveMib,
+        Self::MirrorsApt,
+        Self::MirrorsPip,
+        Self::MirrorsNpm,
+        Self::MirrorsRegistries,
         Self::LimitsVcpu,
         Self::LimitsMemoryMib,
         Self::LimitsPids,
@@ -79,8 +91,14 @@ impl Setting {
             Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
             Self::DnsUpstreams => "dns_upstreams",
+            Self::PrivateRegistries => "private_registries",
+            Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
             Self::DiskReserveMib => "disk_reserve_mib",
+            Self::MirrorsApt => "mirrors.apt",
+            Self::MirrorsPip => "mirrors.pip",
+            Self::MirrorsNpm => "mirrors.npm",
+            Self::MirrorsRegistries => "mirrors.registries",
             Self::LimitsVcpu => "limits.vcpu",
             Self::LimitsMemoryMib => "limits.memory_mib",
             Self::LimitsPids => "limits.pids",
@@ -93,7 +111,13 @@ impl Setting {
         match self {
             Self::DataDir => "/var/lib/soulbox",
             Self::Listen => "127.0.0.1:3000",
-            Self::Domain | Self::TlsCert | Self::TlsKey | Self::DnsUpstreams => "",
+            Self::Domain
+            | Self::TlsCert
+            | Self::TlsKey
+            | Self::DnsUpstreams
+            | Self::PrivateRegistries => "",
+            Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
+            Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",
             Self::MetricsListen => "off",
             Self::LogLevel => "info",
             Self::LogFormat => "auto",
@@ -150,7 +174,7 @@ impl fmt::Display for Source {
 /// One setting as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawValue {
-    /// The text. A list is joined by commas.
+    /// The text. A list is joined by commas, a table as `name=value` pairs.
     pub(crate) text: String,
     /// Where it stood.
     pub(crate) source: Source,
@@ -254,7 +278,7 @@ fn file_values(path: &Path, text: &str, problems: &mut Vec<String>) -> Vec<(Sett
             (Some(key), Some(text)) => known.push((key, text)),
             (Some(_), None) => {
                 problems.push(format!(
-                    "{}: {name} must be a text, a number or a list of texts",
+                    "{}: {name} must be a text, a number, or a list or table of texts",
                     path.display()
                 ));
             }
@@ -279,7 +303,8 @@ fn unknown(what: &str, name: &str) -> String {
     }
 }
 
-/// Tables become dotted names, so that `[limits] vcpu = 4` and `limits.vcpu = 4` are the same thing.
+/// Tables become dotted names, so that `[limits] vcpu = 4` and `limits.vcpu = 4` are the same thing. A table that is
+/// itself a setting stays whole.
 fn flatten<'a>(prefix: &str, table: &'a toml::Table, out: &mut Vec<(String, &'a toml::Value)>) {
     for (name, value) in table {
         let name = if prefix.is_empty() {
@@ -288,10 +313,15 @@ fn flatten<'a>(prefix: &str, table: &'a toml::Table, out: &mut Vec<(String, &'a 
             format!("{prefix}.{name}")
         };
         match value {
-            toml::Value::Table(inner) => flatten(&name, inner, out),
+            toml::Value::Table(inner) if !is_table(&name) => flatten(&name, inner, out),
             other => out.push((name, other)),
         }
     }
+}
+
+/// Whether this is the name of a setting whose value is a table.
+fn is_table(name: &str) -> bool {
+    name == Setting::MirrorsRegistries.name()
 }
 
 fn scalar(value: &toml::Value) -> Option<String> {
@@ -303,7 +333,14 @@ fn scalar(value: &toml::Value) -> Option<String> {
             let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
             texts.map(|texts| texts.join(","))
         }
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+        toml::Value::Table(pairs) => {
+            let pairs = pairs.iter();
+            let texts: Option<Vec<String>> = pairs
+                .map(|(name, value)| Some(format!("{name}={}", value.as_str()?)))
+                .collect();
+            texts.map(|texts| texts.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) => None,
     }
 }
 

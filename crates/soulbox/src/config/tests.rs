@@ -75,6 +75,34 @@ fn tables_and_lists() {
 }
 
 #[test]
+fn mirrors() {
+    let file = "[mirrors]\npip = \"https://m.example/simple/\"\n\
+                [mirrors.registries]\n\"docker.io\" = \"https://m.example/hub\"\nghcr.io = \"http://n\"\n";
+    // An unquoted `ghcr.io` is a table in TOML, and no text.
+    assert!(judge(&inputs(file, &[], &[])).is_err());
+    let file = file.replace("ghcr.io", "\"ghcr.io\"");
+    let mirrors = judge(&inputs(&file, &[], &[])).unwrap().config.mirrors;
+    assert_eq!(mirrors.pip.as_deref(), Some("https://m.example/simple"));
+    let registries: Vec<_> = mirrors.registries.into_iter().collect();
+    let pair = |registry: &str, mirror: &str| (registry.to_owned(), mirror.to_owned());
+    let want = [
+        pair("docker.io", "https://m.example/hub"),
+        pair("ghcr.io", "http://n"),
+    ];
+    assert_eq!(registries, want);
+
+    let flags = [
+        (Setting::MirrorsApt, "mirror.example"),
+        (Setting::MirrorsRegistries, "docker.io"),
+    ];
+    let problems = judge(&inputs("", &[], &flags)).unwrap_err();
+    insta::assert_snapshot!(problems.join("\n"), @r#"
+    mirrors.apt = "mirror.example" (from flag --mirrors-apt): expected an address such as https://mirror.example/path, without name, password, ? and #
+    mirrors.registries = "docker.io" (from flag --mirrors-registries): expected registry=address pairs such as docker.io=https://mirror.example, separated by commas, each registry once
+    "#);
+}
+
+#[test]
 fn every_problem_is_found() {
     let file = "listne = \"x\"\nslots_ready = 9999\ntls_cert = \"/a.pem\"\nnonsense_here = 1";
     let environment = [

@@ -26,7 +26,7 @@ const SERVER_FILES: [&str; 8] = [
     "node.id",
 ];
 /// Directories that the server makes for itself, of what can be had again.
-const SERVER_CACHES: [&str; 1] = ["uploads"];
+const SERVER_CACHES: [&str; 2] = ["uploads", "pulls"];
 /// How long a start waits for the lock, and how often it looks.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
