@@ -11,6 +11,7 @@ mod config;
 mod dns;
 mod frames;
 mod guest_files;
+mod looks;
 mod names;
 mod plans;
 mod records;
@@ -19,12 +20,14 @@ mod taken;
 
 // `manifest.rs` looks for it here.
 pub(crate) use taken::digest;
+// And `parse.rs` for this.
+pub(crate) use taken::difference;
 
 /// A property: panics when it does not hold for these bytes.
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its fuzz target and of its directory of inputs.
-pub const ALL: [(&str, Property); 16] = [
+pub const ALL: [(&str, Property); 17] = [
     ("bodies", bodies::bodies),
     ("config", config::config),
     ("dns", dns::dns),
@@ -32,6 +35,7 @@ pub const ALL: [(&str, Property); 16] = [
     ("guest_paths", guest_files::paths),
     ("ids", names::ids),
     ("launch_plan", plans::plans),
+    ("look", looks::look),
     ("manifest", records::manifest),
     ("metadata", bodies::metadata),
     ("multipart", guest_files::multipart),

@@ -9,6 +9,8 @@ macro_rules! take {
 }
 
 take! {
+    difference from "../../builder/src/difference.rs"
+    parse from "../../builder/src/look/parse.rs"
     dns from "../../net/src/dns.rs"
     envelope from "../../client/src/envelope.rs"
     manifest from "../../artifacts/src/manifest.rs"

@@ -10,13 +10,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 27] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
     ("api-types", &[]),
     ("envd-proto", &[]),
     ("fault", &[]),
+    ("dockerfile", &[]),
     // mechanism
     ("linux", &[]),
     ("telemetry", &[]),
@@ -39,6 +40,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ),
     // services
     ("client", &["api-types", "types"]),
+    ("registry", &["client", "types"]),
     (
         "orchestrator",
         &["client", "driver", "fault", "store", "telemetry", "types"],
@@ -47,9 +49,11 @@ const ARROWS: [(&str, &[&str]); 24] = [
         "builder",
         &[
             "client",
+            "dockerfile",
             "driver",
             "envd-proto",
             "fault",
+            "registry",
             "store",
             "telemetry",
             "types",
@@ -66,6 +70,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     // programs
     ("jail", &["launch-plan", "linux"]),
     ("envd", &["envd-proto", "linux"]),
+    ("tar", &[]),
     ("soulbox", ANY),
     // tests of other crates' parsers, in no program
     (
@@ -91,9 +96,15 @@ const WRAPPERS: [(&str, &[&str]); 13] = [
     ("netlink-packet-route", &["linux"]),
     ("sqlx", &["store"]),
     ("axum", &["api"]),
-    ("hyper", &["client", "edge", "envd", "telemetry"]),
-    ("hyper-util", &["client", "edge", "envd", "telemetry"]),
-    ("rustls", &["client", "edge"]),
+    (
+        "hyper",
+        &["client", "edge", "envd", "registry", "telemetry"],
+    ),
+    (
+        "hyper-util",
+        &["client", "edge", "envd", "registry", "telemetry"],
+    ),
+    ("rustls", &["client", "edge", "registry"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("toml", &["soulbox", "properties"]),
