@@ -9,6 +9,7 @@ Steps are independent: each has its own data directory and address block, and a 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -16,8 +17,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 import traceback
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,11 +29,14 @@ from e2b import Sandbox
 
 import host
 from crashing import call, options
+from registry import small_system
 from server import Server, ServerError, from_environment, kill_every_sandbox, patience, wait_until
 
 # More only makes all of them slower; there are 16 address blocks for all servers of the machine.
 BESIDE_EACH_OTHER = 4
 CONTENT = "what its user has written"
+# Steps of building from a file system that is unpacked.
+OF_IMAGES = ("build.image-unpacked", "build.image-saved")
 # Steps of taking away layers that nobody needs any more.
 OF_REMOVAL = ("save.layer-taken-away", "save.marker-removed")
 
@@ -182,8 +188,24 @@ class Case:
         made = json.loads(answer)
         self.build = f"/templates/{made['templateID']}/builds/{made['buildID']}"
         steps = [{"type": "RUN", "args": [f"echo {n} > /home/user/{n}"]} for n in (1, 2)]
-        self.attempt("POST", f"/v2{self.build}", {"fromTemplate": "base", "steps": steps})
+        source = {"fromRootfs": {"filesHash": self.upload(made["templateID"])}} if self.point in OF_IMAGES else {"fromTemplate": "base"}
+        self.attempt("POST", f"/v2{self.build}", {**source, "steps": steps})
         return made["templateID"], made["buildID"]
+
+    def upload(self, template: str) -> str:
+        """A small root file system, as `soulbox template build --rootfs` sends it."""
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch) / "root"
+            root.mkdir()
+            small_system(root)
+            packed = subprocess.run(["tar", "-C", str(root), "-cf", "-", "."], capture_output=True, check=True).stdout
+        digest = hashlib.sha256(packed).hexdigest()
+        status, answer = call(self.server, "GET", f"/templates/{template}/files/{digest}")
+        assert status == 201, answer
+        request = urllib.request.Request(json.loads(answer)["url"], data=packed, method="PUT")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert response.status < 300
+        return digest
 
     def await_build(self) -> dict:
         def ended() -> dict | None:
