@@ -27,12 +27,13 @@ def registries(images):
     world.proxy = Proxy(world.open)
     world.gate = Proxy(world.protected)
     world.elsewhere = Proxy(world.open)
+    world.mirror = Proxy(world.open)
     layout = images.layout("small").tree(small_system)
     layout.config("--config.env", "PATH=/opt/bin:/bin:/usr/bin", "--config.env", "OF_IMAGE=yes", "--config.user", "nobody")
     world.open.push(layout.path, "latest", "team/small:1")
     world.protected.push(layout.path, "latest", "team/small:1")
     yield world
-    for part in (world.proxy, world.gate, world.elsewhere, world.open, world.protected):
+    for part in (world.proxy, world.gate, world.elsewhere, world.mirror, world.open, world.protected):
         part.close()
 
 
@@ -40,7 +41,11 @@ def registries(images):
 def server(registries):
     plain = [f"http://{part.address}" for part in (registries.open, registries.protected, registries.proxy, registries.gate, registries.elsewhere)]
     server = from_environment(
-        "images", "--private-registries", ",".join(plain), "--ecr-endpoint", f"http://{registries.gate.address}/{{region}}"
+        "images",
+        *("--private-registries", ",".join(plain)),
+        *("--ecr-endpoint", f"http://{registries.gate.address}/{{region}}"),
+        *("--mirrors-registries", f"docker.io=http://{registries.mirror.address}"),
+        *("--mirrors-apt", "http://apt.mirror.test", "--mirrors-pip", "http://pip.mirror.test/simple", "--mirrors-npm", "http://npm.mirror.test"),
     )
     before = host.snapshot(str(server.data_dir))
     server.start()
@@ -91,7 +96,7 @@ def create(options):
 @pytest.fixture(autouse=True)
 def nothing_spoiled(registries):
     yield
-    for proxy in (registries.proxy, registries.gate, registries.elsewhere):
+    for proxy in (registries.proxy, registries.gate, registries.elsewhere, registries.mirror):
         proxy.spoil = None
         proxy.seen.clear()
         proxy.attempts.clear()

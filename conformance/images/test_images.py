@@ -198,6 +198,22 @@ def test_layers_elsewhere_do_not_learn_the_password(registries, build):
     assert any("Authorization" in headers for _, headers in gate.seen)
 
 
+def test_mirrors_of_registries_and_packages(registries, build, create, name):
+    """What the operator sets once, every build uses."""
+    build(Template().from_image("team/small:1"))
+    assert registries.mirror.seen and not any("Authorization" in headers for _, headers in registries.mirror.seen)
+    run = create(name).commands.run
+    assert "index-url = http://pip.mirror.test/simple" in run("cat /etc/pip.conf").stdout
+    messages = build(Template().from_template("base").run_cmd("pip config get global.index-url; npm config get registry"), name=f"{name}-base")
+    said = "\n".join(messages)
+    assert "http://pip.mirror.test/simple" in said and "http://npm.mirror.test/" in said, said
+    sources = create(f"{name}-base").commands.run("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null; true", user="root").stdout
+    assert "http://apt.mirror.test/debian" in sources and "deb.debian.org" not in sources, sources
+    # A mirror that fails is no reason to fail: the registry itself is asked, here with its own words.
+    registries.mirror.spoil = lambda path, attempt: lambda handler: answer(handler, 500)
+    assert "status code 500" not in refused(build, Template().from_image("team/small:1"), skip_cache=True)
+
+
 def test_a_bad_day_of_a_registry(registries, build, create, name):
     """Too many requests, errors, layers that break off, again and again: the build goes on where it was."""
     proxy = registries.proxy

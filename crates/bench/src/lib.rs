@@ -15,6 +15,7 @@ pub mod report;
 pub mod run;
 pub mod stats;
 mod sustained;
+mod template;
 mod transfer;
 
 pub use report::Report;

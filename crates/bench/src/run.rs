@@ -9,7 +9,7 @@ use soulbox_client::envd::Envd;
 use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
-use crate::{Report, burst, create, exec, idle, sustained, transfer};
+use crate::{Report, burst, create, exec, idle, sustained, template, transfer};
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
 const LABEL: &str = "soulbox-bench";
@@ -50,16 +50,19 @@ pub enum Bench {
     Transfer,
     /// Create and kill as fast as it goes.
     Sustained,
+    /// Builds of templates, and sandboxes of small and large ones.
+    Template,
 }
 
 impl Bench {
     /// All of them, from the quickest to the longest.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Create,
         Self::Exec,
         Self::Burst,
         Self::Sustained,
         Self::Transfer,
+        Self::Template,
         Self::Idle,
     ];
 }
@@ -80,6 +83,9 @@ pub enum BenchError {
         /// How it ended.
         status: String,
     },
+    /// A template could not be built.
+    #[error("a template was not built: {0}")]
+    Build(String),
     /// Files came back different.
     #[error("the downloaded file is not what was uploaded: {0}")]
     Corrupt(String),
@@ -100,6 +106,7 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Idle => idle::run(api, options).await,
         Bench::Transfer => transfer::run(api, options).await,
         Bench::Sustained => sustained::run(api, options).await,
+        Bench::Template => template::run(api, options).await,
     }
 }
 

@@ -108,18 +108,18 @@ fn is_host(text: &str) -> bool {
     good_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-/// Makes a root file system use mirrors. For `sh`; runs as root and needs nothing but `sed` and `grep`.
+/// Makes a root file system use mirrors. For `sh`; runs as root and needs only `sed`, `grep` and the smallest programs.
 ///
 /// Arguments: mirror of apt, of pip, of npm, each empty where there is none; root (empty for `/`).
 ///
 /// - apt: addresses of the servers of Debian and Ubuntu are replaced in `sources.list`, in lists and `.sources` files
 ///   below `sources.list.d`, and in the lists of mirrors that cloud images have. Comments and other servers stay.
-/// - pip, npm: `/etc/pip.conf` and `npmrc` (in `/etc`, and where the installed npm looks for it) are written unless
-///   somebody else has written them.
+/// - pip, npm: `/etc/pip.conf` and `npmrc` (in `/etc`, and where the installed npm looks for it) say it, between two
+///   marks, unless somebody else has said where packages come from.
 pub const SCRIPT: &str = r#"
 set -eu
 apt=$1 pip=$2 npm=$3 root=$4
-mark='# written by soulbox: mirrors'
+begin='# mirror, set by soulbox' end='# end of what soulbox has set'
 
 rewrite() {
   [ -f "$1" ] || return 0
@@ -132,9 +132,28 @@ rewrite() {
     -e "s#https?://(security|ports)\.ubuntu\.com/#$to/#g" "$1"
 }
 
-# Ours, or nobody's.
-ours() {
-  [ ! -e "$1" ] || grep -qxF "$mark" "$1"
+# set_in FILE KEY TEXT [SECTION]: puts lines into a file, after the section's head where it has one.
+set_in() {
+  mkdir -p "$(dirname "$1")"
+  [ -e "$1" ] || : >"$1"
+  sed -i "/^$begin\$/,/^$end\$/d" "$1"
+  if grep -Eq "^[[:space:]]*$2[[:space:]]*=" "$1"; then return 0; fi
+  if [ -n "${4:-}" ] && ! grep -qxF "$4" "$1"; then printf '%s\n' "$4" >>"$1"; fi
+  block=$(printf '%s\n%s\n%s' "$begin" "$3" "$end")
+  put=
+  {
+    [ -n "${4:-}" ] || printf '%s\n' "$block"
+    while IFS= read -r line || [ -n "$line" ]; do
+      printf '%s\n' "$line"
+      if [ -z "$put" ] && [ "$line" = "${4:-}" ] && [ -n "$line" ]; then
+        printf '%s\n' "$block"
+        put=yes
+      fi
+    done <"$1"
+  } >"$1.soulbox"
+  # Into the file that is there: it keeps its owner and mode.
+  cat "$1.soulbox" >"$1"
+  rm -f "$1.soulbox"
 }
 
 if [ -n "$apt" ]; then
@@ -144,26 +163,22 @@ if [ -n "$apt" ]; then
   done
 fi
 
-if [ -n "$pip" ] && ours "$root/etc/pip.conf"; then
-  mkdir -p "$root/etc"
-  {
-    printf '%s\n[global]\nindex-url = %s\n' "$mark" "$pip"
-    case $pip in
-      http://*)
-        host=${pip#http://}
-        printf 'trusted-host = %s\n' "${host%%/*}"
-        ;;
-    esac
-  } >"$root/etc/pip.conf"
+if [ -n "$pip" ]; then
+  lines="index-url = $pip"
+  case $pip in
+    http://*)
+      host=${pip#http://}
+      lines=$(printf '%s\ntrusted-host = %s' "$lines" "${host%%/*}")
+      ;;
+  esac
+  set_in "$root/etc/pip.conf" index-url "$lines" '[global]'
 fi
 
 if [ -n "$npm" ]; then
   for prefix in '' /usr /usr/local; do
     # npm reads `etc/npmrc` below its own prefix; Debian's reads the one in /etc.
     if [ -n "$prefix" ] && [ ! -e "$root$prefix/bin/npm" ] && [ ! -h "$root$prefix/bin/npm" ]; then continue; fi
-    ours "$root$prefix/etc/npmrc" || continue
-    mkdir -p "$root$prefix/etc"
-    printf '%s\nregistry=%s/\n' "$mark" "$npm" >"$root$prefix/etc/npmrc"
+    set_in "$root$prefix/etc/npmrc" registry "registry=$npm/"
   done
 fi
 "#;
@@ -269,22 +284,51 @@ mod tests {
             "http://m.example:8080/simple",
             "https://n.example",
         );
-        let pip =
-            "[global]\nindex-url = http://m.example:8080/simple\ntrusted-host = m.example:8080\n";
-        assert!(read(root, "etc/pip.conf").ends_with(pip));
+        let between =
+            |text: &str| format!("# mirror, set by soulbox\n{text}# end of what soulbox has set\n");
+        let pip = "index-url = http://m.example:8080/simple\ntrusted-host = m.example:8080\n";
+        assert_eq!(
+            read(root, "etc/pip.conf"),
+            format!("[global]\n{}", between(pip))
+        );
         for file in ["etc/npmrc", "usr/local/etc/npmrc"] {
-            assert!(
-                read(root, file).ends_with("\nregistry=https://n.example/\n"),
+            assert_eq!(
+                read(root, file),
+                between("registry=https://n.example/\n"),
                 "{file}"
             );
         }
         assert!(!root.join("usr/etc").exists());
         run(root, "", "https://other.example/$(x)", "");
-        let pip = "\n[global]\nindex-url = https://other.example/$(x)\n";
-        assert!(read(root, "etc/pip.conf").ends_with(pip));
-        write(root, "etc/pip.conf", "[global]\ntimeout = 5\n");
-        run(root, "", "https://m.example", "");
-        assert_eq!(read(root, "etc/pip.conf"), "[global]\ntimeout = 5\n");
+        let pip = between("index-url = https://other.example/$(x)\n");
+        assert_eq!(read(root, "etc/pip.conf"), format!("[global]\n{pip}"));
+        // What else is in the files stays, and so does a choice of somebody else.
+        write(
+            root,
+            "etc/pip.conf",
+            "[install]\nuser = no\n[global]\ntimeout = 5",
+        );
+        write(root, "etc/npmrc", "fund=false\n");
+        for _ in 0..2 {
+            run(root, "", "https://m.example", "https://n.example");
+        }
+        let pip = between("index-url = https://m.example\n");
+        let expected = format!("[install]\nuser = no\n[global]\n{pip}timeout = 5\n");
+        assert_eq!(read(root, "etc/pip.conf"), expected);
+        let npm = format!("{}fund=false\n", between("registry=https://n.example/\n"));
+        assert_eq!(read(root, "etc/npmrc"), npm);
+        write(
+            root,
+            "etc/pip.conf",
+            "[global]\nindex-url=https://mine.example\n",
+        );
+        write(root, "etc/npmrc", "registry = https://mine.example\n");
+        run(root, "", "https://m.example", "https://n.example");
+        assert_eq!(
+            read(root, "etc/pip.conf"),
+            "[global]\nindex-url=https://mine.example\n"
+        );
+        assert_eq!(read(root, "etc/npmrc"), "registry = https://mine.example\n");
     }
 
     #[test]

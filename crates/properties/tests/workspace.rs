@@ -90,7 +90,7 @@ const ARROWS: [(&str, &[&str]); 27] = [
 const ANY: &[&str] = &["*"];
 
 /// What from outside only some may use directly, tests not counted.
-const WRAPPERS: [(&str, &[&str]); 13] = [
+const WRAPPERS: [(&str, &[&str]); 14] = [
     ("libc", &["linux", "driver-linux"]),
     ("netlink-packet-core", &["linux"]),
     ("netlink-packet-route", &["linux"]),
@@ -107,6 +107,7 @@ const WRAPPERS: [(&str, &[&str]); 13] = [
     ("rustls", &["client", "edge", "registry"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
+    ("ruzstd", &["tar"]),
     ("toml", &["soulbox", "properties"]),
     ("clap", &["soulbox"]),
     ("anyhow", &["soulbox"]),
@@ -139,7 +140,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
             let dependencies = package["dependencies"].as_array().unwrap().iter();
             let used = dependencies
                 .filter(|dependency| dependency["kind"] != "dev")
-                .map(|dependency| short(&dependency["name"]));
+                .map(|dependency| used_name(&dependency["name"]));
             (short(&package["name"]), used.collect())
         })
         .collect()
@@ -148,6 +149,16 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn short(name: &Value) -> String {
     let name = name.as_str().unwrap();
     name.strip_prefix("soulbox-").unwrap_or(name).to_owned()
+}
+
+/// What a crate that is used is called. One from outside may have the short name of one of ours.
+fn used_name(name: &Value) -> String {
+    let full = name.as_str().unwrap();
+    let taken = ARROWS.iter().any(|(ours, _)| *ours == full) && full != "soulbox";
+    match taken {
+        true => format!("{full} from outside"),
+        false => short(name),
+    }
 }
 
 #[test]

@@ -498,6 +498,8 @@ pub(crate) enum BenchCommand {
     Transfer(BenchArgs),
     /// Create and kill as fast as it goes
     Sustained(BenchArgs),
+    /// Builds of templates: steps, cache, and sandboxes of small and large ones
+    Template(BenchArgs),
     /// All of the above
     All(BenchArgs),
 }
@@ -512,6 +514,7 @@ impl BenchCommand {
             | Self::Idle(args)
             | Self::Transfer(args)
             | Self::Sustained(args)
+            | Self::Template(args)
             | Self::All(args) => args,
         }
     }

@@ -52,6 +52,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Idle(_) => vec![Bench::Idle],
         BenchCommand::Transfer(_) => vec![Bench::Transfer],
         BenchCommand::Sustained(_) => vec![Bench::Sustained],
+        BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }
@@ -88,7 +89,7 @@ async fn measure_all(
 fn broken(error: BenchError) -> Failure {
     match error {
         BenchError::Client(error) => failure(&error, None),
-        error @ (BenchError::Command { .. } | BenchError::Corrupt(_)) => {
+        error @ (BenchError::Command { .. } | BenchError::Build(_) | BenchError::Corrupt(_)) => {
             Failure::internal(error.to_string())
         }
         error @ BenchError::Bundle(_) => Failure::user("cannot prepare the peers").because(error),
