@@ -204,7 +204,7 @@ def test_mirrors_of_registries_and_packages(registries, build, create, name):
     assert registries.mirror.seen and not any("Authorization" in headers for _, headers in registries.mirror.seen)
     run = create(name).commands.run
     assert "index-url = http://pip.mirror.test/simple" in run("cat /etc/pip.conf").stdout
-    messages = build(Template().from_template("base").run_cmd("pip config get global.index-url; npm config get registry"), name=f"{name}-base")
+    messages = build(Template().from_template("base").run_cmd("pip config list; npm config get registry"), name=f"{name}-base")
     said = "\n".join(messages)
     assert "http://pip.mirror.test/simple" in said and "http://npm.mirror.test/" in said, said
     sources = create(f"{name}-base").commands.run("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null; true", user="root").stdout
