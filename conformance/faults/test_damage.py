@@ -304,7 +304,8 @@ def reboot(server: Server) -> None:
     wanted = os.path.realpath(server.data_dir)
     claim = next(path for path in host.CLAIMS.iterdir() if path.name.isdigit() and path.read_text() == wanted)
     prefix = f"sb{int(claim.name):x}"
-    slots = [path for path in Path("/sys/fs/cgroup").glob(f"**/soulbox/{prefix}") if path.is_dir()]
+    # `walk` does not mind what other servers remove meanwhile.
+    slots = [Path(found) for found, _, _ in os.walk("/sys/fs/cgroup") if found.endswith(f"/soulbox/{prefix}")]
     for _ in range(100):
         pids = {int(pid) for slot in slots for file in slot.rglob("cgroup.procs") for pid in file.read_text().split()}
         for pid in pids:
@@ -323,7 +324,11 @@ def reboot(server: Server) -> None:
     subprocess.run(["ip", "link", "del", f"{prefix}gw"], check=True)
     subprocess.run(["nft", "delete", "table", "inet", prefix], check=True)
     for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if file.read_text().startswith(wanted + "/"):
+        try:
+            backing = file.read_text()
+        except OSError:
+            continue  # Of another server, which has just ended it.
+        if backing.startswith(wanted + "/"):
             subprocess.run(["losetup", "-d", f"/dev/{file.parts[3]}"], check=True)
     (server.data_dir / "soulbox.db-boot").write_text("an earlier boot")
     for path in (server.data_dir / "sandboxes").glob("*/state.json"):
