@@ -11,6 +11,7 @@ use soulbox_types::StartCommand;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 
+use crate::hash;
 use crate::run::State;
 
 /// Begins the names of blobs.
@@ -183,26 +184,12 @@ fn check(
     blobs: &HashMap<String, (u64, u64)>,
     file: &mut std::fs::File,
 ) -> Result<(), LayoutError> {
-    use sha2::{Digest as _, Sha256};
     let wrong = |what: &str| LayoutError::NoLayout(format!("layer {} {what}", layer.digest));
     let &(at, length) = blobs
         .get(layer.digest.hex())
         .ok_or_else(|| wrong("is missing"))?;
     file.seek(SeekFrom::Start(at))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
-    let mut input = file.take(length);
-    loop {
-        let n = input.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer[..n]);
-    }
-    let hex: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hash::of_all(file.take(length))?;
     if hex == layer.digest.hex() {
         Ok(())
     } else {

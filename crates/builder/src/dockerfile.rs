@@ -158,9 +158,9 @@ impl Kitchen<'_> {
                 let built = self.built.get(number);
                 let built = built
                     .ok_or_else(|| Failure::new(STEP, "Dockerfile: a stage is not built yet"))?;
-                let below = scope;
+                // Its ARGs end with it.
                 scope = Scope {
-                    args: below.args,
+                    args: BTreeMap::new(),
                     ..built.scope.clone()
                 };
                 built.state.clone()

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
+use soulbox_registry::document::architecture;
 use soulbox_store::{Build, Template};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
@@ -76,15 +77,6 @@ impl Looks {
             layer: tokio::fs::File::from_std(file),
             layer_bytes: layer.size_bytes,
         })
-    }
-}
-
-/// As OCI calls what this server runs on.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 

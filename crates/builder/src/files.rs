@@ -12,6 +12,8 @@ use soulbox_dockerfile::{Entry, Selected};
 use tar::{Archive, Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
+use crate::hash;
+
 /// More entries than this has no context.
 const MOST_ENTRIES: usize = 1_000_000;
 const BUFFER: usize = 256 * 1024;
@@ -111,7 +113,7 @@ impl Files {
                 }
             }
         }
-        hex(hash)
+        hash::hex(hash)
     }
 
     fn below<'a>(&'a self, selected: &'a Selected) -> impl Iterator<Item = &'a Known> {
@@ -288,28 +290,9 @@ fn index(file: &mut std::fs::File) -> io::Result<Vec<Known>> {
     for (number, at) in places {
         let known = &mut found[number];
         content.seek(SeekFrom::Start(at))?;
-        known.digest = digest((&mut content).take(known.size))?;
+        known.digest = hash::of_all((&mut content).take(known.size))?;
     }
     Ok(found)
-}
-
-fn digest(mut input: impl Read) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let n = input.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(hex(hash));
-        }
-        hash.update(&buffer[..n]);
-    }
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 fn read_some(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -15,16 +15,17 @@ use soulbox_registry::{Blob, Credentials, Digest, Found, Reference};
 use soulbox_store::{CachedStep, LogLevel};
 use soulbox_types::{BuildContext, LayerDigest};
 use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use crate::archive::Layout;
+use crate::hash;
 use crate::journal::{Journal, Output};
 use crate::key::Key;
 use crate::request::Runtime;
-use crate::run::{Failure, State, Work, bytes};
+use crate::run::{Failure, State, Work, kept};
 use crate::script;
-use crate::stage::{Ground, Stage, StepFailure};
+use crate::stage::{Stage, StepFailure};
 
 pub(crate) const STEP: &str = "base";
 /// Layers of one image that are fetched at the same time.
@@ -95,10 +96,11 @@ impl Work {
     /// The ground of an uploaded root file system.
     pub(crate) async fn rootfs(&self, hash: &str, journal: &mut Journal) -> Result<State, Failure> {
         // The name of an upload is the client's: only its content says whether two are the same.
-        let mut file = self.uploaded(hash).await?;
-        let digest = digest_of(&mut file)
-            .await
-            .map_err(|error| Failure::new(STEP, error.to_string()))?;
+        let file = self.uploaded(hash).await?.into_std().await;
+        let failed = |error: &dyn std::fmt::Display| Failure::new(STEP, error.to_string());
+        let hashing = tokio::task::spawn_blocking(move || hash::of_all(file));
+        let digest = hashing.await.map_err(|error| failed(&error))?;
+        let digest = digest.map_err(|error| failed(&error))?;
         let content = Content {
             digest: format!("rootfs {digest}"),
             env: std::collections::BTreeMap::new(),
@@ -155,15 +157,10 @@ impl Work {
         let mut context = root();
         context.env.clone_from(&content.env);
         let mut state = State::on(key.clone(), vec![bare.ground], context, self.request.force);
-        let done = match self.known(&state, &key, STEP).await? {
-            Some(done) => {
-                journal
-                    .say(LogLevel::Info, Some(STEP), format!("CACHED {line}"))
-                    .await;
-                done
-            }
+        let recalled = self.recall(&state, &key, STEP, &line, journal);
+        let done = match recalled.await? {
+            Some(done) => done,
             None => {
-                journal.say(LogLevel::Info, Some(STEP), line).await;
                 let done = self.unpack(content, bare, &state.context, journal).await?;
                 self.remember(&key, &done, STEP).await?;
                 done
@@ -181,14 +178,8 @@ impl Work {
         context: &BuildContext,
         journal: &mut Journal,
     ) -> Result<CachedStep, Failure> {
-        let ground = Ground {
-            template: self.template.id.clone(),
-            limits: self.build.limits,
-        };
         let layers = [bare.tools, bare.ground];
-        let stage = Stage::open(&self.driver, &ground, &layers, &root())
-            .await
-            .map_err(Failure::driver(STEP))?;
+        let stage = self.stage_on(&layers, &root(), STEP).await?;
         match &content.layers {
             Layers::Registry(found) => {
                 let wanted = &found.image.layers;
@@ -240,11 +231,7 @@ impl Work {
         fault::point!("build.image-unpacked");
         let saved = stage.save().await.map_err(Failure::driver(STEP))?;
         fault::point!("build.image-saved");
-        Ok(CachedStep {
-            layer: saved.as_ref().map(|layer| layer.digest),
-            context: context.clone(),
-            size_bytes: saved.map_or(0, |layer| bytes(&layer)),
-        })
+        Ok(kept(saved, context.clone()))
     }
 
     async fn lay(
@@ -288,15 +275,10 @@ impl Work {
             .key
             .and(&["provision", script::PROVISION, script::USER]);
         let line = format!("[base] DEFAULT USER {DEFAULT_USER} [{}]", key.short());
-        let done = match self.known(state, &key, STEP).await? {
-            Some(done) => {
-                journal
-                    .say(LogLevel::Info, Some(STEP), format!("CACHED {line}"))
-                    .await;
-                done
-            }
+        let recalled = self.recall(state, &key, STEP, &line, journal);
+        let done = match recalled.await? {
+            Some(done) => done,
             None => {
-                journal.say(LogLevel::Info, Some(STEP), line).await;
                 let done = self.make_usable(state, journal).await?;
                 self.remember(&key, &done, STEP).await?;
                 done
@@ -348,11 +330,7 @@ impl Work {
         if self.request.runtime == Runtime::V21 {
             DEFAULT_USER.clone_into(&mut context.user);
         }
-        Ok(CachedStep {
-            layer: saved.as_ref().map(|layer| layer.digest),
-            context,
-            size_bytes: saved.map_or(0, |layer| bytes(&layer)),
-        })
+        Ok(kept(saved, context))
     }
 }
 
@@ -416,22 +394,6 @@ pub(crate) fn root() -> BuildContext {
     BuildContext {
         user: ROOT.to_owned(),
         ..BuildContext::default()
-    }
-}
-
-async fn digest_of(file: &mut File) -> std::io::Result<String> {
-    use sha2::{Digest as _, Sha256};
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        let n = file.read(&mut buffer).await?;
-        if n == 0 {
-            return Ok(hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect());
-        }
-        hash.update(&buffer[..n]);
     }
 }
 

@@ -3,6 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use soulbox_types::{BuildContext, BuildId};
 
+use crate::hash::hex;
 use crate::request::Step;
 
 /// Another number makes everything that was kept before unfindable. It stands for how steps are carried out.
@@ -79,11 +80,7 @@ fn hash(parts: &[String]) -> String {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(hasher)
 }
 
 #[cfg(test)]

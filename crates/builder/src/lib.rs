@@ -16,6 +16,7 @@ pub mod difference;
 mod dockerfile;
 pub mod export;
 mod files;
+mod hash;
 mod image;
 mod journal;
 mod key;

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use crate::files::{Dress, Files, Wanted};
 use crate::image::{ARCHIVE, with_tools};
 use crate::run::{Failure, State, Work};
-use crate::stage::{Ground, Stage};
+use crate::stage::Stage;
 
 /// Where another stage's files are packed to, inside.
 const PACKED: &str = "/run/e2b/packed";
@@ -189,14 +189,8 @@ impl Work {
 
     /// A sandbox on a state in which `soulbox-tar` is.
     pub(crate) async fn tool_stage(&self, state: &State, step: &str) -> Result<Stage, Failure> {
-        let ground = Ground {
-            template: self.template.id.clone(),
-            limits: self.build.limits,
-        };
         let layers = with_tools(self.bare().await?, &state.layers);
-        Stage::open(&self.driver, &ground, &layers, &crate::image::root())
-            .await
-            .map_err(Failure::driver(step))
+        self.stage_on(&layers, &crate::image::root(), step).await
     }
 
     /// Files of another stage, out of a sandbox of it.

@@ -352,14 +352,10 @@ impl Work {
             headline,
         } = place;
         let headline = format!("{prefix} {headline} [{}]", key.short());
-        let done = match self.known(state, &key, &number).await? {
-            Some(done) => {
-                let line = format!("CACHED {headline}");
-                journal.say(LogLevel::Info, Some(&number), line).await;
-                done
-            }
+        let recalled = self.recall(state, &key, &number, &headline, journal);
+        let done = match recalled.await? {
+            Some(done) => done,
             None => {
-                journal.say(LogLevel::Info, Some(&number), headline).await;
                 let mut output = Output {
                     journal,
                     step: number.clone(),
@@ -397,6 +393,24 @@ impl Work {
         found.map_err(Failure::store(step))
     }
 
+    /// The same, and tells the log which line it is about to do or has done before.
+    pub(crate) async fn recall(
+        &self,
+        state: &State,
+        key: &Key,
+        step: &str,
+        line: &str,
+        journal: &mut Journal,
+    ) -> Result<Option<CachedStep>, Failure> {
+        let known = self.known(state, key, step).await?;
+        let line = match known {
+            Some(_) => format!("CACHED {line}"),
+            None => line.to_owned(),
+        };
+        journal.say(LogLevel::Info, Some(step), line).await;
+        Ok(known)
+    }
+
     pub(crate) async fn remember(
         &self,
         key: &Key,
@@ -417,22 +431,10 @@ impl Work {
     ) -> Result<CachedStep, Failure> {
         let number = output.step.clone();
         let (stage, context) = match deed {
-            Deed::Nothing(context) => {
-                return Ok(CachedStep {
-                    layer: None,
-                    context: (*context).clone(),
-                    size_bytes: 0,
-                });
-            }
+            Deed::Nothing(context) => return Ok(kept(None, context.clone())),
             Deed::Step(step) => match self.act(state, step, output).await? {
                 (Some(stage), context) => (stage, context),
-                (None, context) => {
-                    return Ok(CachedStep {
-                        layer: None,
-                        context,
-                        size_bytes: 0,
-                    });
-                }
+                (None, context) => return Ok(kept(None, context)),
             },
             Deed::Run { start, text } => {
                 let stage = self.stage(state, &number).await?;
@@ -449,11 +451,7 @@ impl Work {
         fault::point!("build.step-ran");
         let saved = stage.save().await.map_err(Failure::driver(&number))?;
         fault::point!("build.step-saved");
-        Ok(CachedStep {
-            layer: saved.as_ref().map(|layer| layer.digest),
-            context,
-            size_bytes: saved.map_or(0, |layer| bytes(&layer)),
-        })
+        Ok(kept(saved, context))
     }
 
     /// Carries out a step; without a sandbox where it needs none.
@@ -479,11 +477,21 @@ impl Work {
     }
 
     pub(crate) async fn stage(&self, state: &State, step: &str) -> Result<Stage, Failure> {
+        self.stage_on(&state.layers, &state.context, step).await
+    }
+
+    /// A sandbox on these layers, topmost first, with what all sandboxes of the build have.
+    pub(crate) async fn stage_on(
+        &self,
+        layers: &[LayerDigest],
+        context: &BuildContext,
+        step: &str,
+    ) -> Result<Stage, Failure> {
         let ground = Ground {
             template: self.template.id.clone(),
             limits: self.build.limits,
         };
-        Stage::open(&self.driver, &ground, &state.layers, &state.context)
+        Stage::open(&self.driver, &ground, layers, context)
             .await
             .map_err(Failure::driver(step))
     }
@@ -571,7 +579,16 @@ impl Work {
     }
 }
 
-pub(crate) fn bytes(layer: &SavedLayer) -> i64 {
+/// A result as the cache has it.
+pub(crate) fn kept(saved: Option<SavedLayer>, context: BuildContext) -> CachedStep {
+    CachedStep {
+        layer: saved.map(|layer| layer.digest),
+        context,
+        size_bytes: saved.map_or(0, |layer| bytes(&layer)),
+    }
+}
+
+fn bytes(layer: &SavedLayer) -> i64 {
     i64::try_from(layer.content_bytes).unwrap_or(i64::MAX)
 }
 

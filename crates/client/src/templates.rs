@@ -82,12 +82,21 @@ impl Api {
             public: Some(public),
             description: None,
         };
-        let body = body(&operation, &wanted)?;
+        self.update_template(&operation, name, &wanted).await
+    }
+
+    pub(crate) async fn update_template(
+        &self,
+        operation: &str,
+        name: &str,
+        wanted: &TemplateUpdate,
+    ) -> Result<TemplateUpdated, ClientError> {
+        let body = body(operation, wanted)?;
         let path = format!("/v2/templates/{}", segment(name));
         let (_, _, bytes) = self
-            .call(&operation, Method::PATCH, &path, self.team(), Some(body))
+            .call(operation, Method::PATCH, &path, self.team(), Some(body))
             .await?;
-        json(&operation, &bytes)
+        json(operation, &bytes)
     }
 
     /// Deletes a template with all its builds.

@@ -12,7 +12,7 @@ use soulbox_api_types::template::{
     TemplateBuild, TemplateUpdate, TemplateUpdated, TemplateWithBuilds,
 };
 
-use crate::api::{Page, body, segment};
+use crate::api::{Page, segment};
 use crate::http::{json, read_all, refusal};
 use crate::{Api, ClientError};
 
@@ -60,12 +60,7 @@ impl Api {
             public: None,
             description: Some(description.to_owned()),
         };
-        let body = body(&operation, &wanted)?;
-        let path = format!("/v2/templates/{}", segment(name));
-        let (_, _, bytes) = self
-            .call(&operation, Method::PATCH, &path, self.team(), Some(body))
-            .await?;
-        json(&operation, &bytes)
+        self.update_template(&operation, name, &wanted).await
     }
 
     /// Own and public templates that have these words, best match first, at most a hundred.
