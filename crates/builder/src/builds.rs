@@ -24,8 +24,6 @@ use crate::request::BuildRequest;
 use crate::run::{Failure, Work};
 use crate::uploads::Uploads;
 
-/// A build that takes longer is given up.
-const LONGEST: Duration = Duration::from_hours(1);
 /// What is said of builds that nobody works on any more.
 const INTERRUPTED: &str = "the server was stopped during the build\nFIX: build again; finished steps are taken from the cache";
 /// How often layers are looked for that nothing needs, and how long a finished step is remembered.
@@ -45,6 +43,7 @@ struct Shared {
     uploads: Uploads,
     registries: Registries,
     mirrors: Arc<Mirrors>,
+    longest: Duration,
     tasks: Tasks,
     /// Held for reading by every build, and for writing while layers are removed: between the moment a layer is made and
     /// the moment the database knows it, nothing else says that it is needed.
@@ -62,6 +61,19 @@ impl std::fmt::Debug for Builds {
             .field("running", &self.shared.running.lock().len())
             .finish_non_exhaustive()
     }
+}
+
+/// What all builds of a server have.
+#[derive(Debug)]
+pub struct BuildSettings {
+    /// Directory of uploaded files; made when it is not there.
+    pub uploads: PathBuf,
+    /// Where images come from.
+    pub registries: Registries,
+    /// Where packages come from.
+    pub mirrors: Mirrors,
+    /// A build that takes longer is given up.
+    pub longest: Duration,
 }
 
 /// Why a build was not started.
@@ -100,18 +112,16 @@ pub enum OpenBuildsError {
 }
 
 impl Builds {
-    /// Ends what an earlier server has left unfinished, and is ready for new builds. Uploads are kept in `uploads`.
+    /// Ends what an earlier server has left unfinished, and is ready for new builds.
     ///
     /// # Errors
     /// See [`OpenBuildsError`].
     pub async fn open(
         store: Store,
         driver: Arc<dyn Driver>,
-        uploads: PathBuf,
-        registries: Registries,
-        mirrors: Mirrors,
+        settings: BuildSettings,
     ) -> Result<Self, OpenBuildsError> {
-        let uploads = Uploads::open(uploads).map_err(OpenBuildsError::Uploads)?;
+        let uploads = Uploads::open(settings.uploads).map_err(OpenBuildsError::Uploads)?;
         let reason = BuildReason {
             message: INTERRUPTED.to_owned(),
             step: None,
@@ -124,8 +134,9 @@ impl Builds {
             store,
             driver,
             uploads,
-            registries,
-            mirrors: Arc::new(mirrors),
+            registries: settings.registries,
+            mirrors: Arc::new(settings.mirrors),
+            longest: settings.longest,
             tasks: Tasks::new(),
             quiet: Arc::default(),
             collect: Notify::new(),
@@ -230,7 +241,7 @@ async fn carry_through(
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(work.run(&mut journal)).catch_unwind() => outcome.unwrap_or_else(|_| Err(Failure::internal(None))),
         why = given_up => Err(Failure { message: why.to_owned(), step: None }),
-        () = tokio::time::sleep(LONGEST) => Err(Failure { message: "build timed out".to_owned(), step: None }),
+        () = tokio::time::sleep(shared.longest) => Err(timed_out(shared.longest)),
     };
     if let Err(failure) = &outcome {
         let text = format!("Build failed: {}", failure.message);
@@ -255,6 +266,15 @@ async fn carry_through(
         }
     }
     shared.running.lock().remove(&id);
+}
+
+fn timed_out(longest: Duration) -> Failure {
+    let message = format!(
+        "build timed out after {} seconds\n\
+         FIX: find the command that hangs or takes too long, or raise max_build_seconds",
+        longest.as_secs()
+    );
+    Failure { message, step: None }
 }
 
 /// Looks now and then, and when there is a reason.

@@ -31,7 +31,7 @@ mod stage;
 mod step;
 pub mod uploads;
 
-pub use builds::{Builds, OpenBuildsError, StartBuildError};
+pub use builds::{BuildSettings, Builds, OpenBuildsError, StartBuildError};
 pub use difference::{Contents, Difference};
 pub use export::Archive;
 pub use look::{LookError, Looks};

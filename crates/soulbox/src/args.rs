@@ -121,6 +121,9 @@ pub(crate) struct ServeArgs {
     /// Builds of templates that a team may have in progress at once [default: 20]
     #[arg(long, value_name = "N")]
     pub(crate) max_builds_per_team: Option<String>,
+    /// Longest time that the build of a template may take, in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_build_seconds: Option<String>,
     /// Most virtual CPUs that a template may ask for [default: 32]
     #[arg(long, value_name = "N")]
     pub(crate) max_vcpu: Option<String>,
@@ -186,6 +189,7 @@ impl ServeArgs {
             (Setting::MaxSandboxesPerTeam, &self.max_sandboxes_per_team),
             (Setting::MaxTimeoutHours, &self.max_timeout_hours),
             (Setting::MaxBuildsPerTeam, &self.max_builds_per_team),
+            (Setting::MaxBuildSeconds, &self.max_build_seconds),
             (Setting::MaxVcpu, &self.max_vcpu),
             (Setting::MaxMemoryMib, &self.max_memory_mib),
             (Setting::SlotsReady, &self.slots_ready),

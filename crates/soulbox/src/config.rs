@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) max_timeout: Duration,
     /// Builds that a team may have in progress at once, 1 to 1024. Default 20.
     pub(crate) max_builds_per_team: u32,
+    /// Longest time that the build of a template may take, 1 second to 24 hours. Default 1 hour.
+    pub(crate) max_build_time: Duration,
     /// Most virtual CPUs that a template may ask for, 1 to 1024. Default 32.
     pub(crate) max_vcpu: u32,
     /// Most memory that a template may ask for, 128 MiB to 16 TiB. Default 64 GiB.
@@ -184,6 +186,7 @@ impl Judge<'_> {
         let max_sandboxes_per_team = self.number(Setting::MaxSandboxesPerTeam, 1, 32_768);
         let max_timeout_hours = self.number(Setting::MaxTimeoutHours, 1, 720);
         let max_builds_per_team = self.number(Setting::MaxBuildsPerTeam, 1, 1024);
+        let max_build_seconds = self.number(Setting::MaxBuildSeconds, 1, 86_400);
         let max_vcpu = self.number(Setting::MaxVcpu, 1, 1024);
         let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
@@ -206,6 +209,7 @@ impl Judge<'_> {
             max_sandboxes_per_team: max_sandboxes_per_team?,
             max_timeout: Duration::from_secs(u64::from(max_timeout_hours?) * 3600),
             max_builds_per_team: max_builds_per_team?,
+            max_build_time: Duration::from_secs(u64::from(max_build_seconds?)),
             max_vcpu: max_vcpu?,
             max_memory_mib: max_memory_mib?,
             slots_ready: u16::try_from(slots_ready?).ok()?,

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
-use soulbox_builder::Builds;
+use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::Driver;
 use soulbox_driver::route::Route;
 use soulbox_edge::{Edge, EdgeConfig, Routes};
@@ -242,9 +242,13 @@ impl Server {
             .await
             .context("cannot adopt sandboxes")?;
         let registries = registries(config, data_dir)?;
-        let mirrors = config.mirrors.clone();
-        let uploads = data_dir.join("uploads");
-        let builds = Builds::open(store.clone(), driver, uploads, registries, mirrors)
+        let building = BuildSettings {
+            uploads: data_dir.join("uploads"),
+            registries,
+            mirrors: config.mirrors.clone(),
+            longest: config.max_build_time,
+        };
+        let builds = Builds::open(store.clone(), driver, building)
             .await
             .context("cannot build templates")?;
         let shutdown = CancellationToken::new();

@@ -13,6 +13,8 @@ use crate::{Store, StoreError, idempotency, metrics};
 const CHUNK: i64 = 2000;
 /// How long log entries are kept. Clients ask for at most this.
 const LOGS_KEPT: Duration = Duration::from_hours(24 * 7);
+/// How long what a build has said is kept: a failure is looked at soon, a version may be wondered about later.
+const BUILD_LOGS_KEPT: Duration = Duration::from_hours(24 * 30);
 
 /// Rows that were deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +23,8 @@ pub struct Pruned {
     pub metrics: u64,
     /// Log entries.
     pub logs: u64,
+    /// Lines that builds have said.
+    pub build_logs: u64,
     /// Answers to requests with an idempotency key.
     pub idempotency: u64,
 }
@@ -46,6 +50,15 @@ impl Store {
             .delete_old(
                 "DELETE FROM logs WHERE seq IN (SELECT seq FROM logs WHERE at < $1 LIMIT $2)",
                 before(now, LOGS_KEPT),
+                None,
+            )
+            .await?;
+        pruned.build_logs = self
+            .delete_old(
+                "DELETE FROM build_logs WHERE (build_id, position) IN \
+                 (SELECT l.build_id, l.position FROM builds b JOIN build_logs l ON l.build_id = b.id \
+                 WHERE b.created_at < $1 LIMIT $2)",
+                before(now, BUILD_LOGS_KEPT),
                 None,
             )
             .await?;
@@ -98,7 +111,8 @@ mod tests {
     use crate::database::tests::temp_store;
     use crate::logs::tests::entry;
     use crate::metrics::tests::sample;
-    use crate::{Begin, LogLevel};
+    use crate::templates::tests::add_template;
+    use crate::{Begin, BuildLogLine, BuildStatus, LogLevel};
 
     #[tokio::test]
     async fn old_readings_are_thinned() {
@@ -132,6 +146,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_builds_have_said_expires() {
+        let store = temp_store().await;
+        let team = store.default_team().await.unwrap();
+        let (_, build) = add_template(&store, &team, "t", BuildStatus::Ready, 1).await;
+        let line = BuildLogLine {
+            at: build.created_at,
+            level: LogLevel::Info,
+            step: None,
+            message: "x".into(),
+        };
+        let lines = vec![line; 4500];
+        store.append_build_log(&build.id, &lines).await.unwrap();
+        for (days, deleted) in [(30, 0), (31, 4500), (32, 0)] {
+            let now = build.created_at.plus(Duration::from_hours(24 * days));
+            assert_eq!(store.prune(now).await.unwrap().build_logs, deleted, "{days}");
+        }
+    }
+
+    #[tokio::test]
     async fn logs_and_answers_expire() {
         let store = temp_store().await;
         let (team, sandbox) = (TeamId::random(), SandboxId::random());
@@ -156,7 +189,7 @@ mod tests {
             Pruned {
                 logs: 500,
                 idempotency: 1,
-                metrics: 0
+                ..Pruned::default()
             }
         );
         assert_eq!(

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
-use soulbox_builder::Builds;
+use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
@@ -80,13 +80,16 @@ impl Stack {
             builds: Builds::open(
                 store.clone(),
                 Arc::new(driver.clone()),
-                dir.path().join("uploads"),
-                soulbox_registry::Registries::new(
-                    soulbox_registry::Network::default(),
-                    String::new(),
-                    soulbox_registry::Blobs::open(dir.path().join("pulls")).unwrap(),
-                ),
-                soulbox_builder::Mirrors::default(),
+                BuildSettings {
+                    uploads: dir.path().join("uploads"),
+                    registries: soulbox_registry::Registries::new(
+                        soulbox_registry::Network::default(),
+                        String::new(),
+                        soulbox_registry::Blobs::open(dir.path().join("pulls")).unwrap(),
+                    ),
+                    mirrors: soulbox_builder::Mirrors::default(),
+                    longest: Duration::from_hours(1),
+                },
             )
             .await
             .unwrap(),

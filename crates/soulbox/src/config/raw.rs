@@ -23,6 +23,7 @@ pub(crate) enum Setting {
     MaxSandboxesPerTeam,
     MaxTimeoutHours,
     MaxBuildsPerTeam,
+    MaxBuildSeconds,
     MaxVcpu,
     MaxMemoryMib,
     SlotsReady,
@@ -43,7 +44,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -55,6 +56,7 @@ impl Setting {
         Self::MaxSandboxesPerTeam,
         Self::MaxTimeoutHours,
         Self::MaxBuildsPerTeam,
+        Self::MaxBuildSeconds,
         Self::MaxVcpu,
         Self::MaxMemoryMib,
         Self::SlotsReady,
@@ -87,6 +89,7 @@ impl Setting {
             Self::MaxSandboxesPerTeam => "max_sandboxes_per_team",
             Self::MaxTimeoutHours => "max_timeout_hours",
             Self::MaxBuildsPerTeam => "max_builds_per_team",
+            Self::MaxBuildSeconds => "max_build_seconds",
             Self::MaxVcpu => "max_vcpu",
             Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
@@ -124,6 +127,7 @@ impl Setting {
             Self::MaxSandboxesPerTeam => "2048",
             Self::MaxTimeoutHours => "24",
             Self::MaxBuildsPerTeam => "20",
+            Self::MaxBuildSeconds => "3600",
             Self::MaxVcpu => "32",
             Self::MaxMemoryMib => "65536",
             Self::SlotsReady => "8",
