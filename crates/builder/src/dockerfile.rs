@@ -12,6 +12,7 @@ use soulbox_dockerfile::{
     expand_text, platform_arg,
 };
 use soulbox_registry::Credentials;
+use soulbox_registry::document::architecture;
 use soulbox_store::LogLevel;
 use soulbox_types::StartCommand;
 
@@ -70,7 +71,7 @@ impl Work {
         let bad = |error: BadDockerfile| Failure::new(STEP, format!("Dockerfile: {error}"));
         let file = Dockerfile::parse(&recipe.dockerfile).map_err(bad)?;
         let planned = file
-            .plan(recipe.target.as_deref(), &recipe.build_args)
+            .plan(recipe.target.as_deref(), &recipe.build_args, architecture())
             .map_err(bad)?;
         let of = planned
             .iter()
@@ -275,7 +276,7 @@ impl Kitchen<'_> {
                     let found = given
                         .or(default.transpose()?)
                         .or_else(|| self.globals.get(&arg.name).cloned())
-                        .or_else(|| platform_arg(&arg.name));
+                        .or_else(|| platform_arg(&arg.name, architecture()));
                     if let Some(found) = found {
                         scope.args.insert(arg.name.clone(), found);
                     }
@@ -475,7 +476,12 @@ fn globals(
 ) -> Result<BTreeMap<String, String>, BadDockerfile> {
     let mut known: BTreeMap<String, String> = BTreeMap::new();
     for arg in &file.args {
-        let lookup = |name: &str| known.get(name).cloned().or_else(|| platform_arg(name));
+        let lookup = |name: &str| {
+            known
+                .get(name)
+                .cloned()
+                .or_else(|| platform_arg(name, architecture()))
+        };
         let default = arg
             .default
             .as_deref()
