@@ -12,7 +12,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 
 use crate::hash;
-use crate::run::State;
+use crate::state::State;
 
 /// Begins the names of blobs.
 const BLOBS: &str = "blobs/sha256/";

@@ -17,12 +17,13 @@ use soulbox_types::{BuildId, ErrorKind, Timestamp};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::Failure;
 use crate::journal::Journal;
 use crate::look::Looks;
 use crate::mirrors::Mirrors;
 use crate::request::BuildRequest;
-use crate::run::{Failure, Work};
 use crate::uploads::Uploads;
+use crate::work::Work;
 
 /// What is said of builds that nobody works on any more.
 const INTERRUPTED: &str = "the server was stopped during the build\nFIX: build again; finished steps are taken from the cache";

@@ -19,13 +19,16 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use crate::archive::Layout;
+use crate::cache::kept;
+use crate::failure::Failure;
 use crate::hash;
 use crate::journal::{Journal, Output};
 use crate::key::Key;
 use crate::request::Runtime;
-use crate::run::{Failure, State, Work, kept};
 use crate::script;
 use crate::stage::{Stage, StepFailure};
+use crate::state::State;
+use crate::work::Work;
 
 pub(crate) const STEP: &str = "base";
 /// Layers of one image that are fetched at the same time.

@@ -5,17 +5,22 @@
 //! with the limits of the template.
 //!
 //! Reading order: [`request`], `step` (what steps mean), `key` (when two are the same), `run` (a build from beginning
-//! to end), `act` and `script` (how a step is carried out), `stage` (the sandbox it runs in), `builds`.
+//! to end), `state` (what it has reached), `operation` (one thing that is done to it), `act` and `script` (how a step is
+//! carried out), `dockerfile`, `stage` (the sandbox it all runs in), `builds`.
 //! What is in finished builds is read by [`look`] (and [`export`]), which starts a sandbox of them as well;
 //! [`difference`] compares.
 
 mod act;
+mod apply_mirrors;
 mod archive;
 mod builds;
+mod cache;
 pub mod difference;
 mod dockerfile;
 pub mod export;
+mod failure;
 mod files;
+mod finalize;
 mod hash;
 mod image;
 mod journal;
@@ -23,13 +28,18 @@ mod key;
 pub mod look;
 pub mod mirrors;
 mod oci;
+mod operation;
 mod place;
 pub mod request;
 mod run;
 mod script;
+mod squash;
 mod stage;
+mod state;
 mod step;
+mod template;
 pub mod uploads;
+mod work;
 
 pub use builds::{BuildSettings, Builds, OpenBuildsError, StartBuildError};
 pub use difference::{Contents, Difference};

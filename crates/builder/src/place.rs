@@ -8,10 +8,12 @@ use soulbox_dockerfile::{BadDockerfile, select};
 use soulbox_types::BuildContext;
 use tempfile::NamedTempFile;
 
+use crate::failure::Failure;
 use crate::files::{Dress, Files, Wanted};
 use crate::image::{ARCHIVE, with_tools};
-use crate::run::{Failure, State, Work};
 use crate::stage::Stage;
+use crate::state::State;
+use crate::work::Work;
 
 /// Where another stage's files are packed to, inside.
 const PACKED: &str = "/run/e2b/packed";

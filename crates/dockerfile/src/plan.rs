@@ -27,21 +27,17 @@ pub enum Base {
 }
 
 /// The value of an ARG that is there without a default: `TARGETARCH`, `TARGETPLATFORM`, `BUILDOS` and the like. FROM
-/// sees them as they are; an instruction only after an `ARG` of that name.
+/// sees them as they are; an instruction only after an `ARG` of that name. The architecture is the one that the stages
+/// run on, as images name it: `amd64`, `arm64`.
 #[must_use]
-pub fn platform_arg(name: &str) -> Option<String> {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
+pub fn platform_arg(name: &str, architecture: &str) -> Option<String> {
     let what = name
         .strip_prefix("TARGET")
         .or_else(|| name.strip_prefix("BUILD"))?;
     Some(match what {
-        "PLATFORM" => format!("linux/{arch}"),
+        "PLATFORM" => format!("linux/{architecture}"),
         "OS" => "linux".to_owned(),
-        "ARCH" => arch.to_owned(),
+        "ARCH" => architecture.to_owned(),
         "VARIANT" => String::new(),
         _ => return None,
     })
@@ -49,7 +45,8 @@ pub fn platform_arg(name: &str) -> Option<String> {
 
 impl Dockerfile {
     /// The stages that a target needs, each after those it uses. The target is a name or number; the last stage when
-    /// absent. Values of the caller count for the ARGs before the first FROM.
+    /// absent. Values of the caller count for the ARGs before the first FROM. The architecture is that of
+    /// [`platform_arg`].
     ///
     /// # Errors
     /// When there is no such target, a stage stands on nothing, is for another platform, or copies from a stage that
@@ -58,12 +55,16 @@ impl Dockerfile {
         &self,
         target: Option<&str>,
         build_args: &BTreeMap<String, String>,
+        architecture: &str,
     ) -> Result<Vec<Planned>, BadDockerfile> {
         let target = match target {
             Some(target) => self.target(target)?,
             None => self.stages.len().saturating_sub(1),
         };
-        let args = self.global_args(build_args)?;
+        let args = Args {
+            values: self.global_args(build_args, architecture)?,
+            architecture,
+        };
         let mut planned = BTreeMap::new();
         let mut needed = BTreeSet::from([target]);
         // Stages only use earlier ones: from the last to the first, nothing is found too late.
@@ -86,19 +87,23 @@ impl Dockerfile {
     pub fn global_args(
         &self,
         build_args: &BTreeMap<String, String>,
+        architecture: &str,
     ) -> Result<BTreeMap<String, String>, BadDockerfile> {
-        let mut values = BTreeMap::new();
+        let mut args = Args {
+            values: BTreeMap::new(),
+            architecture,
+        };
         for arg in &self.args {
             let value = match (build_args.get(&arg.name), &arg.default) {
                 (Some(given), _) => Some(given.clone()),
-                (None, Some(default)) => Some(expand(default, &|name| lookup(&values, name))?),
+                (None, Some(default)) => Some(expand(default, &|name| args.get(name))?),
                 (None, None) => None,
             };
             if let Some(value) = value {
-                values.insert(arg.name.clone(), value);
+                args.values.insert(arg.name.clone(), value);
             }
         }
-        Ok(values)
+        Ok(args.values)
     }
 
     fn target(&self, target: &str) -> Result<usize, BadDockerfile> {
@@ -128,11 +133,7 @@ impl Dockerfile {
             .rposition(|stage| stage.name.as_deref() == Some(&name))
     }
 
-    fn plan_stage(
-        &self,
-        index: usize,
-        args: &BTreeMap<String, String>,
-    ) -> Result<Planned, BadDockerfile> {
+    fn plan_stage(&self, index: usize, args: &Args<'_>) -> Result<Planned, BadDockerfile> {
         let Some(stage) = self.stages.get(index) else {
             return Err(BadDockerfile::new(format!("there is no stage {index}")));
         };
@@ -155,15 +156,10 @@ impl Dockerfile {
         })
     }
 
-    fn base(
-        &self,
-        index: usize,
-        stage: &Stage,
-        args: &BTreeMap<String, String>,
-    ) -> Result<Base, BadDockerfile> {
-        let expanded = |text: &str| expand(text, &|name| lookup(args, name));
+    fn base(&self, index: usize, stage: &Stage, args: &Args<'_>) -> Result<Base, BadDockerfile> {
+        let expanded = |text: &str| expand(text, &|name| args.get(name));
         if let Some(platform) = &stage.platform {
-            fits(&expanded(platform)?)?;
+            fits(&expanded(platform)?, args.architecture)?;
         }
         let from = expanded(&stage.from)?;
         if from.is_empty() {
@@ -207,13 +203,23 @@ fn used(instruction: &Instruction) -> Option<&str> {
     }
 }
 
-fn lookup(args: &BTreeMap<String, String>, name: &str) -> Option<String> {
-    args.get(name).cloned().or_else(|| platform_arg(name))
+/// What FROM sees.
+struct Args<'a> {
+    /// Of the ARGs before the first FROM.
+    values: BTreeMap<String, String>,
+    architecture: &'a str,
+}
+
+impl Args<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        let value = self.values.get(name).cloned();
+        value.or_else(|| platform_arg(name, self.architecture))
+    }
 }
 
 /// Whether what runs on that platform runs here.
-fn fits(platform: &str) -> Result<(), BadDockerfile> {
-    let here = platform_arg("TARGETPLATFORM").unwrap_or_default();
+fn fits(platform: &str, architecture: &str) -> Result<(), BadDockerfile> {
+    let here = format!("linux/{architecture}");
     let same = platform == here
         || here.strip_prefix("linux/") == Some(platform)
         || (here == "linux/arm64" && platform == "linux/arm64/v8")

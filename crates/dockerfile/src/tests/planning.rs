@@ -19,7 +19,7 @@ fn plan(text: &str, target: Option<&str>, args: &[(&str, &str)]) -> String {
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
     let file = Dockerfile::parse(text).unwrap_or_else(|bad| panic!("{text}\n{bad}"));
-    let planned = match file.plan(target, &args) {
+    let planned = match file.plan(target, &args, "amd64") {
         Ok(planned) => planned,
         Err(bad) => return bad.to_string(),
     };
@@ -85,11 +85,12 @@ fn variables_before_the_first_from() {
     for (text, args, expected) in rows {
         assert_eq!(plan(text, None, args), expected, "{text} {args:?}");
     }
-    let arch = platform_arg("TARGETARCH").unwrap();
-    assert_eq!(plan("FROM a-$TARGETARCH", None, &[]), format!("0=a-{arch}"));
-    assert_eq!(platform_arg("TARGETX"), None);
+    assert_eq!(plan("FROM a-$TARGETARCH", None, &[]), "0=a-amd64");
+    let platform = platform_arg("TARGETPLATFORM", "arm64");
+    assert_eq!(platform.as_deref(), Some("linux/arm64"));
+    assert_eq!(platform_arg("TARGETX", "arm64"), None);
     let file = Dockerfile::parse("ARG a=1 b\nFROM x").unwrap();
-    let values = file.global_args(&BTreeMap::new()).unwrap();
+    let values = file.global_args(&BTreeMap::new(), "amd64").unwrap();
     assert_eq!(values, BTreeMap::from([("a".to_owned(), "1".to_owned())]));
 }
 

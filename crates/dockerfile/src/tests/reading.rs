@@ -401,7 +401,7 @@ proptest! {
                         prop_assert!(!instruction.text.contains('\n'));
                     }
                 }
-                let _planned = file.plan(None, &std::collections::BTreeMap::new());
+                let _planned = file.plan(None, &std::collections::BTreeMap::new(), "amd64");
             }
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use soulbox_api_types::build::{FromDockerfile, FromFiles, ImageRegistry, StartTemplateBuild};
 use soulbox_dockerfile::{BadDockerfile, Dockerfile, Ignore, Kind, Planned, Source};
+use soulbox_registry::document::architecture;
 
 use super::super::sandbox::variables;
 use crate::args::BuildArgs;
@@ -122,7 +123,7 @@ fn dockerfile(args: &BuildArgs) -> Result<(FromDockerfile, Option<Files>), Failu
         stage.platform = None;
     }
     let planned = file
-        .plan(args.target.as_deref(), &build_args)
+        .plan(args.target.as_deref(), &build_args, architecture())
         .map_err(bad)?;
     let files = match (copies(&file, &planned), context) {
         (None, _) => None,
