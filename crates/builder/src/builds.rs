@@ -275,7 +275,10 @@ fn timed_out(longest: Duration) -> Failure {
          FIX: find the command that hangs or takes too long, or raise max_build_seconds",
         longest.as_secs()
     );
-    Failure { message, step: None }
+    Failure {
+        message,
+        step: None,
+    }
 }
 
 /// Looks now and then, and when there is a reason.

@@ -169,7 +169,10 @@ impl Work {
                 done
             }
         };
-        state.lay_under(&done);
+        if let Some(layer) = done.layer {
+            state.lay(layer);
+            state.ground_bytes += done.size_bytes;
+        }
         Ok(state)
     }
 
@@ -289,7 +292,10 @@ impl Work {
         };
         state.key = key;
         state.context = done.context.clone();
-        state.lay_under(&done);
+        // What it stands on may have been made by steps: those of a Dockerfile come before.
+        if let Some(layer) = done.layer {
+            state.lay_own(layer, done.size_bytes);
+        }
         Ok(())
     }
 
@@ -380,16 +386,6 @@ impl Stage {
         } else {
             last.to_owned()
         }))
-    }
-}
-
-impl State {
-    /// Puts a layer between what there is and what the build does: it belongs to the ground.
-    fn lay_under(&mut self, done: &CachedStep) {
-        if let Some(layer) = done.layer {
-            self.lay(layer);
-            self.ground_bytes += done.size_bytes;
-        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use soulbox_client::ClientError;
 use soulbox_dockerfile::{BadDockerfile, select};
-use soulbox_types::BuildContext;
+use soulbox_types::{BuildContext, ErrorKind};
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
@@ -348,7 +349,7 @@ async fn ids(stage: &Stage, owner: &str) -> Result<(u64, u64), String> {
             return Ok((user, group.parse().unwrap_or(0)));
         }
         (Ok(user), None) => return Ok((user, user)),
-        _ => text(stage, "/etc/passwd").await,
+        _ => text(stage, "/etc/passwd").await?,
     };
     let (user, own) = match user.parse::<u64>() {
         Ok(user) => (user, user),
@@ -359,7 +360,7 @@ async fn ids(stage: &Stage, owner: &str) -> Result<(u64, u64), String> {
         Some(group) => match group.parse::<u64>() {
             Ok(group) => group,
             Err(_) => {
-                let groups = text(stage, "/etc/group").await;
+                let groups = text(stage, "/etc/group").await?;
                 named(&groups, group)
                     .ok_or_else(|| unknown("group", group))?
                     .0
@@ -386,19 +387,22 @@ fn named(text: &str, name: &str) -> Option<(u64, u64)> {
     ))
 }
 
-/// A small file of a sandbox; empty when there is none.
-pub(crate) async fn text(stage: &Stage, path: &str) -> String {
+/// A small file of a sandbox, whole; empty when there is none.
+pub(crate) async fn text(stage: &Stage, path: &str) -> Result<String, String> {
     const MOST: usize = 1 << 20;
+    let failed = |error: ClientError| format!("cannot read {path}: {error}");
+    let mut download = match stage.envd().download(path, Some("root")).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
+        other => other.map_err(failed)?,
+    };
     let mut bytes = Vec::new();
-    if let Ok(mut download) = stage.envd().download(path, Some("root")).await {
-        while let Ok(Some(piece)) = download.next().await {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() > MOST {
-                break;
-            }
+    while let Some(piece) = download.next().await.map_err(failed)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MOST {
+            return Err(format!("{path} is larger than {MOST} bytes"));
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8(bytes).map_err(|_| format!("{path} is no UTF-8 text"))
 }
 
 #[cfg(test)]

@@ -160,7 +160,11 @@ mod tests {
         store.append_build_log(&build.id, &lines).await.unwrap();
         for (days, deleted) in [(30, 0), (31, 4500), (32, 0)] {
             let now = build.created_at.plus(Duration::from_hours(24 * days));
-            assert_eq!(store.prune(now).await.unwrap().build_logs, deleted, "{days}");
+            assert_eq!(
+                store.prune(now).await.unwrap().build_logs,
+                deleted,
+                "{days}"
+            );
         }
     }
 

@@ -128,7 +128,8 @@ fn run<'a>(state: &State, scope: &Scope, command: &Command) -> (Key, Operation<'
     };
     let mut envs = scope.args.clone();
     envs.extend(state.context.env.clone());
-    let mut words = vec!["RUN".to_owned()];
+    // How many words the command has: what follows them are variables.
+    let mut words = vec!["RUN".to_owned(), argv.len().to_string()];
     words.extend(argv.iter().cloned());
     words.extend(
         scope
@@ -151,4 +152,34 @@ fn run<'a>(state: &State, scope: &Scope, command: &Command) -> (Key, Operation<'
 fn key(state: &State, words: &[String]) -> Key {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     state.key.and(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::BuildContext;
+
+    use super::*;
+
+    #[test]
+    fn words_of_a_command_are_no_variables() {
+        let state = State::on(
+            Key::of_image("x"),
+            Vec::new(),
+            BuildContext::default(),
+            false,
+        );
+        let key_of = |argv: &[&str], variables: &[(&str, &str)]| {
+            let scope = Scope {
+                args: variables
+                    .iter()
+                    .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+                ..Scope::new()
+            };
+            let argv = argv.iter().map(|&word| word.to_owned()).collect();
+            run(&state, &scope, &Command::Exec(argv)).0
+        };
+        assert_ne!(key_of(&["a", "b=1"], &[]), key_of(&["a"], &[("b", "1")]));
+        assert_eq!(key_of(&["a"], &[("b", "1")]), key_of(&["a"], &[("b", "1")]));
+    }
 }

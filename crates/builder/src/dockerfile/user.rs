@@ -28,7 +28,9 @@ pub(super) async fn user<'a>(
         return Ok((key, Operation::Context(context)));
     };
     let stage = work.stage(state, step).await?;
-    let passwd = text(&stage, "/etc/passwd").await;
+    let passwd = text(&stage, "/etc/passwd")
+        .await
+        .map_err(|error| Failure::new(step, error))?;
     let named = passwd
         .lines()
         .find(|line| line.split(':').nth(2) == Some(name));
