@@ -310,9 +310,9 @@ def test_many_at_once(sdk):
         assert all(pool.map(lambda sandbox: sandbox.kill(), sandboxes))
 
 
-def test_pause_fork_and_snapshots_refuse_honestly(sandbox):
+def test_fork_and_snapshots_refuse_honestly(sandbox):
     """Until they are built they must say so, and the sandbox must not be harmed."""
-    for call in (sandbox.pause, sandbox.fork, sandbox.create_snapshot):
+    for call in (sandbox.fork, sandbox.create_snapshot):
         with pytest.raises(SandboxException) as error:
             call()
         assert error.value.status_code in (400, 501), error.value

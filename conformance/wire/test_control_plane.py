@@ -279,7 +279,6 @@ def test_wrong_methods(method, path):
 
 
 LATER = [
-    ("POST", "/sandboxes/{id}/pause", {}),
     ("POST", "/sandboxes/{id}/resume", {}),
     ("POST", "/sandboxes/{id}/fork", {}),
     ("POST", "/sandboxes/{id}/snapshots", {}),
@@ -313,7 +312,6 @@ def test_later_fields_are_refused_not_ignored():
         {"network": {"egressProxy": {"address": "proxy.example:1080"}}},
         {"network": {"rules": {"example.com": [{"transform": {"headers": {"A": "b"}}}]}}},
         {"network": {"allowOut": ["8.8.8.8"], "denyOut": ["0.0.0.0/0"]}},
-        {"autoPause": True},
     ):
         answer = api("POST", "/v2/sandboxes", {"templateID": "base"} | extra)
         if answer.status == 201:

@@ -258,6 +258,22 @@ pub struct SandboxDetail {
     pub lifecycle: Option<SandboxLifecycle>,
     /// Mounted volumes.
     pub volume_mounts: Vec<VolumeMount>,
+    /// What a pause has kept; of paused ones only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_mode: Option<PauseMode>,
+    /// True when envd did not answer at the pause; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_unresponsive_at_pause: Option<bool>,
+}
+
+/// What a pause has kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseMode {
+    /// Memory and files.
+    Full,
+    /// Files.
+    Filesystem,
 }
 
 /// One entry of the lists of sandboxes.
@@ -299,6 +315,9 @@ pub struct ListedSandbox {
     pub envd_version: String,
     /// Mounted volumes.
     pub volume_mounts: Vec<VolumeMount>,
+    /// True when envd did not answer at the pause; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_unresponsive_at_pause: Option<bool>,
 }
 
 /// Body of both versions of connect. The first requires `timeout`, the second defaults to 300.

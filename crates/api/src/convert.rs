@@ -6,15 +6,16 @@ use soulbox_api_types::logs::{LogLevel as WireLogLevel, SandboxLog, SandboxLogEn
 use soulbox_api_types::metrics::SandboxMetric;
 use soulbox_api_types::network::SandboxNetworkConfig;
 use soulbox_api_types::sandbox::{
-    ListedSandbox, NewSandbox as WireNewSandbox, OnTimeout as WireOnTimeout, Sandbox,
-    SandboxDetail, SandboxLifecycle, SandboxState, VolumeMount,
+    ListedSandbox, NewSandbox as WireNewSandbox, OnTimeout as WireOnTimeout,
+    PauseMode as WirePauseMode, Sandbox, SandboxDetail, SandboxLifecycle, SandboxState,
+    VolumeMount,
 };
 use soulbox_api_types::team::{CreatedTeamApiKey, KeyMask, TeamApiKey};
 use soulbox_api_types::template::{Template as WireTemplate, TemplateBuild};
 use soulbox_orchestrator::{NewSandbox, SandboxView};
 use soulbox_store::{
-    ApiKey, Build, BuildStatus, LogEntry, LogLevel, MetricSample, RecordState, ResolvedTemplate,
-    SandboxRecord, Team, TemplateSummary,
+    ApiKey, Build, BuildStatus, LogEntry, LogLevel, MetricSample, PauseMode, RecordState,
+    ResolvedTemplate, SandboxRecord, Team, TemplateSummary,
 };
 use soulbox_types::{LayerDigest, OnTimeout, TemplateImage};
 
@@ -54,9 +55,13 @@ pub(crate) fn new_sandbox(
         envd_version: build.envd_version.clone(),
         start: build.start.clone(),
         timeout: admitted.timeout,
-        on_timeout: OnTimeout::Kill,
+        on_timeout: if body.auto_pause == Some(true) {
+            OnTimeout::Pause
+        } else {
+            OnTimeout::Kill
+        },
         auto_pause_memory: body.auto_pause_memory.unwrap_or(true),
-        auto_resume: false,
+        auto_resume: body.auto_resume.is_some_and(|policy| policy.enabled),
         auto_resume_timeout_seconds: admitted.auto_resume_timeout_seconds,
         metadata: body.metadata,
         env_vars: body.env_vars.unwrap_or_default(),
@@ -117,6 +122,11 @@ pub(crate) fn sandbox_detail(view: &SandboxView) -> SandboxDetail {
             on_timeout: on_timeout(record.on_timeout),
         }),
         volume_mounts: volume_mounts(record),
+        pause_mode: record.pause.as_ref().map(|pause| match pause.mode {
+            PauseMode::Full => WirePauseMode::Full,
+            PauseMode::Filesystem => WirePauseMode::Filesystem,
+        }),
+        envd_unresponsive_at_pause: unresponsive(record),
     }
 }
 
@@ -136,7 +146,14 @@ pub(crate) fn listed_sandbox(view: &SandboxView) -> ListedSandbox {
         state: state(record.state),
         envd_version: record.envd_version.clone(),
         volume_mounts: volume_mounts(record),
+        envd_unresponsive_at_pause: unresponsive(record),
     }
+}
+
+/// Said only when it is so.
+fn unresponsive(record: &SandboxRecord) -> Option<bool> {
+    let pause = record.pause.as_ref()?;
+    pause.guest_unresponsive.then_some(true)
 }
 
 fn state(state: RecordState) -> SandboxState {

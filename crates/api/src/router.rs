@@ -8,7 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 
 use crate::operator::{admin, nodes};
-use crate::sandboxes::{create, later, lifetime, list, logs, metrics, read};
+use crate::sandboxes::{create, later, lifetime, list, logs, metrics, pause, read};
 use crate::state::{Api, ApiState, Shared};
 use crate::templates::{
     builds, catalogue, change, look, read as template_read, request, start, tags, uploads,
@@ -56,8 +56,8 @@ fn sandboxes() -> Routes {
         .post("/sandboxes/{sandboxID}/refreshes", lifetime::refresh)
         .post("/sandboxes/{sandboxID}/connect", lifetime::connect_v1)
         .post("/v2/sandboxes/{sandboxID}/connect", lifetime::connect_v2)
-        .post("/sandboxes/{sandboxID}/pause", later::pause)
-        .post("/sandboxes/{sandboxID}/resume", later::resume)
+        .post("/sandboxes/{sandboxID}/pause", pause::pause)
+        .post("/sandboxes/{sandboxID}/resume", pause::resume)
         .post("/sandboxes/{sandboxID}/fork", later::fork)
         .post("/sandboxes/{sandboxID}/snapshots", later::snapshot)
         .put("/sandboxes/{sandboxID}/network", later::put_network)

@@ -305,15 +305,16 @@ async fn collect(shared: &Shared) {
             .unneeded_layers(old)
             .await
             .map_err(|e| soulbox_telemetry::chain(&e))?;
+        let mut removed = Vec::new();
         if !unneeded.layers.is_empty() {
-            let removed = shared.driver.remove_layers(&unneeded.layers).await;
-            let removed = removed.map_err(|e| soulbox_telemetry::chain(&e))?;
+            let removing = shared.driver.remove_layers(&unneeded.layers).await;
+            removed = removing.map_err(|e| soulbox_telemetry::chain(&e))?;
             tracing::info!(
                 layers = removed.len(),
                 "layers that nothing needs are removed"
             );
         }
-        let forgotten = shared.store.forget_unneeded(&unneeded).await;
+        let forgotten = shared.store.forget_unneeded(&unneeded, &removed).await;
         forgotten.map_err(|e| soulbox_telemetry::chain(&e))
     };
     if let Err(error) = removed.await {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use soulbox_api_types::logs::{SandboxLogEntry, SandboxLogsV2};
 use soulbox_api_types::metrics::SandboxMetric;
 use soulbox_api_types::sandbox::{
-    ConnectSandbox, ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxTimeout,
+    ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail, SandboxTimeout,
 };
 use soulbox_api_types::team::{ApiKeyName, CreatedTeamApiKey, TeamApiKey};
 use soulbox_api_types::template::Template;
@@ -320,23 +320,34 @@ impl Api {
             .map(|_| ())
     }
 
+    /// Pauses a sandbox; false when it is paused already.
+    ///
+    /// # Errors
+    /// When it does not exist, or cannot be kept; then it runs on.
+    pub async fn pause(&self, id: &str, wanted: &PauseSandbox) -> Result<bool, ClientError> {
+        let operation = format!("pause sandbox {id}");
+        let body = body(&operation, wanted)?;
+        let path = format!("/sandboxes/{}/pause", segment(id));
+        match self
+            .call(&operation, Method::POST, &path, self.team(), Some(body))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused {
+                code: crate::Code::Http(409),
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Connects to a sandbox: wakes it when it is paused, and makes sure of the time that is left.
     ///
     /// # Errors
-    /// When it does not exist.
-    pub async fn connect(
-        &self,
-        id: &str,
-        timeout_seconds: Option<i32>,
-    ) -> Result<Sandbox, ClientError> {
+    /// When it does not exist, or cannot be brought back.
+    pub async fn connect(&self, id: &str, wanted: &ConnectSandbox) -> Result<Sandbox, ClientError> {
         let operation = format!("connect to sandbox {id}");
-        let body = body(
-            &operation,
-            &ConnectSandbox {
-                timeout: timeout_seconds,
-                memory: None,
-            },
-        )?;
+        let body = body(&operation, wanted)?;
         let path = format!("/v2/sandboxes/{}/connect", segment(id));
         let (_, _, bytes) = self
             .call(&operation, Method::POST, &path, self.team(), Some(body))

@@ -240,6 +240,7 @@ fn clear(lost: &Lost) {
 pub(crate) fn empty(cgroup: &SlotCgroup) -> io::Result<()> {
     const TRIES: u32 = 200;
     for _ in 0..TRIES {
+        thaw(cgroup)?;
         for pidfd in open_all(cgroup)? {
             process::kill(&pidfd)?;
             let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
@@ -254,6 +255,14 @@ pub(crate) fn empty(cgroup: &SlotCgroup) -> io::Result<()> {
         }
     }
     Err(io::Error::other("processes in a cgroup do not end"))
+}
+
+/// Lets what is frozen go on: it would not die. Not every slot has come as far as having a freezer.
+fn thaw(cgroup: &SlotCgroup) -> io::Result<()> {
+    match cgroup.set_frozen(false) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The processes of a slot. One that is still listed after it has been opened is the one that was listed before: a

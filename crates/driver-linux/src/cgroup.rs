@@ -406,6 +406,46 @@ impl SlotCgroup {
         }
     }
 
+    /// Stops every process in the slot, or lets them go on; false as long as some still run. To be asked again then.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn set_frozen(&self, frozen: bool) -> io::Result<bool> {
+        let (file, value) = self.freezer(frozen);
+        fs::write(&file, value)?;
+        self.is_frozen().map(|now| now == frozen)
+    }
+
+    /// Whether every process in the slot stands still.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        match &self.hierarchies {
+            Hierarchies::Unified { root } => {
+                let events = fs::read_to_string(root.join(&self.relative).join("cgroup.events"))?;
+                Ok(keyed(&events, "frozen") == 1)
+            }
+            Hierarchies::Legacy { .. } => {
+                Ok(fs::read_to_string(self.freezer(true).0)?.trim() == "FROZEN")
+            }
+        }
+    }
+
+    /// Where it is asked for, and how.
+    fn freezer(&self, frozen: bool) -> (PathBuf, &'static str) {
+        match &self.hierarchies {
+            Hierarchies::Unified { root } => (
+                root.join(&self.relative).join("cgroup.freeze"),
+                if frozen { "1" } else { "0" },
+            ),
+            Hierarchies::Legacy { freezer, .. } => (
+                freezer.join(&self.relative).join("freezer.state"),
+                if frozen { "FROZEN" } else { "THAWED" },
+            ),
+        }
+    }
+
     /// Every process in the slot, by the host's numbers.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! Creating sandboxes and finding again those that an earlier server left running.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +16,7 @@ use soulbox_fault as fault;
 use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
 use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, SlotIndex, Timestamp};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::adopt::{self, empty};
@@ -55,6 +55,13 @@ pub struct Settings {
     pub disk: DiskSettings,
 }
 
+type Present = HashMap<SandboxId, watch::Receiver<()>>;
+
+/// No code panics while it holds the lock.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The namespace tier.
 #[derive(Debug)]
 pub struct NamespaceDriver {
@@ -67,6 +74,8 @@ pub struct NamespaceDriver {
     /// Sandboxes that adoption found gone, and why. Read by whoever forgets them.
     lost: Mutex<Vec<(SandboxId, String)>>,
     guests: Arc<Guests>,
+    /// Sandboxes of which something is there. A channel closes when nothing is left.
+    present: Arc<Mutex<Present>>,
     /// Held, not read: it ends with the driver.
     _kernel_log: Option<KernelLog>,
 }
@@ -100,6 +109,7 @@ impl NamespaceDriver {
             cleanups: TaskTracker::new(),
             lost: Mutex::default(),
             guests,
+            present: Arc::default(),
             _kernel_log: kernel_log,
         })
     }
@@ -130,6 +140,7 @@ impl NamespaceDriver {
             Arc::clone(self.pool()),
             spec.clone(),
         );
+        self.gone(&spec.id).await;
         let launched = tokio::task::spawn_blocking(move || Launch { host, pool, spec }.run());
         let finished = launched.await.map_err(|_| closed())??;
         let pid = finished.pid;
@@ -151,8 +162,25 @@ impl NamespaceDriver {
         self.guests.enter(&guest);
         tokio::spawn(Arc::clone(&guest).tell_envd());
         tokio::spawn(Arc::clone(&guest).keep_view());
-        tokio::spawn(Arc::clone(&guest).watch(Arc::clone(self.pool()), self.cleanups.clone()));
+        let (held, left) = watch::channel(());
+        let (id, present) = (guest.spec.id.clone(), Arc::clone(&self.present));
+        locked(&present).insert(id.clone(), left);
+        let watching = Arc::clone(&guest).watch(Arc::clone(self.pool()), self.cleanups.clone());
+        tokio::spawn(async move {
+            watching.await;
+            locked(&present).remove(&id);
+            drop(held);
+        });
         guest
+    }
+
+    /// Waits until nothing is left of an earlier guest of this sandbox: it may be resumed right after it has ended.
+    async fn gone(&self, id: &SandboxId) {
+        let left = locked(&self.present).get(id).cloned();
+        if let Some(mut left) = left {
+            // Nothing is ever sent: an error says that it is closed.
+            let _closed = left.changed().await;
+        }
     }
 
     async fn adopt_guests(&self) -> Result<Vec<Arc<dyn Guest>>, DriverError> {

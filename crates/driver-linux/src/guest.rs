@@ -33,6 +33,11 @@ use crate::view::{self, Usage, View};
 const CGROUP_RETRY: Duration = Duration::from_millis(5);
 const CGROUP_TRIES: u32 = 400;
 
+/// How often the kernel is asked again whether all processes stand still, and how many times: one may be in the middle of
+/// a long system call.
+const FREEZE_RETRY: Duration = Duration::from_micros(250);
+const FREEZE_TRIES: u32 = 40_000;
+
 /// How old what a busy sandbox reads in its `/proc` may be.
 const VIEW_REFRESH: Duration = Duration::from_secs(1);
 
@@ -217,23 +222,65 @@ impl NamespaceGuest {
         Ok(used)
     }
 
-    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting, from before the end until the layer is made.
-    async fn end_and_save(&self) -> Result<Option<SavedLayer>, DriverError> {
+    async fn set_frozen(&self, frozen: bool) -> Result<(), DriverError> {
+        let operation = if frozen { "freeze" } else { "thaw" };
+        let failed = |source| host_error(&format!("{operation} sandbox {}", self.spec.id), source);
+        for _ in 0..FREEZE_TRIES {
+            if self.cgroup.set_frozen(frozen).map_err(failed)? {
+                return Ok(());
+            }
+            tokio::time::sleep(FREEZE_RETRY).await;
+        }
+        Err(failed(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting.
+    async fn save_frozen(&self) -> Result<Option<SavedLayer>, DriverError> {
         let failed = |source| host_error(&format!("save sandbox {}", self.spec.id), source);
         let _remains = self.remains.lock().await;
         let upper = self.upper_to_save().map_err(failed)?;
-        process::kill(&self.pidfd).map_err(failed)?;
-        self.ended().await;
-        fault::point!("save.process-ended");
+        if !self.cgroup.is_frozen().map_err(failed)? {
+            return Err(failed(io::Error::other("it is not frozen")));
+        }
+        self.refuse_on_full_host()?;
+        self.host.layers.save(upper, &self.spec, self.slot).await
+    }
+
+    /// What it has written is copied: there must be room for that.
+    fn refuse_on_full_host(&self) -> Result<(), DriverError> {
+        let failed = |source| host_error(&format!("save sandbox {}", self.spec.id), source);
         let used = self.disk_used_bytes().map_err(failed)?;
         let full = self.host.disks.host_is_too_full_for(used);
         if full.map_err(failed)? {
             return Err(DriverError::StorageFull);
         }
+        Ok(())
+    }
+
+    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting, from before the end until the layer is made.
+    async fn end_and_save(&self) -> Result<Option<SavedLayer>, DriverError> {
+        let failed = |source| host_error(&format!("save sandbox {}", self.spec.id), source);
+        let _remains = self.remains.lock().await;
+        let upper = self.upper_to_save().map_err(failed)?;
+        self.kill_all().map_err(failed)?;
+        self.ended().await;
+        fault::point!("save.process-ended");
+        self.refuse_on_full_host()?;
         let layers = &self.host.layers;
         let saved = layers.save(upper, &self.spec, self.slot).await;
         self.saved.store(saved.is_ok(), Ordering::Release);
         saved
+    }
+
+    /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die.
+    fn kill_all(&self) -> io::Result<()> {
+        process::kill(&self.pidfd)?;
+        match self.cgroup.set_frozen(false) {
+            // Ended meanwhile, and cleaned up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Where its files are, unless somebody was here before.
@@ -301,7 +348,7 @@ impl Guest for NamespaceGuest {
 
     fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move {
-            process::kill(&self.pidfd).map_err(|source| DriverError::Host {
+            self.kill_all().map_err(|source| DriverError::Host {
                 operation: format!("kill sandbox {}", self.spec.id),
                 source,
             })?;
@@ -309,6 +356,18 @@ impl Guest for NamespaceGuest {
             self.ended().await;
             Ok(())
         })
+    }
+
+    fn freeze(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.set_frozen(true))
+    }
+
+    fn thaw(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.set_frozen(false))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(self.save_frozen())
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {

@@ -238,6 +238,19 @@ pub trait Guest: Debug + Send + Sync {
     /// released then or soon after. Doing it twice is fine.
     fn kill(&self) -> BoxFuture<'_, Result<(), DriverError>>;
 
+    /// Stops every process of the guest where it is; memory is kept. Returns when all stand still. Doing it twice is fine.
+    fn freeze(&self) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Lets the processes go on. Fine for a guest that is not frozen.
+    fn thaw(&self) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Makes a layer of what the guest has written so far, as [`Guest::save`] does, and leaves it as it is. Somebody must
+    /// have frozen it, and keep it so meanwhile: files that change are not saved as they ever were.
+    ///
+    /// # Cancel safety
+    /// Drop of the future does not stop the work; the layer may then be there without anybody who knows it.
+    fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
+
     /// Ends every process of the guest, and makes a layer of what it has written: together with the layers that it stood
     /// on, a sandbox sees what this one saw. The guest is gone afterwards, however it went. `None` when it has written
     /// nothing; the files that the driver itself furnishes do not count.

@@ -30,3 +30,14 @@ pub struct Route {
     /// Ports inside that speak TLS.
     pub https_ports: Vec<u16>,
 }
+
+/// What became of somebody who wants to reach a paused sandbox.
+#[derive(Debug, Clone)]
+pub enum Woken {
+    /// It runs again, or by now; this is the way.
+    Open(Route),
+    /// It would be brought back for others.
+    Denied,
+    /// There is no such sandbox, or nobody brings it back like this.
+    Nobody,
+}

@@ -52,6 +52,18 @@ impl Host {
     }
 }
 
+impl Host {
+    /// What is next told of a save.
+    fn save(&self) -> Result<Option<SavedLayer>, DriverError> {
+        let told = self.saves.lock().pop_front();
+        let saved = told.unwrap_or_else(|| Ok(Some(self.new_layer())))?;
+        self.layers
+            .lock()
+            .extend(saved.iter().map(|layer| layer.digest));
+        Ok(saved)
+    }
+}
+
 impl Default for FakeDriver {
     fn default() -> Self {
         Self::new()
@@ -132,6 +144,7 @@ impl FakeDriver {
             stats: Mutex::default(),
             oom_kills: broadcast::Sender::new(16),
             ended: CancellationToken::new(),
+            frozen: AtomicBool::new(false),
             kill_fails: AtomicBool::new(false),
             kills: AtomicUsize::new(0),
             kill_delay: Mutex::default(),
@@ -246,6 +259,7 @@ pub struct FakeGuest {
     stats: Mutex<GuestStats>,
     oom_kills: broadcast::Sender<OomKill>,
     ended: CancellationToken,
+    frozen: AtomicBool,
     kill_fails: AtomicBool,
     kills: AtomicUsize,
     kill_delay: Mutex<Duration>,
@@ -288,6 +302,12 @@ impl FakeGuest {
         *self.kill_delay.lock() = delay;
     }
 
+    /// Whether its processes stand still.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+
     /// How often somebody tried to kill it.
     #[must_use]
     pub fn kills(&self) -> usize {
@@ -300,6 +320,15 @@ impl FakeGuest {
     /// When the loopback cannot be used.
     pub async fn accept(&self) -> std::io::Result<TcpStream> {
         Ok(self.listener().await?.accept().await?.0)
+    }
+
+    /// The host, as long as it has the guest's files.
+    fn host_of_files(&self) -> Result<Arc<Host>, DriverError> {
+        let host = self.host.upgrade().filter(|_| !self.has_ended());
+        host.ok_or_else(|| DriverError::Host {
+            operation: "save the guest".into(),
+            source: std::io::Error::other("its files are gone"),
+        })
     }
 
     async fn listener(&self) -> std::io::Result<&TcpListener> {
@@ -361,21 +390,29 @@ impl Guest for FakeGuest {
         })
     }
 
+    fn freeze(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.frozen.store(true, Ordering::SeqCst);
+            Ok(())
+        })
+    }
+
+    fn thaw(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.frozen.store(false, Ordering::SeqCst);
+            Ok(())
+        })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async move { self.host_of_files()?.save() })
+    }
+
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         Box::pin(async move {
-            let Some(host) = self.host.upgrade().filter(|_| !self.has_ended()) else {
-                return Err(DriverError::Host {
-                    operation: "save the guest".into(),
-                    source: std::io::Error::other("its files are gone"),
-                });
-            };
+            let host = self.host_of_files()?;
             self.exit();
-            let told = host.saves.lock().pop_front();
-            let saved = told.unwrap_or_else(|| Ok(Some(host.new_layer())))?;
-            host.layers
-                .lock()
-                .extend(saved.iter().map(|layer| layer.digest));
-            Ok(saved)
+            host.save()
         })
     }
 }

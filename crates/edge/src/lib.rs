@@ -29,7 +29,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use soulbox_driver::route::Route;
+use soulbox_driver::BoxFuture;
+use soulbox_driver::route::{Route, Woken};
 use soulbox_types::SandboxId;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -42,6 +43,22 @@ pub use body::BoxError;
 pub trait Routes: Send + Sync {
     /// The way to this sandbox, if it can be reached now. Asked once per request: must be quick.
     fn route(&self, id: &SandboxId) -> Option<Route>;
+
+    /// Brings a paused sandbox back, if it wants to be woken by traffic. Takes as long as that takes.
+    fn wake<'a>(&'a self, id: &'a SandboxId, admits: Admits) -> BoxFuture<'a, Woken>;
+}
+
+/// Says whether the request that wants to wake a sandbox may: asked with the sandbox's secrets.
+pub type Admits = Box<dyn FnOnce(Secrets<'_>) -> bool + Send>;
+
+/// What callers of a sandbox have to show.
+#[expect(missing_debug_implementations, reason = "no log ever shows them")]
+#[derive(Clone, Copy)]
+pub struct Secrets<'a> {
+    /// To envd.
+    pub envd: &'a str,
+    /// To every other port, when these are not public.
+    pub traffic: Option<&'a str>,
 }
 
 /// Address of the client, among the extensions of a request to the control plane.

@@ -1,23 +1,29 @@
 //! Carries one request: decides, finds the sandbox, sends, and hands the answer back as it comes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use soulbox_driver::route::Route;
+use soulbox_driver::route::{Route, Woken};
 use soulbox_types::SandboxId;
 
-use crate::Inner;
 use crate::answer::{Refusal, plain};
 use crate::body::{Broken, Closed, Drive, Kind, ResponseBody, SandboxBody};
 use crate::decide::{Decision, Head, decide};
 use crate::errand::{Errand, Outcome, unreachable_upstream};
 use crate::guard::StreamGuard;
 use crate::pool::OpenRequest;
-use crate::rewrite::{check_traffic_token, reserved_path, strip_hop_by_hop, wanted_upgrade};
+use crate::rewrite::{
+    check_traffic_token, may_wake, reserved_path, strip_hop_by_hop, wanted_upgrade,
+};
 use crate::tunnel::Tunnel;
+use crate::{Admits, Inner};
+
+/// How long a request waits for a sandbox to come back.
+const WAKE_PATIENCE: Duration = Duration::from_secs(60);
 
 type Answer = Response<ResponseBody>;
 
@@ -58,7 +64,14 @@ impl Inner {
         id: SandboxId,
         port: u16,
     ) -> Result<Answer, Broken> {
-        let (route, open) = match self.admit(&request, &id, port) {
+        let mut admitted = self.admit(&request, &id, port);
+        if matches!(admitted, Err(Refusal::NotFound)) {
+            admitted = match self.wake(&request, &id, port).await {
+                Ok(()) => self.admit(&request, &id, port),
+                Err(refusal) => Err(refusal),
+            };
+        }
+        let (route, open) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return Ok(full(refusal.response(&id, request.headers()), stream)),
         };
@@ -119,6 +132,23 @@ impl Inner {
             _stream: stream,
         };
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// Brings a paused sandbox back, if that is wanted.
+    async fn wake(
+        &self,
+        request: &Request<Incoming>,
+        id: &SandboxId,
+        port: u16,
+    ) -> Result<(), Refusal> {
+        let headers = request.headers().clone();
+        let admits: Admits = Box::new(move |secrets| may_wake(secrets, port, &headers));
+        let waking = tokio::time::timeout(WAKE_PATIENCE, self.routes.wake(id, admits));
+        match waking.await {
+            Ok(Woken::Open(_)) => Ok(()),
+            Ok(Woken::Denied) => Err(Refusal::TokenInvalid),
+            Ok(Woken::Nobody) | Err(_) => Err(Refusal::NotFound),
+        }
     }
 
     /// All that can be said no to before a connection into the sandbox is needed.

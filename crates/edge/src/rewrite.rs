@@ -11,12 +11,14 @@ use http::{HeaderMap, HeaderValue, Version};
 use soulbox_driver::route::Route;
 use subtle::ConstantTimeEq as _;
 
+use crate::Secrets;
 use crate::answer::Refusal;
 
 /// The port envd listens on in every sandbox.
 pub const ENVD_PORT: u16 = 49983;
 /// Shows that the caller may reach the ports of a private sandbox.
 pub const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -72,6 +74,22 @@ pub fn check_traffic_token(route: &Route, port: u16, headers: &HeaderMap) -> Res
     } else {
         Err(Refusal::TokenInvalid)
     }
+}
+
+/// Whether a request may bring a paused sandbox back. Nothing inside can judge that, so unlike with a running one, the edge
+/// looks at what is for envd, too.
+#[must_use]
+pub fn may_wake(secrets: Secrets<'_>, port: u16, headers: &HeaderMap) -> bool {
+    let (name, wanted) = if port == ENVD_PORT {
+        (ACCESS_TOKEN, secrets.envd)
+    } else if let Some(token) = secrets.traffic {
+        (TRAFFIC_TOKEN, token)
+    } else {
+        return true;
+    };
+    headers
+        .get(name)
+        .is_some_and(|given| given.as_bytes().ct_eq(wanted.as_bytes()).into())
 }
 
 /// The protocol that an HTTP/1.1 request wants to switch to, if any. `h2c` does not count: a server may ignore that

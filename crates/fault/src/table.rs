@@ -4,7 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `kill`, `save`, `build` or `stop`.
+    /// `pause`,
+    /// `resume`, `kill`, `save`, `build` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -132,6 +133,40 @@ pub static POINTS: &[Point] = &[
         "the new end time is in its row, not in force",
     ),
     point("timeout.due", "its time has come, nothing has been done"),
+    // A sandbox is paused.
+    point(
+        "pause.route-closed",
+        "nobody comes in any more, all of it runs",
+    ),
+    point("pause.frozen", "all of it stands still, no record says so"),
+    point(
+        "pause.files-saved",
+        "its files are a layer that no record knows",
+    ),
+    point(
+        "pause.row-written",
+        "the record says paused, its processes are there",
+    ),
+    point(
+        "pause.ended",
+        "the record says paused, without memory its processes are gone",
+    ),
+    point("pause.answered", "the caller knows that it is paused"),
+    // And brought back.
+    point("resume.thawed", "it runs, the record says paused"),
+    point(
+        "resume.memory-given-up",
+        "the record says paused without memory, its old processes are there",
+    ),
+    point(
+        "resume.guest-made",
+        "new processes run, the record says paused",
+    ),
+    point(
+        "resume.row-written",
+        "the record says running, nobody can reach it",
+    ),
+    point("resume.answered", "the caller knows that it runs"),
     // A sandbox ends.
     point("kill.begun", "it is on its way out, its route is open"),
     point("kill.route-closed", "nobody can reach it, it runs"),

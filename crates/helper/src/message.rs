@@ -44,6 +44,18 @@ pub enum Request {
         /// Which guest.
         guest: GuestNumber,
     },
+    /// Stop every process of a guest, or let them go on.
+    SetFrozen {
+        /// Which guest.
+        guest: GuestNumber,
+        /// Whether they are to stand still.
+        frozen: bool,
+    },
+    /// Make a layer of what a frozen guest has written, and leave it as it is.
+    Snapshot {
+        /// Which guest.
+        guest: GuestNumber,
+    },
     /// End a guest and make a layer of what it has written.
     Save {
         /// Which guest.
@@ -113,7 +125,9 @@ pub enum Answer {
     Stats(GuestStats),
     /// Every process of the guest is dead.
     Killed,
-    /// The guest is gone; what was made of its files, if it had any.
+    /// The processes stand still, or go on.
+    FrozenSet,
+    /// What was made of a guest's files, if it had any.
     Saved(Option<SavedLayer>),
     /// The one layer.
     Squashed(SavedLayer),

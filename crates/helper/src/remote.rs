@@ -378,9 +378,20 @@ impl RemoteGuest {
         }
     }
 
-    async fn make_layer(&self) -> Result<Option<SavedLayer>, DriverError> {
-        let guest = self.number;
-        let reply = self.link.call(Request::Save { guest }).await;
+    async fn set_frozen(&self, frozen: bool) -> Result<(), DriverError> {
+        let (guest, operation) = (self.number, if frozen { "freeze" } else { "thaw" });
+        let reply = self.link.call(Request::SetFrozen { guest, frozen }).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error(operation))?
+            .answer
+        {
+            Answer::FrozenSet => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn make_layer(&self, request: Request) -> Result<Option<SavedLayer>, DriverError> {
+        let reply = self.link.call(request).await;
         match reply
             .map_err(|refusal| refusal.into_driver_error("save"))?
             .answer
@@ -431,9 +442,23 @@ impl Guest for RemoteGuest {
         })
     }
 
+    fn freeze(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.set_frozen(true))
+    }
+
+    fn thaw(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.set_frozen(false))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        let guest = self.number;
+        Box::pin(self.make_layer(Request::Snapshot { guest }))
+    }
+
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        let guest = self.number;
         Box::pin(async move {
-            let saved = self.make_layer().await?;
+            let saved = self.make_layer(Request::Save { guest }).await?;
             self.end_told("save").await?;
             Ok(saved)
         })

@@ -139,6 +139,10 @@ impl Helper {
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
+            Request::SetFrozen { guest, frozen } => {
+                self.answer(id, self.set_frozen(guest, frozen).await);
+            }
+            Request::Snapshot { guest } => self.answer(id, self.snapshot(guest).await),
             Request::Save { guest } => self.answer(id, self.save(guest).await),
             Request::Squash { layers } => self.answer(id, self.squash(&layers).await),
             Request::BareLayers => self.answer(id, self.bare_layers().await),
@@ -225,6 +229,20 @@ impl Helper {
             Err(refusal) => return Err(refusal),
         }
         Ok((Answer::Killed, None))
+    }
+
+    async fn set_frozen(&self, guest: GuestNumber, frozen: bool) -> Done {
+        let guest = self.guest(guest)?;
+        if frozen {
+            guest.freeze().await?;
+        } else {
+            guest.thaw().await?;
+        }
+        Ok((Answer::FrozenSet, None))
+    }
+
+    async fn snapshot(&self, guest: GuestNumber) -> Done {
+        Ok((Answer::Saved(self.guest(guest)?.snapshot().await?), None))
     }
 
     /// Unlike after a kill, a guest that has ended is not what was asked for: the layer is.

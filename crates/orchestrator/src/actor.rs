@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, Guest, OomKill};
 use soulbox_fault as fault;
+use soulbox_store::{Pause, PauseMode};
 use soulbox_types::lifecycle::{
     Decision, Outcome, Rejection, Request, State, Transition, complete, decide,
 };
@@ -20,9 +21,12 @@ use crate::instruments::{self, KillReason};
 use crate::journal::{self, About};
 use crate::live::{Handle, Published, RunningSandbox};
 use crate::node::{Node, store_error};
+use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
 use crate::transitions::{self, Killed};
 use crate::{NewSandbox, SandboxError, SandboxView, reconcile};
 
+/// When a pause at the end time that has failed is tried again.
+const PAUSE_RETRY: Duration = Duration::from_secs(30);
 /// How long a create may take before its caller is told so: half of the minute after which clients give up.
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -43,14 +47,33 @@ pub(crate) enum Message {
         change: EndChange,
         reply: Reply<SandboxView>,
     },
+    /// Save and stop it. Answered when it is paused.
+    Pause { how: HowToPause, reply: Reply<()> },
+    /// Make sure that it runs: [`Request::Connect`] or [`Request::Resume`].
+    Start {
+        request: Request,
+        how: HowToResume,
+        reply: Reply<Started>,
+    },
     /// Its end time may have come.
     Expire,
+}
+
+/// A sandbox that runs.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// As its owner sees it.
+    pub view: SandboxView,
+    /// Whether it was paused until now.
+    pub resumed: bool,
 }
 
 /// How a transition in flight has ended.
 enum Ended {
     Create(Result<RunningSandbox, SandboxError>),
     Kill(Killed),
+    Pause(Result<PausedSandbox, SandboxError>),
+    Resume(Result<RunningSandbox, SandboxError>),
 }
 
 /// See the module.
@@ -60,18 +83,26 @@ pub(crate) struct Actor {
     mailbox: mpsc::Receiver<Message>,
     state: State,
     run: Option<RunningSandbox>,
+    /// What there is of it while it does not run.
+    paused: Option<PausedSandbox>,
     /// The transition in flight; exactly when the state says that there is one.
     in_flight: Option<BoxFuture<'static, Ended>>,
     /// Resolves when the guest ends by itself.
     guest_ended: Option<BoxFuture<'static, ()>>,
     /// Tells of processes killed for lack of memory.
     oom_kills: Option<broadcast::Receiver<OomKill>>,
+    /// Resolves when the files of a frozen guest are saved, or cannot be.
+    files_saved: Option<BoxFuture<'static, Option<Pause>>>,
     /// Resolves when a create has taken too long.
     create_deadline: Option<BoxFuture<'static, ()>>,
     creator: Option<Reply<SandboxView>>,
     /// The kill that is promised or in flight: why, and who waits for it.
     kill_reason: Option<KillReason>,
     kill_replies: Vec<Reply<bool>>,
+    pause_replies: Vec<Reply<()>>,
+    resume_replies: Vec<Reply<Started>>,
+    /// Requests that are asked again when the transition in flight has ended.
+    waiting: Vec<Message>,
 }
 
 /// What the actor wakes up for.
@@ -80,6 +111,7 @@ enum Event {
     GuestEnded,
     CreateDeadline,
     OomKill(OomKill),
+    FilesSaved(Option<Pause>),
     Message(Message),
     Stop,
 }
@@ -98,6 +130,17 @@ impl Actor {
         actor.in_flight = Some(Box::pin(async move { Ended::Create(created.await) }));
         actor.create_deadline = Some(Box::pin(tokio::time::sleep(CREATE_DEADLINE)));
         actor.creator = Some(creator);
+        actor
+    }
+
+    /// Takes over a paused sandbox, with its guest if it has one.
+    pub(crate) fn paused(
+        node: Arc<Node>,
+        (handle, mailbox): (Arc<Handle>, mpsc::Receiver<Message>),
+        paused: PausedSandbox,
+    ) -> Self {
+        let mut actor = Self::new(node, handle, mailbox, State::Paused);
+        actor.rests(paused);
         actor
     }
 
@@ -124,40 +167,75 @@ impl Actor {
             mailbox,
             state,
             run: None,
+            paused: None,
             in_flight: None,
             guest_ended: None,
             oom_kills: None,
+            files_saved: None,
             create_deadline: None,
             creator: None,
             kill_reason: None,
             kill_replies: Vec::new(),
+            pause_replies: Vec::new(),
+            resume_replies: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
-    /// Lives until the sandbox is gone or the server stops.
+    /// Lives until the sandbox is gone, or only its files are left, or the server stops.
     pub(crate) async fn live(mut self) {
         while self.state != State::Gone {
             match self.next_event().await {
                 Event::Ended(Ended::Create(outcome)) => self.create_ended(outcome),
                 Event::Ended(Ended::Kill(killed)) => self.kill_ended(killed),
-                Event::GuestEnded => self.kill(KillReason::GuestEnded, None),
+                Event::Ended(Ended::Pause(outcome)) => self.pause_ended(outcome),
+                Event::Ended(Ended::Resume(outcome)) => self.resume_ended(outcome).await,
+                Event::GuestEnded => self.guest_is_gone().await,
                 Event::CreateDeadline => self.create_takes_too_long(),
                 Event::OomKill(kill) => self.note_oom_kill(&kill),
-                Event::Message(Message::Kill { reason, reply }) => self.kill(reason, reply),
-                Event::Message(Message::Expire) => self.expire(),
-                Event::Message(Message::SetEnd {
-                    request,
-                    change,
-                    reply,
-                }) => {
-                    let answer = self.set_end(request, change).await;
-                    // The caller may have gone away; the change stands.
-                    drop(reply.send(answer));
-                }
+                Event::FilesSaved(pause) => self.note_saved_files(pause).await,
+                Event::Message(message) => self.told(message).await,
                 Event::Stop => return,
+            }
+            if self.in_flight.is_none() {
+                for message in std::mem::take(&mut self.waiting) {
+                    self.told(message).await;
+                }
+            }
+            if self.has_nothing_to_do() {
+                self.state = State::Gone;
+                self.publish();
             }
         }
         self.refuse_the_rest();
+    }
+
+    async fn told(&mut self, message: Message) {
+        match message {
+            Message::Kill { reason, reply } => self.kill(reason, reply),
+            Message::Expire => self.expire(),
+            Message::Pause { how, reply } => self.pause(how, reply),
+            Message::Start {
+                request,
+                how,
+                reply,
+            } => self.start(request, how, reply).await,
+            Message::SetEnd {
+                request,
+                change,
+                reply,
+            } => {
+                let answer = self.set_end(request, change).await;
+                // The caller may have gone away; the change stands.
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    /// Only files are left of a paused sandbox, and its record: whoever wants it finds it there.
+    fn has_nothing_to_do(&self) -> bool {
+        let bare = (self.paused.as_ref()).is_some_and(|paused| paused.guest.is_none());
+        self.state == State::Paused && bare && self.mailbox.is_empty()
     }
 
     async fn next_event(&mut self) -> Event {
@@ -177,6 +255,10 @@ impl Actor {
                 Event::CreateDeadline
             }
             () = self.node.stop.cancelled(), if idle => Event::Stop,
+            pause = when(&mut self.files_saved) => {
+                self.files_saved = None;
+                Event::FilesSaved(pause)
+            }
             kill = next_kill(&mut self.oom_kills) => Event::OomKill(kill),
             message = self.mailbox.recv() => match message {
                 Some(message) => Event::Message(message),
@@ -238,11 +320,17 @@ impl Actor {
                 fault::point!("timeout.due");
                 self.begin_kill(KillReason::Expired);
             }
-            Decision::Start(transition) => {
-                // Creates that ask for a pause are refused until pausing is built, so only a record of a newer server
-                // leads here. A sandbox that never ends would be worse.
-                tracing::warn!(sandbox.id = %self.id(), "{transition:?} at the end time is not built: killing instead");
-                self.begin_kill(KillReason::Expired);
+            Decision::Start(_) => {
+                fault::point!("timeout.due");
+                let mode = if record.auto_pause_memory {
+                    PauseMode::Full
+                } else {
+                    PauseMode::Filesystem
+                };
+                self.begin_pause(HowToPause {
+                    mode,
+                    strict: false,
+                });
             }
             Decision::Satisfied | Decision::Join(_) | Decision::After(_) | Decision::Reject(_) => {}
         }
@@ -262,11 +350,9 @@ impl Actor {
                     rejection,
                 });
             }
-            // States that lead here are not reached yet; when they are, the request is kept and asked again.
+            // Only requests that may wait or begin something are answered so; they have functions of their own.
             Decision::Start(_) | Decision::Join(_) | Decision::After(_) => {
-                return Err(SandboxError::Unsupported {
-                    operation: "resuming a sandbox",
-                });
+                return Err(Node::not_found(self.id()));
             }
         }
         let Some(run) = self.run.clone() else {
@@ -384,20 +470,240 @@ impl Actor {
         }
     }
 
+    // Pause and resume
+
+    fn pause(&mut self, how: HowToPause, reply: Reply<()>) {
+        match self.decide(Request::Pause) {
+            Decision::Start(_) => {
+                self.pause_replies.push(reply);
+                self.begin_pause(how);
+            }
+            Decision::Join(_) => self.pause_replies.push(reply),
+            Decision::After(_) => self.waiting.push(Message::Pause { how, reply }),
+            Decision::Satisfied => drop(reply.send(Ok(()))),
+            Decision::Reject(rejection) => drop(reply.send(Err(self.refusal(rejection)))),
+        }
+    }
+
+    fn refusal(&self, rejection: Rejection) -> SandboxError {
+        SandboxError::Conflict {
+            id: self.id().clone(),
+            rejection,
+        }
+    }
+
+    /// First nobody may come in any more, then it stands still.
+    fn begin_pause(&mut self, how: HowToPause) {
+        let Some(run) = self.run.clone() else { return };
+        self.state = Transition::Pause.state();
+        self.guest_ended = None;
+        self.node.expiry.remove(self.id());
+        self.publish();
+        self.node.live.close_route(self.id());
+        fault::point!("pause.route-closed");
+        let work = pausing::pause(self.node.clone(), run, how);
+        self.in_flight = Some(Box::pin(async move { Ended::Pause(work.await) }));
+    }
+
+    fn pause_ended(&mut self, outcome: Result<PausedSandbox, SandboxError>) {
+        let answer = match outcome {
+            Ok(paused) => {
+                self.state = complete(Transition::Pause, Outcome::Done);
+                self.run = None;
+                self.node.store.log(journal::paused(&paused.record));
+                tracing::info!(sandbox.id = %self.id(), "sandbox paused");
+                self.rests(paused);
+                self.publish();
+                Ok(())
+            }
+            Err(error) => {
+                self.state = complete(Transition::Pause, Outcome::Undone);
+                tracing::warn!(sandbox.id = %self.id(), error = %soulbox_telemetry::chain(&error), "sandbox not paused");
+                if let Some(run) = self.run.clone() {
+                    self.node
+                        .store
+                        .log(journal::not_paused(&run.record, self.node.now(), &error));
+                    self.goes_on(run);
+                }
+                Err(error)
+            }
+        };
+        for reply in self.pause_replies.drain(..) {
+            drop(reply.send(answer.clone()));
+        }
+        fault::point!("pause.answered");
+        if let Some(reason) = self.kill_reason {
+            self.begin_kill(reason);
+        }
+    }
+
+    /// It could not be paused and runs on. When its time is over, that is tried again after a while.
+    fn goes_on(&mut self, run: RunningSandbox) {
+        let end_at = run.record.end_at;
+        self.run_begins(run);
+        let now = self.node.now();
+        if end_at <= now {
+            self.node.expiry.set(self.id(), now.plus(PAUSE_RETRY));
+        }
+    }
+
+    /// It is paused: what remains may end by itself.
+    fn rests(&mut self, paused: PausedSandbox) {
+        self.oom_kills = None;
+        self.guest_ended = paused.guest.clone().map(|guest| {
+            let ended: BoxFuture<'static, ()> = Box::pin(async move { guest.ended().await });
+            ended
+        });
+        let unsaved = (paused.record.pause.as_ref()).is_some_and(|pause| !pause.files_saved);
+        if let Some(guest) = paused.guest.clone().filter(|_| unsaved) {
+            let saved = pausing::save_in_a_while(&self.node, guest, &paused.record);
+            self.files_saved = Some(Box::pin(saved));
+        }
+        self.paused = Some(paused);
+    }
+
+    /// From now on, it would survive the loss of its memory.
+    async fn note_saved_files(&mut self, pause: Option<Pause>) {
+        let (Some(pause), Some(paused)) = (pause, &mut self.paused) else {
+            return;
+        };
+        let mut record = (*paused.record).clone();
+        let written = self
+            .node
+            .store
+            .pause_sandbox(&record.id, record.end_at, &pause)
+            .await;
+        match written {
+            Ok(_) => {
+                record.pause = Some(pause);
+                paused.record = Arc::new(record);
+            }
+            Err(error) => {
+                let error = soulbox_telemetry::chain(&error);
+                tracing::error!(sandbox.id = %self.handle.id, error, "files of a paused sandbox are saved, and its record does not say so");
+            }
+        }
+    }
+
+    /// Of a paused sandbox, files may be left.
+    async fn guest_is_gone(&mut self) {
+        if let Some(paused) = self.paused.take() {
+            let left = pausing::without_guest(&self.node, paused.clone()).await;
+            let is_left = left.is_some();
+            self.paused = Some(left.unwrap_or(paused));
+            if is_left {
+                return;
+            }
+        }
+        self.kill(KillReason::GuestEnded, None);
+    }
+
+    async fn start(&mut self, request: Request, how: HowToResume, reply: Reply<Started>) {
+        match self.decide(request) {
+            Decision::Satisfied => {
+                let change = EndChange::AtLeast(how.timeout);
+                let answer = self.set_end(request, change).await;
+                drop(reply.send(answer.map(|view| Started {
+                    view,
+                    resumed: false,
+                })));
+            }
+            Decision::Start(_) => {
+                if let Err(error) = self.begin_resume(how) {
+                    drop(reply.send(Err(error)));
+                } else {
+                    self.resume_replies.push(reply);
+                }
+            }
+            Decision::Join(_) if !how.memory => {
+                let id = self.id().clone();
+                drop(reply.send(Err(SandboxError::StartInFlight { id })));
+            }
+            Decision::Join(_) if request == Request::Resume => self.resume_replies.push(reply),
+            Decision::Join(_) | Decision::After(_) => self.waiting.push(Message::Start {
+                request,
+                how,
+                reply,
+            }),
+            Decision::Reject(rejection) => drop(reply.send(Err(self.refusal(rejection)))),
+        }
+    }
+
+    fn begin_resume(&mut self, how: HowToResume) -> Result<(), SandboxError> {
+        let id = self.id().clone();
+        let paused = self.paused.clone().ok_or_else(|| Node::not_found(&id))?;
+        let unresponsive = |pause: &Pause| pause.guest_unresponsive;
+        if how.memory
+            && paused.guest.is_some()
+            && paused.record.pause.as_ref().is_some_and(unresponsive)
+        {
+            return Err(SandboxError::PausedUnresponsive { id });
+        }
+        let state = Transition::Resume.state();
+        let max = self.node.settings.max_concurrent_per_team;
+        let published = Published { state, run: None };
+        self.node.live.reserve_again(&self.handle, published, max)?;
+        self.state = state;
+        self.guest_ended = None;
+        self.files_saved = None;
+        let work = pausing::resume(self.node.clone(), paused, how);
+        self.in_flight = Some(Box::pin(async move { Ended::Resume(work.await) }));
+        Ok(())
+    }
+
+    async fn resume_ended(&mut self, outcome: Result<RunningSandbox, SandboxError>) {
+        let answer = match outcome {
+            Ok(run) => {
+                self.state = complete(Transition::Resume, Outcome::Done);
+                self.paused = None;
+                self.node.store.log(journal::resumed(&run.record));
+                tracing::info!(sandbox.id = %self.id(), "sandbox resumed");
+                let view = self.node.view(&run);
+                self.run_begins(run);
+                Ok(Started {
+                    view,
+                    resumed: true,
+                })
+            }
+            Err(error) => {
+                self.state = complete(Transition::Resume, Outcome::Undone);
+                tracing::warn!(sandbox.id = %self.id(), error = %soulbox_telemetry::chain(&error), "sandbox not resumed");
+                if let Some(paused) = self.paused.take() {
+                    let paused = pausing::what_is_left(&self.node, paused).await;
+                    self.rests(paused);
+                }
+                self.publish();
+                Err(error)
+            }
+        };
+        for reply in self.resume_replies.drain(..) {
+            drop(reply.send(answer.clone()));
+        }
+        fault::point!("resume.answered");
+        if let Some(reason) = self.kill_reason {
+            self.begin_kill(reason);
+        }
+    }
+
     // Kill
 
     /// First nobody may come in any more, then those inside are put out, then it ends.
     fn begin_kill(&mut self, reason: KillReason) {
-        let Some(run) = self.run.clone() else { return };
+        let guest = match (&self.run, &self.paused) {
+            (Some(run), _) => Some(Arc::clone(&run.guest)),
+            (None, Some(paused)) => paused.guest.clone(),
+            (None, None) => return,
+        };
         self.kill_reason = Some(reason);
         self.state = Transition::Kill.state();
         self.guest_ended = None;
+        self.files_saved = None;
         self.node.expiry.remove(self.id());
         self.publish();
         fault::point!("kill.begun");
         self.node.live.close_route(self.id());
         fault::point!("kill.route-closed");
-        let work = transitions::kill(self.node.clone(), run);
+        let work = transitions::kill(self.node.clone(), self.id().clone(), guest);
         self.in_flight = Some(Box::pin(async move { Ended::Kill(work.await) }));
     }
 
@@ -412,6 +718,7 @@ impl Actor {
         match guest {
             Ok(()) => {
                 self.state = complete(Transition::Kill, Outcome::Done);
+                self.paused = None;
                 instruments::killed(reason);
                 let about = About {
                     id: &self.handle.id,
@@ -463,10 +770,13 @@ impl Actor {
         self.mailbox.close();
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
+                _ if self.paused.is_some() => {}
                 Message::Kill {
                     reply: Some(reply), ..
                 } => drop(reply.send(Ok(false))),
                 Message::SetEnd { reply, .. } => drop(reply.send(Err(Node::not_found(self.id())))),
+                // Whoever hears nothing looks once more: a paused sandbox may be there, without an actor.
+                Message::Pause { .. } | Message::Start { .. } => {}
                 Message::Kill { reply: None, .. } | Message::Expire => {}
             }
         }

@@ -76,6 +76,42 @@ pub enum SandboxError {
         #[source]
         source: Arc<DriverError>,
     },
+    /// The driver or the disk could not keep it as it is; it runs on.
+    #[error("cannot pause sandbox {id}")]
+    Pause {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// The driver could not bring it back; it stays paused.
+    #[error("cannot resume sandbox {id}")]
+    Resume {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// Its envd does not answer, and whoever wants to pause it wants it to; it runs on.
+    #[error("envd of sandbox {id} does not answer")]
+    GuestUnresponsive {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// Its envd did not answer when it was paused: only a start without its memory makes it usable.
+    #[error("envd of sandbox {id} did not answer when it was paused")]
+    PausedUnresponsive {
+        /// Which sandbox.
+        id: SandboxId,
+    },
+    /// A start without memory was asked for while another start is in flight.
+    #[error("sandbox {id} is already starting")]
+    StartInFlight {
+        /// Which sandbox.
+        id: SandboxId,
+    },
     /// The driver could not find out what runs already.
     #[error("cannot adopt running sandboxes")]
     Adopt(#[source] Arc<DriverError>),
@@ -112,6 +148,12 @@ impl SandboxError {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::TooMany { .. } => ErrorKind::LimitExceeded,
             Self::MaxLength { .. } => ErrorKind::InvalidArgument,
+            Self::GuestUnresponsive { .. } => ErrorKind::Unavailable,
+            Self::PausedUnresponsive { .. } | Self::StartInFlight { .. } => ErrorKind::Conflict,
+            Self::Pause { source, .. } | Self::Resume { source, .. } => match source.kind() {
+                kind @ (ErrorKind::StorageFull | ErrorKind::Unimplemented) => kind,
+                _ => ErrorKind::Internal,
+            },
             Self::Create { source, .. } => match source.kind() {
                 ErrorKind::Unavailable | ErrorKind::StorageFull => ErrorKind::Unavailable,
                 ErrorKind::Timeout => ErrorKind::Timeout,
@@ -142,7 +184,17 @@ impl SandboxError {
                 ErrorKind::Timeout => "sandbox_placement_timeout",
                 _ => "sandbox_create_failed",
             }),
+            Self::PausedUnresponsive { .. } => Some("sandbox_snapshot_guest_agent_unresponsive"),
+            Self::StartInFlight { .. } => Some("sandbox_start_in_flight"),
             _ => None,
+        }
+    }
+
+    /// What a sandbox's owner is told in its log: the words of the host where they help, such as of a full disk.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Pause { source, .. } => source.to_string(),
+            other => other.user_message(),
         }
     }
 
@@ -163,6 +215,24 @@ impl SandboxError {
             // The template's own words: its owner can mend it, nobody else.
             Self::Startup { source, .. } => format!("Failed to place sandbox: {source}"),
             Self::Kill { .. } => "Error killing sandbox".into(),
+            Self::Pause { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                format!("Error pausing sandbox: {source}")
+            }
+            Self::Pause { .. } => "Error pausing sandbox".into(),
+            Self::Resume { .. } => "Error resuming sandbox".into(),
+            Self::GuestUnresponsive { id } => format!(
+                "Sandbox '{id}' cannot be paused right now because its guest agent does not answer. \
+                 FIX: pause it with its memory and without requireHealthyGuest, or kill it"
+            ),
+            Self::PausedUnresponsive { id } => format!(
+                "The guest agent of sandbox '{id}' did not answer when it was paused. \
+                 FIX: resume it with memory: false, which starts it anew from its files"
+            ),
+            Self::StartInFlight { .. } => {
+                "Sandbox is already starting; memory: false cannot be applied to a start \
+                already in flight — retry once it is running or paused"
+                    .into()
+            }
             Self::Store { source, .. } => source.user_message().unwrap_or("internal error").into(),
             Self::Adopt(_) => "internal error".into(),
             Self::Unsupported { operation } => format!("{operation} is not supported yet"),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use soulbox_driver::OomKill;
-use soulbox_store::{LogEntry, LogLevel, SandboxRecord};
+use soulbox_store::{LogEntry, LogLevel, PauseMode, SandboxRecord};
 use soulbox_types::{SandboxId, TeamId, Timestamp};
 
+use crate::SandboxError;
 use crate::instruments::KillReason;
 
 /// Which sandbox an entry is about.
@@ -47,6 +48,45 @@ pub(crate) fn created(record: &SandboxRecord) -> LogEntry {
         .fields
         .insert("buildID".into(), record.build_id.to_string());
     entry
+}
+
+/// The sandbox stands still.
+pub(crate) fn paused(record: &SandboxRecord) -> LogEntry {
+    let about = About {
+        id: &record.id,
+        team: &record.team,
+    };
+    let keeps = match record.pause.as_ref().map(|pause| pause.mode) {
+        Some(PauseMode::Full) => "Sandbox paused with its memory",
+        _ => "Sandbox paused without its memory",
+    };
+    about.entry(record.end_at, LogLevel::Info, keeps)
+}
+
+/// It was to be paused and runs on.
+pub(crate) fn not_paused(record: &SandboxRecord, at: Timestamp, error: &SandboxError) -> LogEntry {
+    let about = About {
+        id: &record.id,
+        team: &record.team,
+    };
+    let message = format!("Sandbox could not be paused and runs on: {}", error.told());
+    about.entry(at, LogLevel::Error, message)
+}
+
+/// The sandbox runs again.
+pub(crate) fn resumed(record: &SandboxRecord) -> LogEntry {
+    let about = About {
+        id: &record.id,
+        team: &record.team,
+    };
+    about.entry(record.started_at, LogLevel::Info, "Sandbox resumed")
+}
+
+/// Its memory is lost, its files are kept. The reason goes on from "the sandbox was lost: ".
+pub(crate) fn memory_lost(about: About<'_>, at: Timestamp, reason: &str) -> LogEntry {
+    let message =
+        format!("The memory of the paused sandbox was lost, its files are kept: {reason}");
+    about.entry(at, LogLevel::Warn, message)
 }
 
 /// The sandbox is gone.

@@ -17,6 +17,7 @@ mod instruments;
 mod journal;
 mod live;
 mod node;
+mod pausing;
 mod reconcile;
 mod sampler;
 pub mod sandboxes;
@@ -25,6 +26,7 @@ mod tokens;
 mod transitions;
 pub mod view;
 
+pub use actor::Started;
 pub use clock::{Clock, SystemClock};
 pub use error::SandboxError;
 pub use sandboxes::Sandboxes;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use soulbox_driver::{Guest, Route};
-use soulbox_store::SandboxRecord;
+use soulbox_store::{RecordState, SandboxRecord};
 use soulbox_types::lifecycle::State;
 use soulbox_types::{SandboxId, TeamId};
 use tokio::sync::mpsc;
@@ -51,6 +51,17 @@ pub(crate) struct Published {
     pub(crate) run: Option<RunningSandbox>,
 }
 
+impl Published {
+    /// As it is shown: what is on its way into or out of a pause is paused.
+    pub(crate) fn shown(&self) -> Option<RecordState> {
+        match self.state {
+            State::Running | State::Snapshotting => Some(RecordState::Running),
+            State::Pausing | State::Paused | State::Resuming => Some(RecordState::Paused),
+            State::Creating | State::Killing | State::Gone | State::Failed => None,
+        }
+    }
+}
+
 /// A sandbox that has been usable.
 #[derive(Debug, Clone)]
 pub(crate) struct RunningSandbox {
@@ -84,12 +95,7 @@ impl Live {
         if entries.closed {
             return Err(SandboxError::ShuttingDown);
         }
-        if entries
-            .concurrent
-            .get(&team)
-            .is_some_and(|count| *count >= max)
-            || max == 0
-        {
+        if entries.is_full(&team, max) {
             return Err(SandboxError::TooMany { max });
         }
         Ok(entries.add(
@@ -102,32 +108,58 @@ impl Live {
         ))
     }
 
-    /// Puts a sandbox there that runs already.
-    pub(crate) fn adopt(&self, run: RunningSandbox) -> (Arc<Handle>, mpsc::Receiver<Message>) {
+    /// Puts a sandbox there that runs already, or is frozen.
+    pub(crate) fn adopt(
+        &self,
+        state: State,
+        run: RunningSandbox,
+    ) -> (Arc<Handle>, mpsc::Receiver<Message>) {
         let (id, team) = (run.record.id.clone(), run.record.team.clone());
-        self.entries.write().add(
-            id,
-            team,
-            Published {
-                state: State::Running,
-                run: Some(run),
-            },
-        )
+        let run = Some(run);
+        self.entries.write().add(id, team, Published { state, run })
+    }
+
+    /// Puts a paused sandbox without a guest there, or finds who has done so before.
+    pub(crate) fn rouse(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<(Arc<Handle>, Option<mpsc::Receiver<Message>>), SandboxError> {
+        let mut entries = self.entries.write();
+        if entries.closed {
+            return Err(SandboxError::ShuttingDown);
+        }
+        if let Some(handle) = entries.by_id.get(&record.id) {
+            return Ok((Arc::clone(handle), None));
+        }
+        let published = Published {
+            state: State::Paused,
+            run: None,
+        };
+        let (handle, mailbox) = entries.add(record.id.clone(), record.team.clone(), published);
+        Ok((handle, Some(mailbox)))
+    }
+
+    /// Shows a paused sandbox as on its way back, if its team has a place for it.
+    pub(crate) fn reserve_again(
+        &self,
+        handle: &Arc<Handle>,
+        published: Published,
+        max: usize,
+    ) -> Result<(), SandboxError> {
+        let mut entries = self.entries.write();
+        if entries.closed {
+            return Err(SandboxError::ShuttingDown);
+        }
+        if entries.is_full(&handle.team, max) {
+            return Err(SandboxError::TooMany { max });
+        }
+        entries.show(handle, published);
+        Ok(())
     }
 
     /// Shows a new state of a sandbox to everybody; the last one, `Gone`, takes it out of the table.
     pub(crate) fn publish(&self, handle: &Arc<Handle>, published: Published) {
-        let new = published.state;
-        let mut entries = self.entries.write();
-        let old = std::mem::replace(&mut *handle.published.lock(), published).state;
-        entries.count(&handle.team, old, new);
-        let ours = entries
-            .by_id
-            .get(&handle.id)
-            .is_some_and(|entry| Arc::ptr_eq(entry, handle));
-        if new == State::Gone && ours {
-            entries.by_id.remove(&handle.id);
-        }
+        self.entries.write().show(handle, published);
     }
 
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<Handle>> {
@@ -165,6 +197,23 @@ impl Live {
 }
 
 impl Entries {
+    fn is_full(&self, team: &TeamId, max: usize) -> bool {
+        self.concurrent.get(team).copied().unwrap_or_default() >= max
+    }
+
+    fn show(&mut self, handle: &Arc<Handle>, published: Published) {
+        let new = published.state;
+        let old = std::mem::replace(&mut *handle.published.lock(), published).state;
+        self.count(&handle.team, old, new);
+        let ours = self
+            .by_id
+            .get(&handle.id)
+            .is_some_and(|entry| Arc::ptr_eq(entry, handle));
+        if new == State::Gone && ours {
+            self.by_id.remove(&handle.id);
+        }
+    }
+
     fn add(
         &mut self,
         id: SandboxId,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use soulbox_driver::{Driver, Route};
-use soulbox_store::{SandboxRecord, Store};
+use soulbox_store::{RecordState, SandboxRecord, Store};
 use soulbox_telemetry::task::Tasks;
 use soulbox_types::{SandboxId, Timestamp};
 use tokio::sync::Notify;
@@ -75,8 +75,15 @@ impl Node {
 
     /// A recorded sandbox as its owner sees it; none when it is on its way out and its record has not gone yet.
     pub(crate) fn view_of_record(&self, record: SandboxRecord) -> Option<SandboxView> {
-        let token = match self.live.get(&record.id) {
-            Some(handle) => handle.running()?.guest.spec().envd_access_token.clone(),
+        let Some(handle) = self.live.get(&record.id) else {
+            let token = self.tokens.envd(&record.id);
+            return Some(self.view_with(record, token));
+        };
+        let published = handle.published();
+        let mut record = record;
+        record.state = published.shown()?;
+        let token = match &published.run {
+            Some(run) => run.guest.spec().envd_access_token.clone(),
             None => self.tokens.envd(&record.id),
         };
         Some(self.view_with(record, token))
@@ -86,7 +93,8 @@ impl Node {
         SandboxView {
             envd_access_token,
             traffic_access_token: self.traffic_token(&record),
-            domain: self.settings.domain.clone(),
+            // Nothing of a paused one can be reached.
+            domain: (self.settings.domain.clone()).filter(|_| record.state == RecordState::Running),
             record,
         }
     }

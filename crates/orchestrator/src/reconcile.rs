@@ -19,6 +19,7 @@ use crate::instruments::KillReason;
 use crate::journal::{self, About};
 use crate::live::{Handle, RunningSandbox};
 use crate::node::{Node, store_error};
+use crate::pausing::{self, PausedSandbox};
 use crate::transitions::kill_guest;
 use crate::{SandboxError, instruments};
 
@@ -96,9 +97,9 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
         .map_err(|error| SandboxError::Adopt(Arc::new(error)))?;
     let records = node
         .store
-        .all_running()
+        .all_with_guest()
         .await
-        .map_err(store_error("read the running sandboxes"))?;
+        .map_err(store_error("read the sandboxes with a guest"))?;
     let mut records: HashMap<SandboxId, SandboxRecord> = records
         .into_iter()
         .map(|record| (record.id.clone(), record))
@@ -107,13 +108,7 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
     for guest in guests {
         match records.remove(&guest.spec().id) {
             Some(record) => {
-                adopt(
-                    node,
-                    RunningSandbox {
-                        record: Arc::new(record),
-                        guest,
-                    },
-                );
+                adopt(node, record, guest).await;
                 adopted += 1;
             }
             None => orphans.push(guest),
@@ -127,9 +122,11 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
         "took over what an earlier server left"
     );
     let lost: HashMap<SandboxId, String> = node.driver.lost().into_iter().collect();
-    for record in records.values() {
+    for record in records.values_mut() {
         let reason = lost.get(&record.id).map_or(NO_GUEST, String::as_str);
-        remove_record(node, &record.id, &record.team, reason).await?;
+        if !pausing::keep_files(node, record, reason).await? {
+            remove_record(node, &record.id, &record.team, reason).await?;
+        }
         fault::point!("start.record-removed");
     }
     if !orphans.is_empty() {
@@ -139,10 +136,36 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
     Ok(())
 }
 
-fn adopt(node: &Arc<Node>, run: RunningSandbox) {
-    let place = node.live.adopt(run.clone());
-    node.tasks
-        .spawn("sandbox", Actor::adopt(node.clone(), place, run).live());
+/// Takes over a guest: what is recorded as paused stands still, what is recorded as running runs. A server that has died
+/// in between may have left it the other way.
+async fn adopt(node: &Arc<Node>, record: SandboxRecord, guest: Arc<dyn Guest>) {
+    let is_paused = record.pause.is_some();
+    let set = if is_paused {
+        guest.freeze().await
+    } else {
+        guest.thaw().await
+    };
+    if let Err(error) = set {
+        let error = soulbox_telemetry::chain(&error);
+        tracing::error!(sandbox.id = %record.id, error, "a sandbox is not as its record says");
+    }
+    let run = RunningSandbox {
+        record: Arc::new(record),
+        guest,
+    };
+    if is_paused {
+        let place = node.live.adopt(State::Paused, run.clone());
+        let paused = PausedSandbox {
+            record: run.record,
+            guest: Some(run.guest),
+        };
+        node.tasks
+            .spawn("sandbox", Actor::paused(node.clone(), place, paused).live());
+    } else {
+        let place = node.live.adopt(State::Running, run.clone());
+        node.tasks
+            .spawn("sandbox", Actor::adopt(node.clone(), place, run).live());
+    }
     fault::point!("start.adopted");
 }
 

@@ -6,17 +6,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use soulbox_driver::route::Woken;
 use soulbox_driver::{Driver, Route};
-use soulbox_store::{ListQuery, LogEntry, LogQuery, MetricSample, RecordState, SandboxPage, Store};
+use soulbox_store::{
+    ListQuery, LogEntry, LogQuery, MetricSample, Pause, PauseMode, RecordState, SandboxPage, Store,
+};
 use soulbox_types::lifecycle::Request;
-use soulbox_types::{SandboxId, TeamId, Timestamp};
+use soulbox_types::{OnTimeout, SandboxId, TeamId, Timestamp};
 use tokio::sync::oneshot;
 
-use crate::actor::{Actor, Message, Reply};
+use crate::actor::{Actor, Message, Reply, Started};
 use crate::end_time::EndChange;
 use crate::instruments::KillReason;
 use crate::live::Handle;
 use crate::node::{Node, store_error};
+use crate::pausing::{HowToPause, HowToResume, PausedSandbox};
 use crate::{NewSandbox, SandboxError, SandboxView, Settings};
 use crate::{expiry, housekeeping, instruments, reconcile, sampler};
 
@@ -24,6 +28,8 @@ use crate::{expiry, housekeeping, instruments, reconcile, sampler};
 const SHORTEST_REFRESH: Duration = Duration::from_secs(15);
 /// How long a stop waits for creates and kills in flight; longer than their own deadlines.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(45);
+/// How often a sandbox is looked for whose actor ends under the question.
+const ASKED: u32 = 5;
 /// A task that panics each time must not take a CPU.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,22 +95,19 @@ impl Sandboxes {
     /// # Errors
     /// When there is none or the database fails.
     pub async fn get(&self, team: &TeamId, id: &SandboxId) -> Result<SandboxView, SandboxError> {
-        if let Some(handle) = self.find(team, id) {
-            return handle
-                .running()
-                .map(|run| self.node.view(&run))
-                .ok_or_else(|| Node::not_found(id));
+        if let Some(run) = self.find(team, id).and_then(|handle| handle.running()) {
+            return Ok(self.node.view(&run));
         }
-        // Without a guest it can only be a paused one.
+        // What does not run can only be seen when it is paused, or about to be.
         let record = self
             .node
             .store
             .get_sandbox(team, id)
             .await
             .map_err(store_error("read a sandbox"))?;
-        let paused = record.filter(|record| record.state == RecordState::Paused);
-        paused
+        record
             .and_then(|record| self.node.view_of_record(record))
+            .filter(|view| view.record.state == RecordState::Paused)
             .ok_or_else(|| Node::not_found(id))
     }
 
@@ -124,6 +127,8 @@ impl Sandboxes {
                 .items
                 .into_iter()
                 .filter_map(|record| self.node.view_of_record(record))
+                // On its way from one state to the other it is shown in the other already.
+                .filter(|view| query.wants(view.record.state))
                 .collect(),
             next_cursor: page.next_cursor,
             total_running: page.total_running,
@@ -135,33 +140,161 @@ impl Sandboxes {
     /// # Errors
     /// When the driver or the database fails.
     pub async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<bool, SandboxError> {
-        if let Some(handle) = self.find(team, id) {
-            let message = |reply| Message::Kill {
-                reason: KillReason::Request,
-                reply: Some(reply),
-            };
-            return match ask(&handle, message).await {
-                Some(answer) => answer,
-                None if self.node.stop.is_cancelled() => Err(SandboxError::ShuttingDown),
-                None => Ok(false),
-            };
+        let message = |reply| Message::Kill {
+            reason: KillReason::Request,
+            reply: Some(reply),
+        };
+        match self.ask_for(team, id, message).await {
+            Err(SandboxError::NotFound { .. }) => {
+                // Without a guest there may be a record that nobody has removed yet.
+                let record = self.node.store.get_sandbox(team, id).await;
+                match record.map_err(store_error("read a sandbox"))? {
+                    Some(record) if self.find(team, id).is_none() => {
+                        let deleted = self.node.store.delete_sandbox(&record.id).await;
+                        deleted.map_err(store_error("delete a sandbox"))
+                    }
+                    _ => Ok(false),
+                }
+            }
+            other => other,
         }
-        let record = self
-            .node
-            .store
-            .get_sandbox(team, id)
+    }
+
+    /// Pauses a sandbox. Returns when it stands still and nobody reaches it any more; `strict` refuses when its envd does
+    /// not answer.
+    ///
+    /// # Errors
+    /// When there is none, it is paused already, its envd does not answer, or what is to be kept cannot be written; then it
+    /// runs on.
+    pub async fn pause(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        mode: PauseMode,
+        strict: bool,
+    ) -> Result<(), SandboxError> {
+        let how = HowToPause { mode, strict };
+        self.ask_for(team, id, |reply| Message::Pause { how, reply })
             .await
-            .map_err(store_error("read a sandbox"))?;
-        match record {
-            // Without a guest there is only the record to remove.
-            Some(record) => self
-                .node
-                .store
-                .delete_sandbox(&record.id)
-                .await
-                .map_err(store_error("delete a sandbox")),
-            None => Ok(false),
+    }
+
+    /// Brings a paused sandbox back for `timeout`. Another policy than before holds from then on, if one is given; without
+    /// `memory` it starts anew from its files.
+    ///
+    /// # Errors
+    /// When there is none, it runs, the team has too many, or it cannot be brought back; then it stays paused.
+    pub async fn resume(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        on_timeout: Option<OnTimeout>,
+        memory: bool,
+    ) -> Result<SandboxView, SandboxError> {
+        let how = HowToResume {
+            timeout,
+            on_timeout,
+            memory,
+        };
+        let started = self.start_it(team, id, Request::Resume, how).await?;
+        Ok(started.view)
+    }
+
+    /// Brings a paused sandbox back because somebody wants to reach it, if its policy says so and he may come in.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::resume`].
+    pub async fn wake(
+        &self,
+        id: &SandboxId,
+        may_come_in: impl FnOnce(&SandboxView) -> bool,
+    ) -> Result<Woken, SandboxError> {
+        let found = self.node.store.find_sandbox(id).await;
+        let Some(record) = found.map_err(store_error("read a sandbox"))? else {
+            return Ok(Woken::Nobody);
+        };
+        let without_memory = |pause: &Pause| pause.mode == PauseMode::Filesystem;
+        if !record.auto_resume || record.pause.as_ref().is_some_and(without_memory) {
+            return Ok(Woken::Nobody);
         }
+        let (team, seconds) = (record.team.clone(), record.auto_resume_timeout_seconds);
+        let Some(view) = self.node.view_of_record(record) else {
+            return Ok(Woken::Nobody);
+        };
+        if !may_come_in(&view) {
+            return Ok(Woken::Denied);
+        }
+        let how = HowToResume {
+            timeout: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+            on_timeout: None,
+            memory: true,
+        };
+        self.start_it(&team, id, Request::Connect, how).await?;
+        Ok(self.route(id).map_or(Woken::Nobody, Woken::Open))
+    }
+
+    async fn start_it(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        request: Request,
+        how: HowToResume,
+    ) -> Result<Started, SandboxError> {
+        self.ask_for(team, id, |reply| Message::Start {
+            request,
+            how,
+            reply,
+        })
+        .await
+    }
+
+    /// Asks the sandbox's actor; a paused sandbox of which only files are left gets one for this.
+    async fn ask_for<T>(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        message: impl Fn(Reply<T>) -> Message,
+    ) -> Result<T, SandboxError> {
+        for _ in 0..ASKED {
+            let answer = match self.find(team, id) {
+                Some(handle) => ask(&handle, &message).await,
+                None => self.rouse(team, id, &message).await?,
+            };
+            if let Some(answer) = answer {
+                return answer;
+            }
+            if self.node.stop.is_cancelled() {
+                return Err(SandboxError::ShuttingDown);
+            }
+        }
+        Err(Node::not_found(id))
+    }
+
+    async fn rouse<T>(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        message: impl Fn(Reply<T>) -> Message,
+    ) -> Result<Option<Result<T, SandboxError>>, SandboxError> {
+        let record = self.node.store.get_sandbox(team, id).await;
+        let record = record.map_err(store_error("read a sandbox"))?;
+        let record = record.filter(|record| record.state == RecordState::Paused);
+        let record = record.ok_or_else(|| Node::not_found(id))?;
+        let (handle, mailbox) = self.node.live.rouse(&record)?;
+        let (reply, answer) = oneshot::channel();
+        if handle.mailbox.send(message(reply)).await.is_err() {
+            return Ok(None);
+        }
+        // Only now: an actor with nothing to do ends.
+        if let Some(mailbox) = mailbox {
+            let paused = PausedSandbox {
+                record: Arc::new(record),
+                guest: None,
+            };
+            let actor = Actor::paused(self.node.clone(), (handle, mailbox), paused);
+            self.node.tasks.spawn("sandbox", actor.live());
+        }
+        Ok(answer.await.ok())
     }
 
     /// Sets the end time to `timeout` from now, but never beyond the longest run; zero ends it now.
@@ -195,25 +328,24 @@ impl Sandboxes {
             .map(drop)
     }
 
-    /// Makes sure that the sandbox runs for at least `timeout` from now.
+    /// Makes sure that the sandbox runs for at least `timeout` from now. A paused one is brought back; without `memory` it
+    /// then starts anew from its files.
     ///
     /// # Errors
-    /// When there is none, it is being killed, or it is paused (not built yet).
+    /// When there is none, it is being killed, or it cannot be brought back.
     pub async fn connect(
         &self,
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
-    ) -> Result<SandboxView, SandboxError> {
-        if self.find(team, id).is_none() {
-            // Either an error, or a paused sandbox.
-            self.get(team, id).await?;
-            return Err(SandboxError::Unsupported {
-                operation: "resuming a paused sandbox",
-            });
-        }
-        self.set_end(team, id, Request::Connect, EndChange::AtLeast(timeout))
-            .await
+        memory: bool,
+    ) -> Result<Started, SandboxError> {
+        let how = HowToResume {
+            timeout,
+            on_timeout: None,
+            memory,
+        };
+        self.start_it(team, id, Request::Connect, how).await
     }
 
     async fn set_end(

@@ -10,6 +10,8 @@ use crate::{Clock, SystemClock};
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 /// Sandboxes of one team at the same time, unless the operator says otherwise: all slots of a server.
 const MAX_CONCURRENT: usize = 2048;
+/// Who pauses for a moment is spared the copy.
+const SAVE_PAUSED_AFTER: Duration = Duration::from_secs(30);
 /// Clients expect a reading every five seconds.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -24,6 +26,9 @@ pub struct Settings {
     pub token_seed: [u8; 32],
     /// Domain under which sandboxes are reached; clients use their own when absent.
     pub domain: Option<String>,
+    /// How long after a pause with memory the files are saved, too: from then on, a restart of the machine costs only the
+    /// memory.
+    pub save_paused_after: Duration,
     /// Time between two readings of a sandbox.
     pub sample_interval: Duration,
     /// Where the time comes from.
@@ -39,6 +44,7 @@ impl Settings {
             max_concurrent_per_team: MAX_CONCURRENT,
             token_seed,
             domain: None,
+            save_paused_after: SAVE_PAUSED_AFTER,
             sample_interval: SAMPLE_INTERVAL,
             clock: Arc::new(SystemClock),
         }
@@ -52,6 +58,7 @@ impl fmt::Debug for Settings {
             .field("max_timeout", &self.max_timeout)
             .field("max_concurrent_per_team", &self.max_concurrent_per_team)
             .field("domain", &self.domain)
+            .field("save_paused_after", &self.save_paused_after)
             .field("sample_interval", &self.sample_interval)
             .finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_client::startup::{self, StartupError};
-use soulbox_client::{Dial, Envd, Secret};
+use soulbox_client::{Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, StoreError};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
+use crate::pausing::dial;
 use crate::{NewSandbox, SandboxError, instruments, reconcile};
 
 /// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
@@ -23,7 +24,7 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a template's ready command may take in a new sandbox: a little less than a create.
 const STARTUP_PATIENCE: Duration = Duration::from_secs(25);
 /// Where envd listens in every sandbox.
-const ENVD_PORT: u16 = 49983;
+pub(crate) const ENVD_PORT: u16 = 49983;
 
 /// What a sandbox's guest is to be made from.
 pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec {
@@ -92,15 +93,13 @@ pub(crate) async fn create(
 
 /// Runs what the template wants to run from the beginning. Whether it is ready is asked only of commands that look:
 /// one that sleeps would cost every create its time and tell nothing.
-async fn bring_up(guest: &Arc<dyn Guest>, start: &StartCommand) -> Result<(), StartupError> {
+pub(crate) async fn bring_up(
+    guest: &Arc<dyn Guest>,
+    start: &StartCommand,
+) -> Result<(), StartupError> {
     let spec = guest.spec();
-    let dialled = Arc::clone(guest);
-    let dial: Dial = Arc::new(move || {
-        let guest = Arc::clone(&dialled);
-        Box::pin(async move { guest.dial(ENVD_PORT).await.map_err(io::Error::other) })
-    });
     let token = Secret::new(spec.envd_access_token.clone());
-    let envd = Envd::through(dial, spec.id.as_str(), token);
+    let envd = Envd::through(dial(guest), spec.id.as_str(), token);
     let mut start = start.clone();
     if !startup::looks_at_something(&start.ready) {
         start.ready.clear();
@@ -158,6 +157,7 @@ fn record(node: &Node, id: SandboxId, new: NewSandbox) -> SandboxRecord {
         https_ports: new.https_ports,
         volume_mounts: new.volume_mounts,
         state: RecordState::Running,
+        pause: None,
     }
 }
 
@@ -170,13 +170,20 @@ pub(crate) struct Killed {
 
 /// Deletes the record and ends the guest, at the same time: each is complete without the other, because whichever is
 /// left over after a crash is found and removed by the reconciler.
-pub(crate) async fn kill(node: Arc<Node>, run: RunningSandbox) -> Killed {
+pub(crate) async fn kill(node: Arc<Node>, id: SandboxId, guest: Option<Arc<dyn Guest>>) -> Killed {
     let record = async {
-        let deleted = node.store.delete_sandbox(&run.record.id).await;
+        let deleted = node.store.delete_sandbox(&id).await;
         fault::point!("kill.row-deleted");
         deleted
     };
-    let (record, guest) = tokio::join!(record, kill_guest(run.guest.as_ref()));
+    let end = async {
+        match &guest {
+            Some(guest) => kill_guest(guest.as_ref()).await,
+            // A paused one whose files alone are kept.
+            None => Ok(()),
+        }
+    };
+    let (record, guest) = tokio::join!(record, end);
     fault::point!("kill.ended");
     Killed { record, guest }
 }

@@ -133,6 +133,9 @@ pub(crate) struct ServeArgs {
     /// Slots kept prepared for the next creates [default: 8]
     #[arg(long, value_name = "N")]
     pub(crate) slots_ready: Option<String>,
+    /// When the files of a sandbox that is paused with its memory are saved, in seconds after the pause [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) save_paused_after_seconds: Option<String>,
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
@@ -193,6 +196,10 @@ impl ServeArgs {
             (Setting::MaxVcpu, &self.max_vcpu),
             (Setting::MaxMemoryMib, &self.max_memory_mib),
             (Setting::SlotsReady, &self.slots_ready),
+            (
+                Setting::SavePausedAfterSeconds,
+                &self.save_paused_after_seconds,
+            ),
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::EcrEndpoint, &self.ecr_endpoint),
@@ -225,6 +232,10 @@ pub(crate) enum SandboxCommand {
     Exec(ExecArgs),
     /// Open a terminal in a sandbox
     Connect(ConnectArgs),
+    /// Stop a sandbox and keep it as it is
+    Pause(PauseArgs),
+    /// Bring a paused sandbox back
+    Resume(ResumeArgs),
     /// Kill sandboxes
     Kill(KillArgs),
     /// Show one sandbox
@@ -341,6 +352,29 @@ pub(crate) struct KillArgs {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// `soulbox sandbox pause`
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// Keep only its files: it takes no memory then, and starts anew when it is brought back
+    #[arg(long)]
+    pub(crate) files_only: bool,
+}
+
+/// `soulbox sandbox resume`
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// Seconds that it runs at least
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) timeout: i32,
+    /// Start it anew from its files, even if its memory was kept
+    #[arg(long)]
+    pub(crate) reboot: bool,
 }
 
 /// One sandbox.

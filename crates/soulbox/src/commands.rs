@@ -7,6 +7,7 @@ pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod key;
+pub(crate) mod pause;
 pub(crate) mod purge;
 pub(crate) mod sandbox;
 pub(crate) mod template;

@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) max_memory_mib: u32,
     /// Slots kept prepared ahead of the next create, 0 to 256. Default 8.
     pub(crate) slots_ready: u16,
+    /// How long after a pause with memory the files are saved, too, 0 seconds to 24 hours. Default 30 seconds.
+    pub(crate) save_paused_after: Duration,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
@@ -189,6 +191,7 @@ impl Judge<'_> {
         let max_build_seconds = self.number(Setting::MaxBuildSeconds, 1, 86_400);
         let max_vcpu = self.number(Setting::MaxVcpu, 1, 1024);
         let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
+        let save_paused_after = self.number(Setting::SavePausedAfterSeconds, 0, 86_400);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
@@ -212,6 +215,7 @@ impl Judge<'_> {
             max_build_time: Duration::from_secs(u64::from(max_build_seconds?)),
             max_vcpu: max_vcpu?,
             max_memory_mib: max_memory_mib?,
+            save_paused_after: Duration::from_secs(u64::from(save_paused_after?)),
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,

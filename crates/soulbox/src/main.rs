@@ -125,11 +125,13 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{exec, sandbox, terminal, watch};
+    use commands::{exec, pause, sandbox, terminal, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
         SandboxCommand::Info(args) => sandbox::info(api, args, output).await?,
+        SandboxCommand::Pause(args) => pause::pause(api, &args, output).await?,
+        SandboxCommand::Resume(args) => pause::resume(api, &args, output).await?,
         SandboxCommand::Kill(args) => sandbox::kill(api, args, output).await?,
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,

@@ -26,9 +26,9 @@ use anyhow::Context as _;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_builder::{BuildSettings, Builds};
-use soulbox_driver::Driver;
-use soulbox_driver::route::Route;
-use soulbox_edge::{Edge, EdgeConfig, Routes};
+use soulbox_driver::route::{Route, Woken};
+use soulbox_driver::{BoxFuture, Driver};
+use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
 use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -235,6 +235,7 @@ impl Server {
             max_timeout: config.max_timeout,
             max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
             domain: public_domain(config, address),
+            save_paused_after: config.save_paused_after,
             ..Settings::new(credentials.token_seed)
         };
         let upload_key = settings.token_seed;
@@ -319,6 +320,22 @@ struct LiveRoutes(Sandboxes);
 impl Routes for LiveRoutes {
     fn route(&self, id: &SandboxId) -> Option<Route> {
         self.0.route(id)
+    }
+
+    fn wake<'a>(&'a self, id: &'a SandboxId, admits: Admits) -> BoxFuture<'a, Woken> {
+        Box::pin(async move {
+            let woken = self.0.wake(id, |view| {
+                admits(Secrets {
+                    envd: &view.envd_access_token,
+                    traffic: view.traffic_access_token.as_deref(),
+                })
+            });
+            woken.await.unwrap_or_else(|error| {
+                let error = soulbox_telemetry::chain(&error);
+                tracing::warn!(sandbox.id = %id, error, "a paused sandbox is not brought back for a request");
+                Woken::Nobody
+            })
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::builds::limits_of;
 use crate::database::{Db, DbRow, column, json, maybe_json, parsed, time, to_json};
 use crate::error::During;
 use crate::page::{Keyset, cut, fetch_limit, keyset};
+use crate::pauses::{Pause, pause_of};
 use crate::{Order, Store, StoreError};
 
 /// Name of the table in messages.
@@ -68,6 +69,8 @@ pub struct SandboxRecord {
     pub volume_mounts: serde_json::Value,
     /// Running or paused.
     pub state: RecordState,
+    /// What there is of a paused one; absent exactly when it runs.
+    pub pause: Option<Pause>,
 }
 
 /// The state as the wire shows it.
@@ -411,8 +414,8 @@ async fn insert_record<'c>(
         "INSERT INTO sandboxes (id, team_id, template_id, build_id, execution_id, alias, metadata, started_at, end_at, \
          on_timeout, auto_pause_memory, auto_resume, auto_resume_timeout_seconds, vcpu_count, memory_mib, pids, disk_mib, \
          envd_version, allow_internet_access, network, allow_public_traffic, mask_request_host, https_ports, \
-         volume_mounts, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23, $24, $25)",
+         volume_mounts, state, pause_mode, guest_unresponsive, files_saved, spec) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)",
     )
     .bind(record.id.as_str())
     .bind(record.team.as_str())
@@ -439,6 +442,10 @@ async fn insert_record<'c>(
     .bind(to_json(&record.https_ports))
     .bind(to_json(&record.volume_mounts))
     .bind(record.state.as_str())
+    .bind(record.pause.as_ref().map(|pause| pause.mode.as_str()))
+    .bind(record.pause.as_ref().map(|pause| pause.guest_unresponsive))
+    .bind(record.pause.as_ref().map(|pause| pause.files_saved))
+    .bind(record.pause.as_ref().map(|pause| to_json(&pause.spec)))
     .execute(executor)
     .await
     .during("add a sandbox")?;
@@ -467,7 +474,7 @@ async fn insert_pairs(
     Ok(())
 }
 
-fn on_timeout_text(on_timeout: OnTimeout) -> &'static str {
+pub(crate) fn on_timeout_text(on_timeout: OnTimeout) -> &'static str {
     match on_timeout {
         OnTimeout::Kill => "kill",
         OnTimeout::Pause => "pause",
@@ -485,7 +492,7 @@ fn on_timeout_of(row: &DbRow) -> Result<OnTimeout, StoreError> {
         })
 }
 
-fn state_of(row: &DbRow) -> Result<RecordState, StoreError> {
+pub(crate) fn state_of(row: &DbRow) -> Result<RecordState, StoreError> {
     let text: &str = column(row, TABLE, "state")?;
     [RecordState::Running, RecordState::Paused]
         .into_iter()
@@ -496,7 +503,7 @@ fn state_of(row: &DbRow) -> Result<RecordState, StoreError> {
         })
 }
 
-fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
+pub(crate) fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
     Ok(SandboxRecord {
         id: parsed(row, TABLE, "id")?,
         team: parsed(row, TABLE, "team_id")?,
@@ -517,6 +524,7 @@ fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
         network: maybe_json(row, TABLE, "network")?,
         allow_public_traffic: column(row, TABLE, "allow_public_traffic")?,
         mask_request_host: column(row, TABLE, "mask_request_host")?,
+        pause: pause_of(row)?,
         https_ports: json(row, TABLE, "https_ports")?,
         volume_mounts: json(row, TABLE, "volume_mounts")?,
         state: state_of(row)?,
@@ -525,7 +533,7 @@ fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use soulbox_types::ErrorKind;
+    use soulbox_types::{ErrorKind, LayerDigest, NetworkMode, SandboxSpec, TemplateImage};
     use sqlx::Row;
 
     use super::*;
@@ -568,6 +576,28 @@ pub(crate) mod tests {
             https_ports: vec![443, 8443],
             volume_mounts: serde_json::json!([{"name": "v", "path": "/v"}]),
             state: RecordState::Running,
+            pause: None,
+        }
+    }
+
+    pub(crate) fn pause(team: &TeamId) -> Pause {
+        Pause {
+            mode: crate::PauseMode::Full,
+            guest_unresponsive: false,
+            files_saved: false,
+            spec: SandboxSpec {
+                id: record(team, 0, None).id,
+                image: TemplateImage {
+                    template_id: TemplateId::random(),
+                    layers: vec![LayerDigest::from_bytes([7; 32])],
+                    default_user: "user".into(),
+                    default_workdir: None,
+                },
+                limits: Limits::STANDARD,
+                network: NetworkMode::Internet,
+                env_vars: BTreeMap::from([("A".into(), "b".into())]),
+                envd_access_token: String::new(),
+            },
         }
     }
 
@@ -605,6 +635,7 @@ pub(crate) mod tests {
             https_ports: vec![],
             volume_mounts: serde_json::json!([]),
             state: RecordState::Paused,
+            pause: Some(pause(&team.id)),
             ..record(&team.id, 2, Some(&[]))
         };
         let empty = record(&team.id, 3, Some(&[]));
@@ -770,6 +801,7 @@ pub(crate) mod tests {
             record(&team.id, 50, Some(&[])),
         ];
         rows[2].state = RecordState::Paused;
+        rows[2].pause = Some(pause(&team.id));
         rows[3].template_id = rows[0].template_id.clone();
         for row in &rows {
             store.insert_sandbox(row).await.unwrap();

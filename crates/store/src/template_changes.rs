@@ -242,7 +242,7 @@ async fn end_builds(
 mod tests {
     use super::*;
     use crate::database::tests::temp_store;
-    use crate::sandboxes::tests::record;
+    use crate::sandboxes::tests::{pause, record};
     use crate::teams::tests::add_team;
     use crate::templates::tests::{add_build, add_template, base, resolve};
     use crate::{BuildStatus, RecordState, SandboxRecord};
@@ -305,6 +305,7 @@ mod tests {
             let sandbox = SandboxRecord {
                 template_id: id.clone(),
                 state,
+                pause: (state == RecordState::Paused).then(|| pause(&team.id)),
                 ..record(&team.id, 1, None)
             };
             store.insert_sandbox(&sandbox).await.unwrap();

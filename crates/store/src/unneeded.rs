@@ -4,11 +4,14 @@
 
 use std::collections::HashSet;
 
-use soulbox_types::{BuildId, LayerDigest, Timestamp};
+use soulbox_types::{BuildId, LayerDigest, SandboxSpec, Timestamp};
 
 use crate::database::{DbRow, json, parsed};
 use crate::error::During;
 use crate::{Store, StoreError};
+
+/// How long after it was made a layer of a pause is in a record, or never.
+const SETTLED_MICROSECONDS: i64 = 3600 * 1_000_000;
 
 /// What is needed no more, and who said until now that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,7 @@ pub struct Unneeded {
     /// The layers.
     pub layers: Vec<LayerDigest>,
     builds: Vec<BuildId>,
+    saved: Vec<LayerDigest>,
     cached_before: Timestamp,
 }
 
@@ -51,6 +55,14 @@ impl Store {
         for row in &rows {
             layers.insert(parsed(row, "layer_cache", "layer")?);
         }
+        let rows = sqlx::query("SELECT spec FROM sandboxes WHERE state = 'paused'")
+            .fetch_all(self.reader())
+            .await
+            .during("read paused sandboxes")?;
+        for row in &rows {
+            let spec: SandboxSpec = json(row, "sandboxes", "spec")?;
+            layers.extend(spec.image.layers);
+        }
         Ok(layers)
     }
 
@@ -83,19 +95,51 @@ impl Store {
         for row in &old {
             found.insert(parsed(row, "layer_cache", "layer")?);
         }
+        // What was made a moment ago may be on its way into a record.
+        let settled = Timestamp::now().0.saturating_sub(SETTLED_MICROSECONDS);
+        let rows = sqlx::query("SELECT digest FROM saved_layers WHERE created_at < $1")
+            .bind(settled)
+            .fetch_all(self.reader())
+            .await
+            .during("read saved layers")?;
+        let mut saved = Vec::new();
+        for row in &rows {
+            let layer = parsed(row, "saved_layers", "digest")?;
+            if !needed.contains(&layer) {
+                saved.push(layer);
+            }
+        }
+        found.extend(&saved);
         Ok(Unneeded {
+            saved,
             layers: found.difference(&needed).copied().collect(),
             builds,
             cached_before,
         })
     }
 
-    /// Forgets what has been removed. Until then the next look finds it again.
+    /// Forgets what has been removed, where `removed` are the layers that are gone: others had a sandbox on them. Until
+    /// then the next look finds it again.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn forget_unneeded(&self, unneeded: &Unneeded) -> Result<(), StoreError> {
+    pub async fn forget_unneeded(
+        &self,
+        unneeded: &Unneeded,
+        removed: &[LayerDigest],
+    ) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
+        for layer in unneeded
+            .saved
+            .iter()
+            .filter(|layer| removed.contains(layer))
+        {
+            sqlx::query("DELETE FROM saved_layers WHERE digest = $1")
+                .bind(layer.to_string())
+                .execute(&mut *transaction)
+                .await
+                .during("forget saved layers")?;
+        }
         for build in &unneeded.builds {
             sqlx::query("UPDATE builds SET layers = '[]' WHERE id = $1")
                 .bind(build.as_str())
@@ -138,7 +182,10 @@ mod tests {
         let before = Timestamp(Timestamp::now().0 - 1_000_000);
         let unneeded = store.unneeded_layers(before).await.unwrap();
         assert!(unneeded.layers.is_empty());
-        store.forget_unneeded(&unneeded).await.unwrap();
+        store
+            .forget_unneeded(&unneeded, &unneeded.layers)
+            .await
+            .unwrap();
         assert!(store.cached_step(&team, "k").await.unwrap().is_some());
 
         let after = Timestamp(Timestamp::now().0 + 1_000_000);
@@ -146,7 +193,10 @@ mod tests {
         assert_eq!(unneeded.layers, [layer]);
         // Until it is forgotten it is found again: a removal that was cut short is done again.
         assert_eq!(store.unneeded_layers(after).await.unwrap(), unneeded);
-        store.forget_unneeded(&unneeded).await.unwrap();
+        store
+            .forget_unneeded(&unneeded, &unneeded.layers)
+            .await
+            .unwrap();
         assert_eq!(store.cached_step(&team, "k").await.unwrap(), None);
     }
 }

@@ -116,11 +116,13 @@ fn lifetimes() -> Vec<Operation> {
             "POST",
             "/sandboxes/{sandboxID}/connect",
             "connectSandbox",
-            "What a client needs to use a running sandbox; makes the end time later. A timeout of 0 changes nothing.",
+            "What a client needs to use a sandbox; makes the end time later. A timeout of 0 changes nothing. \
+             A paused one is brought back: 201.",
         )
         .takes::<ConnectSandbox>()
         .narrowed(json!({"required": ["timeout"]}))
         .answers::<Sandbox>()
+        .creates::<Sandbox>()
         .refuses(&[409]),
         operation(
             "POST",
@@ -131,7 +133,26 @@ fn lifetimes() -> Vec<Operation> {
         .may_take::<ConnectSandbox>()
         .narrowed(json!({"properties": {"timeout": {"minimum": 1}}}))
         .answers::<Sandbox>()
-        .refuses(&[409]),
+        .creates::<Sandbox>()
+        .refuses(&[409, 429, 507]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/pause",
+            "pauseSandbox",
+            "Keeps the sandbox as it is and stops it; without memory, only its files.",
+        )
+        .may_take::<PauseSandbox>()
+        .answer(StatusCode::NO_CONTENT, Content::Nothing)
+        .refuses(&[409, 503, 507]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/resume",
+            "resumeSandbox",
+            "Brings a paused sandbox back. Clients of today connect instead.",
+        )
+        .may_take::<ResumeSandbox>()
+        .creates::<Sandbox>()
+        .refuses(&[409, 429, 507]),
     ]
 }
 
@@ -184,22 +205,6 @@ fn observed() -> Vec<Operation> {
 /// What this version refuses, each with its 501.
 fn later() -> Vec<Operation> {
     vec![
-        operation(
-            "POST",
-            "/sandboxes/{sandboxID}/pause",
-            "pauseSandbox",
-            "Not available in this version: 501 for every sandbox that exists.",
-        )
-        .may_take::<PauseSandbox>()
-        .refuses(&[501]),
-        operation(
-            "POST",
-            "/sandboxes/{sandboxID}/resume",
-            "resumeSandbox",
-            "No sandbox is ever paused: 409 for every sandbox that exists.",
-        )
-        .may_take::<ResumeSandbox>()
-        .refuses(&[409]),
         operation(
             "POST",
             "/sandboxes/{sandboxID}/fork",

@@ -137,17 +137,6 @@ fn check_pause_policy(body: &NewSandbox) -> Result<(), ApiError> {
             ));
         }
     }
-    if auto_pause {
-        return Err(ApiError::invalid(
-            "autoPause is not available in this version of SoulBox, so it is refused. \
-             FIX: leave it out and ask for a longer timeout.",
-        ));
-    }
-    if auto_resume {
-        return Err(ApiError::invalid(
-            "autoResume is not available in this version of SoulBox, so it is refused. FIX: leave it out.",
-        ));
-    }
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Operations that the wire has and this version does not: pause, fork, snapshots, live changes of the network.
+//! Operations that the wire has and this version does not: fork, snapshots, live changes of the network.
 //!
 //! They check who asks and whether the sandbox is there, so that a mistake is told apart from a missing feature, and
 //! then answer 501 with `Should-Retry: false`: a 409 would be read as "already paused", a 503 would be tried again.
@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use axum::extract::State;
 use soulbox_api_types::network::SandboxNetworkUpdate;
-use soulbox_api_types::sandbox::{
-    ForkSandbox, NewSnapshot, PauseSandbox, ResumeSandbox, SnapshotInfo,
-};
+use soulbox_api_types::sandbox::{ForkSandbox, NewSnapshot, SnapshotInfo};
 use soulbox_store::Team;
-use soulbox_types::{ErrorKind, SandboxId};
+use soulbox_types::SandboxId;
 
 use crate::auth::TeamAuth;
 use crate::error::ApiError;
@@ -23,36 +21,8 @@ use crate::state::{Api, Shared};
 use crate::templates;
 
 /// What a fork and a resume mean by no timeout.
-const SHORT_DEFAULT: Duration = Duration::from_secs(15);
+pub(crate) const SHORT_DEFAULT: Duration = Duration::from_secs(15);
 const CREATE_INSTEAD: &str = "create a new sandbox from the same template and do its setup again.";
-
-pub(crate) async fn pause(
-    State(api): State<Shared>,
-    TeamAuth(team): TeamAuth,
-    sandbox: SandboxArg,
-    OptionalJsonBody(_body): OptionalJsonBody<PauseSandbox>,
-) -> Result<(), ApiError> {
-    must_exist(&api, &team, &sandbox).await?;
-    Err(ApiError::not_available(
-        "Pausing a sandbox is",
-        "give it a longer timeout, or kill it.",
-    ))
-}
-
-/// Every sandbox that exists runs, so this is the whole of it.
-pub(crate) async fn resume(
-    State(api): State<Shared>,
-    TeamAuth(team): TeamAuth,
-    sandbox: SandboxArg,
-    OptionalJsonBody(body): OptionalJsonBody<ResumeSandbox>,
-) -> Result<(), ApiError> {
-    timeout(body.timeout, SHORT_DEFAULT, &api.limits)?;
-    must_exist(&api, &team, &sandbox).await?;
-    Err(ApiError::new(
-        ErrorKind::Conflict,
-        format!("Sandbox {} is already running", sandbox.id),
-    ))
-}
 
 pub(crate) async fn fork(
     State(api): State<Shared>,

@@ -53,12 +53,12 @@ pub(crate) async fn connect_v1(
     TeamAuth(team): TeamAuth,
     sandbox: SandboxArg,
     JsonBody(body): JsonBody<ConnectSandbox>,
-) -> Result<Json<Sandbox>, ApiError> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     let given = body
         .timeout
         .ok_or_else(|| ApiError::violation("request body: property \"timeout\" is missing"))?;
     let timeout = within_limit(seconds(given), &api.limits)?;
-    connect(&api, &team.id, &sandbox, timeout).await
+    connect(&api, &team.id, &sandbox, timeout, body).await
 }
 
 /// The second version: everything is optional, and 0 is refused.
@@ -67,21 +67,31 @@ pub(crate) async fn connect_v2(
     TeamAuth(team): TeamAuth,
     sandbox: SandboxArg,
     OptionalJsonBody(body): OptionalJsonBody<ConnectSandbox>,
-) -> Result<Json<Sandbox>, ApiError> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     schema::at_least("timeout", body.timeout, 1).map_err(ApiError::violation)?;
     let timeout = timeout(body.timeout, CONNECT_DEFAULT, &api.limits)?;
-    connect(&api, &team.id, &sandbox, timeout).await
+    connect(&api, &team.id, &sandbox, timeout, body).await
 }
 
-/// `memory` is not looked at: it concerns only paused sandboxes.
+/// 201 says that the sandbox was paused.
 async fn connect(
     api: &Api,
     team: &soulbox_types::TeamId,
     sandbox: &SandboxArg,
     timeout: Duration,
-) -> Result<Json<Sandbox>, ApiError> {
-    let view = api.sandboxes.connect(team, &sandbox.id, timeout).await?;
-    Ok(Json(convert::sandbox(&view)))
+    body: ConnectSandbox,
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
+    let memory = body.memory.unwrap_or(true);
+    let started = api
+        .sandboxes
+        .connect(team, &sandbox.id, timeout, memory)
+        .await?;
+    let status = if started.resumed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(convert::sandbox(&started.view))))
 }
 
 /// The schema has refused negative numbers already.

@@ -8,6 +8,7 @@ pub(crate) mod lifetime;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod schema;
 

@@ -171,7 +171,6 @@ async fn names_of_templates() {
 #[tokio::test]
 async fn refusals_in_the_contracts_order() {
     let s = Stack::start().await;
-    let pause = json!({"autoPause": true});
     for (path, extra, message) in [
         (
             "/sandboxes",
@@ -191,18 +190,13 @@ async fn refusals_in_the_contracts_order() {
         ),
         (
             "/v2/sandboxes",
-            pause.clone(),
-            "autoPause is not available in this version",
-        ),
-        (
-            "/v2/sandboxes",
             json!({"autoPauseMemory": false}),
             "autoPauseMemory=false only applies",
         ),
         (
             "/v2/sandboxes",
-            json!({"autoResume": {"enabled": true}}),
-            "autoResume is not available",
+            json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
+            "cannot be combined with autoResume",
         ),
         (
             "/v2/sandboxes",
@@ -222,8 +216,7 @@ async fn refusals_in_the_contracts_order() {
         s.post(path, body).await.refused(400, message);
     }
     // A template that does not exist comes before a policy that cannot be.
-    let mut body = pause;
-    body["templateID"] = "nothing".into();
+    let body = json!({"templateID": "nothing", "autoPauseMemory": false});
     s.post("/v2/sandboxes", body)
         .await
         .refused(404, "template 'nothing' not found");

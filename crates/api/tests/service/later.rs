@@ -19,14 +19,6 @@ async fn on_a_running_sandbox() {
     for (method, operation, bodies) in [
         (
             Method::POST,
-            "pause",
-            vec![
-                json!({}),
-                json!({"memory": false, "requireHealthyGuest": true}),
-            ],
-        ),
-        (
-            Method::POST,
             "fork",
             vec![json!({}), json!({"count": 2, "timeout": 90})],
         ),
@@ -50,13 +42,11 @@ async fn on_a_running_sandbox() {
             not_available(&answer);
         }
     }
-    for operation in ["pause", "fork"] {
-        not_available(
-            &s.call(Method::POST, format!("/sandboxes/{id}/{operation}"))
-                .send()
-                .await,
-        );
-    }
+    not_available(
+        &s.call(Method::POST, format!("/sandboxes/{id}/fork"))
+            .send()
+            .await,
+    );
     s.post(format!("/sandboxes/{id}/resume"), json!({}))
         .await
         .refused(409, &format!("Sandbox {id} is already running"));

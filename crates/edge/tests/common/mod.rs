@@ -22,9 +22,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use soulbox_driver::route::Route;
+use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
-use soulbox_edge::{Edge, EdgeConfig, Routes};
+use soulbox_edge::{Admits, Edge, EdgeConfig, Routes};
 use soulbox_types::{Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -80,6 +80,18 @@ impl Guest for FakeGuest {
         Box::pin(async { Ok(()) })
     }
 
+    fn freeze(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn thaw(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         Box::pin(async { Ok(None) })
     }
@@ -91,6 +103,10 @@ pub struct FakeRoutes(pub Mutex<HashMap<SandboxId, Route>>);
 impl Routes for FakeRoutes {
     fn route(&self, id: &SandboxId) -> Option<Route> {
         self.0.lock().unwrap().get(id).cloned()
+    }
+
+    fn wake<'a>(&'a self, _: &'a SandboxId, _: Admits) -> BoxFuture<'a, Woken> {
+        Box::pin(async { Woken::Nobody })
     }
 }
 

@@ -115,7 +115,11 @@ async fn while_it_is_killed() {
             .await
             .unwrap_err(),
         world.sandboxes.refresh(team, &id, hour).await.unwrap_err(),
-        world.sandboxes.connect(team, &id, hour).await.unwrap_err(),
+        world
+            .sandboxes
+            .connect(team, &id, hour, true)
+            .await
+            .unwrap_err(),
     ] {
         assert_eq!(
             (error.kind(), error.user_message()),
@@ -198,10 +202,10 @@ async fn end_times() {
     // Not extended: the same to the bit.
     let same = world
         .sandboxes
-        .connect(team, &id, seconds(60))
+        .connect(team, &id, seconds(60), true)
         .await
         .unwrap();
-    assert_eq!(same.record.end_at, view.record.end_at);
+    assert_eq!(same.view.record.end_at, view.record.end_at);
     world
         .sandboxes
         .refresh(team, &id, seconds(10))
@@ -211,10 +215,10 @@ async fn end_times() {
 
     let extended = world
         .sandboxes
-        .connect(team, &id, seconds(600))
+        .connect(team, &id, seconds(600), true)
         .await
         .unwrap();
-    assert_eq!(extended.record.end_at, started_at.plus(seconds(601)));
+    assert_eq!(extended.view.record.end_at, started_at.plus(seconds(601)));
     world
         .sandboxes
         .refresh(team, &id, seconds(1000))
@@ -244,7 +248,7 @@ async fn end_times() {
     let nobody = SandboxId::random();
     let error = world
         .sandboxes
-        .connect(team, &nobody, seconds(1))
+        .connect(team, &nobody, seconds(1), true)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -6,4 +6,5 @@ mod common;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod pause;
 mod recovery;

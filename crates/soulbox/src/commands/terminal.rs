@@ -10,7 +10,7 @@ use std::sync::Once;
 
 use bytes::Bytes;
 use crossterm::terminal;
-use soulbox_api_types::sandbox::SandboxState;
+use soulbox_api_types::sandbox::{ConnectSandbox, SandboxState};
 use soulbox_client::envd::Envd;
 use soulbox_client::process::{End, Event, Events, Size, Start};
 use soulbox_client::{Api, ClientError};
@@ -73,7 +73,7 @@ async fn envd(api: &Api, id: &str) -> Result<Envd, ClientError> {
     let sandbox = api.get_sandbox(id).await?;
     match sandbox.state {
         SandboxState::Running => Ok(api.envd_of_detail(&sandbox)),
-        SandboxState::Paused => Ok(api.envd(&api.connect(id, None).await?)),
+        SandboxState::Paused => Ok(api.envd(&api.connect(id, &ConnectSandbox::default()).await?)),
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) enum Setting {
     MaxVcpu,
     MaxMemoryMib,
     SlotsReady,
+    SavePausedAfterSeconds,
     DnsUpstreams,
     PrivateRegistries,
     EcrEndpoint,
@@ -44,7 +45,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -60,6 +61,7 @@ impl Setting {
         Self::MaxVcpu,
         Self::MaxMemoryMib,
         Self::SlotsReady,
+        Self::SavePausedAfterSeconds,
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::EcrEndpoint,
@@ -93,6 +95,7 @@ impl Setting {
             Self::MaxVcpu => "max_vcpu",
             Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
+            Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::EcrEndpoint => "ecr_endpoint",
@@ -131,6 +134,7 @@ impl Setting {
             Self::MaxVcpu => "32",
             Self::MaxMemoryMib => "65536",
             Self::SlotsReady => "8",
+            Self::SavePausedAfterSeconds => "30",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
             Self::LimitsVcpu => "2",

@@ -1,0 +1,185 @@
+//! What there is of a paused sandbox, and the steps into and out of that state.
+
+use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp};
+
+use crate::database::{DbRow, column, maybe_json, to_json};
+use crate::error::During;
+use crate::sandboxes::{RecordState, SandboxRecord, on_timeout_text, record_of, state_of};
+use crate::{Store, StoreError};
+
+const TABLE: &str = "sandboxes";
+
+/// What there is of a paused sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// What was asked to be kept.
+    pub mode: PauseMode,
+    /// Whether its envd did not answer when it was paused.
+    pub guest_unresponsive: bool,
+    /// Whether its files are in the layers of `spec`. If not, all of it is in its frozen guest.
+    pub files_saved: bool,
+    /// What a guest of it is to be made from. Its token is empty: it follows from the id.
+    pub spec: SandboxSpec,
+}
+
+/// What a pause keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PauseMode {
+    /// Memory and files.
+    Full,
+    /// Files.
+    Filesystem,
+}
+
+impl PauseMode {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Filesystem => "filesystem",
+        }
+    }
+}
+
+/// The run that a resume begins.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its number.
+    pub execution_id: ExecutionId,
+    /// When it became usable.
+    pub started_at: Timestamp,
+    /// When its policy ends it.
+    pub end_at: Timestamp,
+    /// What happens then.
+    pub on_timeout: OnTimeout,
+}
+
+impl Store {
+    /// Remembers a layer that was made for a pause, so that it is removed when nothing needs it any more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_saved_layer(
+        &self,
+        layer: LayerDigest,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO saved_layers (digest, created_at) VALUES ($1, $2) \
+             ON CONFLICT (digest) DO UPDATE SET created_at = excluded.created_at",
+        )
+        .bind(layer.to_string())
+        .bind(at.0)
+        .execute(self.writer())
+        .await
+        .during("note a layer")?;
+        Ok(())
+    }
+
+    /// Writes down that a sandbox is paused since `at`, or what has become of that pause; false when there is no such
+    /// sandbox.
+    ///
+    /// # Errors
+    /// When the database fails; nothing has changed then.
+    pub async fn pause_sandbox(
+        &self,
+        id: &SandboxId,
+        at: Timestamp,
+        pause: &Pause,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE sandboxes SET state = 'paused', end_at = $2, pause_mode = $3, guest_unresponsive = $4, \
+             files_saved = $5, spec = $6 WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .bind(at.0)
+        .bind(pause.mode.as_str())
+        .bind(pause.guest_unresponsive)
+        .bind(pause.files_saved)
+        .bind(to_json(&pause.spec))
+        .execute(self.writer())
+        .await
+        .during("pause a sandbox")?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Writes down that a paused sandbox runs again; false when there is no paused one.
+    ///
+    /// # Errors
+    /// When the database fails; nothing has changed then.
+    pub async fn resume_sandbox(&self, id: &SandboxId, run: &NewRun) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE sandboxes SET state = 'running', execution_id = $2, started_at = $3, end_at = $4, \
+             on_timeout = $5, pause_mode = NULL, guest_unresponsive = NULL, files_saved = NULL, spec = NULL \
+             WHERE id = $1 AND state = 'paused'",
+        )
+        .bind(id.as_str())
+        .bind(run.execution_id.as_str())
+        .bind(run.started_at.0)
+        .bind(run.end_at.0)
+        .bind(on_timeout_text(run.on_timeout))
+        .execute(&mut *transaction)
+        .await
+        .during("resume a sandbox")?;
+        // The copy that lists with a filter walk.
+        sqlx::query("UPDATE sandbox_metadata SET started_at = $2 WHERE sandbox_id = $1")
+            .bind(id.as_str())
+            .bind(run.started_at.0)
+            .execute(&mut *transaction)
+            .await
+            .during("resume a sandbox")?;
+        transaction.commit().await.during("resume a sandbox")?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Every sandbox that has a guest on this node: those that run, and those whose memory is kept.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn all_with_guest(&self) -> Result<Vec<SandboxRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM sandboxes WHERE state = 'running' OR pause_mode = 'full'")
+                .fetch_all(self.reader())
+                .await
+                .during("read the sandboxes with a guest")?;
+        rows.iter().map(record_of).collect()
+    }
+
+    /// A sandbox of whatever team.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_sandbox(&self, id: &SandboxId) -> Result<Option<SandboxRecord>, StoreError> {
+        let row = sqlx::query("SELECT * FROM sandboxes WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(self.reader())
+            .await
+            .during("read a sandbox")?;
+        row.as_ref().map(record_of).transpose()
+    }
+}
+
+/// Reads what a row says of the pause.
+pub(crate) fn pause_of(row: &DbRow) -> Result<Option<Pause>, StoreError> {
+    if state_of(row)? == RecordState::Running {
+        return Ok(None);
+    }
+    let damaged = |column| StoreError::Damaged {
+        table: TABLE,
+        column,
+    };
+    let mode: Option<&str> = column(row, TABLE, "pause_mode")?;
+    let mode = [PauseMode::Full, PauseMode::Filesystem]
+        .into_iter()
+        .find(|known| Some(known.as_str()) == mode);
+    let unresponsive: Option<bool> = column(row, TABLE, "guest_unresponsive")?;
+    let files_saved: Option<bool> = column(row, TABLE, "files_saved")?;
+    Ok(Some(Pause {
+        mode: mode.ok_or(damaged("pause_mode"))?,
+        guest_unresponsive: unresponsive.unwrap_or_default(),
+        files_saved: files_saved.unwrap_or_default(),
+        spec: maybe_json(row, TABLE, "spec")?.ok_or(damaged("spec"))?,
+    }))
+}
