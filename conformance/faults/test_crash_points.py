@@ -161,6 +161,21 @@ class Case:
             self.attempt("POST", f"/sandboxes/{victim}/timeout", {"timeout": 900})
         self.await_death()
 
+    def die_in_pause(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        self.attempt("POST", f"/sandboxes/{self.keep()}/pause", {"memory": False})
+        self.await_death()
+
+    def die_in_resume(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        victim = self.keep()
+        status, answer = call(self.server, "POST", f"/sandboxes/{victim}/pause", {"memory": self.point != "resume.guest-made"})
+        assert status == 204, answer
+        self.attempt("POST", f"/v2/sandboxes/{victim}/connect", {"memory": self.point != "resume.memory-given-up"})
+        self.await_death()
+
     def die_in_build(self) -> None:
         self.server.start(fault=self.armed())
         self.keep()
@@ -274,7 +289,8 @@ class Case:
         assert not lost, f"{lost} were promised and are gone\n{server.log_tail(60)}"
         unknown = set(listed) - set(self.promised)
         assert len(unknown) <= 1, unknown
-        wait_until("files and rows are of the same sandboxes", 10, lambda: directories(server) == sorted(listed))
+        guests = sorted(one for one in listed if self.has_guest(one))
+        wait_until("files and rows are of the same sandboxes", 10, lambda: directories(server) == guests)
         for one in listed:
             sandbox = Sandbox.connect(one, timeout=60, **options(server))
             assert sandbox.commands.run("echo usable").stdout == "usable\n"
@@ -289,6 +305,10 @@ class Case:
         left = host.leaks(self.before, str(server.data_dir))
         assert left == {}, left
         server.remove()
+
+    def has_guest(self, sandbox: str) -> bool:
+        """Of one that is paused without memory, nothing is on the host but layers."""
+        return json.loads(call(self.server, "GET", f"/sandboxes/{sandbox}")[1]).get("pauseMode") != "filesystem"
 
     def clear(self) -> None:
         """Whatever went wrong: nothing may stay on the host. The log stays, for whoever looks."""

@@ -313,6 +313,7 @@ def reboot(server: Server) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        thaw(slots)
         if not pids:
             break
         time.sleep(0.02)
@@ -337,6 +338,14 @@ def reboot(server: Server) -> None:
         record["boot_id"] = "an earlier boot"
         digest = hashlib.sha256(json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
         path.write_text(json.dumps(record | {"sha256": digest}, separators=(",", ":"), ensure_ascii=False))
+
+
+def thaw(slots: list[Path]) -> None:
+    """What is frozen dies only then."""
+    for slot in slots:
+        for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            for file in slot.rglob(name):
+                file.write_text(value)
 
 
 def removed(directory: Path) -> bool:

@@ -9,16 +9,18 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from e2b import GuestUnresponsiveException, Sandbox, SandboxState
+from e2b import GuestUnresponsiveException, Sandbox, SandboxException, SandboxState
 
 import host
 from crashing import call, options
-from server import Server, from_environment, kill_every_sandbox
+from server import Server, from_environment, kill_every_sandbox, wait_until
+from test_damage import reboot
 
 
 @pytest.fixture
 def server():
-    server = from_environment("pauses")
+    # Files are saved at once: what is tested must not hang on when.
+    server = from_environment("pauses", "--save-paused-after-seconds", "0")
     before = host.snapshot(str(server.data_dir))
     server.start()
     yield server
@@ -83,6 +85,40 @@ def test_the_server_dies_and_stops(server, mode):
         assert state_of(server, sandbox) == SandboxState.PAUSED
     found = again(server, sandbox)
     assert sleeps(found) == (mode == "full")
+
+
+def files_are_saved(server: Server) -> bool:
+    with sqlite3.connect(server.data_dir / "soulbox.db") as database:
+        return database.execute("SELECT files_saved FROM sandboxes").fetchall() == [(1,)]
+
+
+def test_a_restart_of_the_machine_costs_the_memory(server):
+    sandbox = kept(server)
+    sandbox.pause()
+    wait_until("the files are saved", 10, lambda: files_are_saved(server))
+    server.kill()
+    reboot(server)
+    server.start()
+    assert state_of(server, sandbox) == SandboxState.PAUSED
+    messages = [entry["message"] for entry in json.loads(call(server, "GET", f"/v2/sandboxes/{sandbox.sandbox_id}/logs")[1])["logs"]]
+    assert any(message.startswith("The memory of the paused sandbox was lost, its files are kept: ") for message in messages), messages
+    assert not sleeps(again(server, sandbox))
+
+
+def test_a_guest_that_dies_while_it_is_paused(server):
+    sandbox = kept(server)
+    sandbox.pause()
+    wait_until("the files are saved", 10, lambda: files_are_saved(server))
+    # What is frozen dies when it is thawed, on some hosts: then it must come back all the same.
+    os.kill(first_process(server, sandbox), signal.SIGKILL)
+    wait_until("it is back", 20, lambda: comes_back(server, sandbox))
+
+
+def comes_back(server: Server, sandbox: Sandbox) -> bool:
+    try:
+        return again(server, sandbox).is_running()
+    except (SandboxException, AssertionError):
+        return False
 
 
 def test_a_record_that_is_wrong_about_it(server):

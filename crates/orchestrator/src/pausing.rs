@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
@@ -287,9 +288,15 @@ pub(crate) async fn resume(
     match paused.guest.clone() {
         Some(guest) if how.memory => {
             let resumed = thaw(&node, &paused, &guest, how).await;
-            if resumed.is_err()
-                && let Err(error) = guest.freeze().await
+            if resumed.is_ok() {
+                return resumed;
+            }
+            if guest.ended().now_or_never().is_some()
+                && let Some(left) = without_guest(&node, paused.clone()).await
             {
+                return start_anew(&node, &left.record, pause.spec, how).await;
+            }
+            if let Err(error) = guest.freeze().await {
                 let error = soulbox_telemetry::chain(&error);
                 tracing::error!(sandbox.id = %paused.record.id, error, "a sandbox that was not resumed is not frozen");
             }
@@ -325,6 +332,19 @@ async fn thaw(
         source: Arc::new(source),
     })?;
     fault::point!("resume.thawed");
+    // A signal may have waited for it. One that does not answer is shown as it is: it did when it was paused.
+    tokio::select! {
+        biased;
+        () = guest.ended() => {
+            return Err(SandboxError::Resume {
+                id: paused.record.id.clone(),
+                source: Arc::new(DriverError::Envd {
+                    reason: "its processes have ended".to_owned(),
+                }),
+            });
+        }
+        _answers = answers(guest) => {}
+    }
     let record = write(node, &paused.record, how).await?;
     Ok(RunningSandbox {
         record,

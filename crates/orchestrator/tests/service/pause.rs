@@ -9,14 +9,15 @@ use soulbox_orchestrator::SandboxError;
 use soulbox_store::{PauseMode, RecordState};
 use soulbox_types::{ErrorKind, OnTimeout, SandboxId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_util::task::AbortOnDropHandle;
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// An envd in the sandbox that answers, for as long as the result lives.
-fn envd(world: &World, id: &SandboxId) -> Option<AbortOnDropHandle<()>> {
-    let guest = world.driver.guest(id)?;
-    Some(AbortOnDropHandle::new(tokio::spawn(async move {
+/// An envd in the sandbox that answers.
+fn envd(world: &World, id: &SandboxId) {
+    let Some(guest) = world.driver.guest(id) else {
+        return;
+    };
+    tokio::spawn(async move {
         loop {
             let mut stream = guest.accept().await.unwrap();
             let mut request = [0; 1024];
@@ -24,11 +25,11 @@ fn envd(world: &World, id: &SandboxId) -> Option<AbortOnDropHandle<()>> {
             let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
             stream.write_all(answer).await.unwrap();
         }
-    })))
+    });
 }
 
 async fn pause(world: &World, id: &SandboxId, mode: PauseMode) -> Result<(), SandboxError> {
-    let _envd = envd(world, id);
+    envd(world, id);
     world.sandboxes.pause(&world.team.id, id, mode, false).await
 }
 
@@ -132,7 +133,7 @@ async fn what_cannot_be_kept_runs_on() {
 async fn many_callers_are_one_pause_and_one_resume() {
     let world = world().await;
     let id = world.create(300).await;
-    let _envd = envd(&world, &id);
+    envd(&world, &id);
     let pauses = (0..5).map(|_| {
         let pausing = &world.sandboxes;
         pausing.pause(&world.team.id, &id, PauseMode::Full, false)
@@ -219,7 +220,7 @@ async fn its_time_may_end_in_a_pause_and_traffic_brings_it_back() {
     new.auto_resume = true;
     new.auto_resume_timeout_seconds = 420;
     let id = world.sandboxes.create(new).await.unwrap().record.id;
-    let _envd = envd(&world, &id);
+    envd(&world, &id);
     pass(11).await;
     settle().await;
     assert_eq!(state(&world, &id).await, RecordState::Paused);
