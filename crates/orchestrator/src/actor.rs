@@ -316,12 +316,12 @@ impl Actor {
             OnTimeout::Pause => Request::ExpireByPause,
         };
         match self.decide(request) {
-            Decision::Start(Transition::Kill) => {
+            Decision::Start(transition) => {
                 fault::point!("timeout.due");
-                self.begin_kill(KillReason::Expired);
-            }
-            Decision::Start(_) => {
-                fault::point!("timeout.due");
+                if transition == Transition::Kill {
+                    self.begin_kill(KillReason::Expired);
+                    return;
+                }
                 let mode = if record.auto_pause_memory {
                     PauseMode::Full
                 } else {

@@ -251,10 +251,7 @@ mod tests {
     #[test]
     fn what_is_not_built_says_so() {
         let document = write(&operations());
-        for (path, method) in [
-            ("/sandboxes/{sandboxID}/pause", "post"),
-            ("/sandboxes/{sandboxID}/fork", "post"),
-        ] {
+        for (path, method) in [("/sandboxes/{sandboxID}/fork", "post")] {
             let responses = &document["paths"][path][method]["responses"];
             assert!(responses["501"].is_object(), "{method} {path}");
             assert!(responses["200"].is_null() && responses["201"].is_null());
