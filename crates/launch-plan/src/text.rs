@@ -94,6 +94,18 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::BindReadOnly { source, target } => {
             write!(f, " {} at {}", source.display(), target.display())?;
         }
+        LaunchStep::MountVolume {
+            scratch,
+            target,
+            owner,
+        } => {
+            write!(
+                f,
+                " {} by {} owner={owner}",
+                target.display(),
+                scratch.display()
+            )?;
+        }
         LaunchStep::PivotRoot { new_root } => write!(f, " {}", new_root.display())?,
         LaunchStep::SetHostname { name } => write!(f, " {name}")?,
         LaunchStep::MaskProc { files, directories } => {

@@ -145,6 +145,9 @@ pub(crate) struct ServeArgs {
     /// Free space in MiB on the host below which no sandbox is created [default: 1024]
     #[arg(long, value_name = "MIB")]
     pub(crate) disk_reserve_mib: Option<String>,
+    /// Most that a new volume holds, in MiB [default: 10240]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) volume_size_mib: Option<String>,
     /// Mirror that builds use in place of the servers of Debian and Ubuntu [default: none]
     #[arg(long, value_name = "URL")]
     pub(crate) mirrors_apt: Option<String>,
@@ -194,6 +197,7 @@ impl ServeArgs {
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),
             (Setting::DiskReserveMib, &self.disk_reserve_mib),
+            (Setting::VolumeSizeMib, &self.volume_size_mib),
             (Setting::MirrorsApt, &self.mirrors_apt),
             (Setting::MirrorsPip, &self.mirrors_pip),
             (Setting::MirrorsNpm, &self.mirrors_npm),

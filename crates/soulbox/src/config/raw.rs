@@ -31,6 +31,7 @@ pub(crate) enum Setting {
     EcrEndpoint,
     DiskBacking,
     DiskReserveMib,
+    VolumeSizeMib,
     MirrorsApt,
     MirrorsPip,
     MirrorsNpm,
@@ -43,7 +44,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -63,6 +64,7 @@ impl Setting {
         Self::EcrEndpoint,
         Self::DiskBacking,
         Self::DiskReserveMib,
+        Self::VolumeSizeMib,
         Self::MirrorsApt,
         Self::MirrorsPip,
         Self::MirrorsNpm,
@@ -95,6 +97,7 @@ impl Setting {
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
             Self::DiskReserveMib => "disk_reserve_mib",
+            Self::VolumeSizeMib => "volume_size_mib",
             Self::MirrorsApt => "mirrors.apt",
             Self::MirrorsPip => "mirrors.pip",
             Self::MirrorsNpm => "mirrors.npm",
@@ -129,6 +132,7 @@ impl Setting {
             Self::SlotsReady => "8",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
+            Self::VolumeSizeMib => "10240",
             Self::LimitsVcpu => "2",
             Self::LimitsMemoryMib => "512",
             Self::LimitsPids => "1024",
