@@ -29,6 +29,8 @@ use soulbox_fault as fault;
 use soulbox_linux::loopdev::{self, LoopDevice};
 use soulbox_types::VolumeId;
 
+use content::Tree;
+
 use crate::disk::{self, Disks, Template, bind, mount_lasting, open_root, remove_file};
 
 /// Whom templates run commands as, who owns the root of a new volume.
@@ -57,10 +59,7 @@ pub(crate) struct Volumes {
 #[derive(Debug)]
 pub(crate) struct OpenVolume {
     device: LoopDevice,
-    /// What sandboxes see.
-    data: OwnedFd,
-    /// What they do not.
-    work: OwnedFd,
+    tree: Tree,
 }
 
 /// A file that is being written. It has no name yet.
@@ -128,34 +127,36 @@ impl Volumes {
                     path: &path,
                     replace,
                 };
-                VolumeAnswer::Entry(begun.volume.finish(&begun.file, &name, place, owned)?)
+                VolumeAnswer::Entry(begun.volume.tree.finish(&begun.file, &name, place, owned)?)
             }
             VolumeRequest::Abort { upload } => {
                 drop(self.taken(id, upload));
                 VolumeAnswer::Done
             }
             VolumeRequest::Read { path } => {
-                let (size, file) = self.open(id)?.read(&path)?;
+                let (size, file) = self.open(id)?.tree.read(&path)?;
                 return Ok((VolumeAnswer::Opened { size }, Some(file)));
             }
-            VolumeRequest::Stat { path } => VolumeAnswer::Entry(self.open(id)?.stat(&path)?),
+            VolumeRequest::Stat { path } => VolumeAnswer::Entry(self.open(id)?.tree.stat(&path)?),
             VolumeRequest::List { path, depth } => {
-                VolumeAnswer::Entries(self.open(id)?.list(&path, depth)?)
+                VolumeAnswer::Entries(self.open(id)?.tree.list(&path, depth)?)
             }
             VolumeRequest::MakeDirectory {
                 path,
                 owned,
                 parents,
-            } => VolumeAnswer::Entry(self.open(id)?.make_directory(&path, owned, parents)?),
+            } => VolumeAnswer::Entry(self.open(id)?.tree.make_directory(&path, owned, parents)?),
             VolumeRequest::Change {
                 path,
                 uid,
                 gid,
                 mode,
-            } => VolumeAnswer::Entry(self.open(id)?.change(&path, (uid, gid), mode)?),
+            } => VolumeAnswer::Entry(self.open(id)?.tree.change(&path, (uid, gid), mode)?),
             VolumeRequest::Remove { path } => {
                 let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-                self.open(id)?.remove(&path, &format!("removed-{number}"))?;
+                self.open(id)?
+                    .tree
+                    .remove(&path, &format!("removed-{number}"))?;
                 VolumeAnswer::Done
             }
         };
@@ -200,7 +201,7 @@ impl Volumes {
         replace: bool,
     ) -> Result<(UploadNumber, OwnedFd), VolumeError> {
         let volume = self.open(id)?;
-        let file = volume.begin(content::Place { path, replace })?;
+        let file = volume.tree.begin(content::Place { path, replace })?;
         let copy = file.try_clone().map_err(host("keep a file"))?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,7 +311,8 @@ impl OpenVolume {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        Ok(Self { device, data, work })
+        let tree = Tree { data, work };
+        Ok(Self { device, tree })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod versions;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use volume::VolumeCommand;
 
 /// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     /// Templates that sandboxes start from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Files that outlive sandboxes and that several can share
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(VolumeCommand),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -253,6 +258,9 @@ pub(crate) struct CreateArgs {
     /// Cut it off from the internet
     #[arg(long)]
     pub(crate) no_internet: bool,
+    /// A volume and where it appears; may be repeated
+    #[arg(long, value_name = "NAME:PATH", value_parser = mount)]
+    pub(crate) volume: Vec<(String, String)>,
 }
 
 /// `soulbox sandbox list`
@@ -587,6 +595,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn mount(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, path)) if !name.is_empty() => Ok((name.to_owned(), path.to_owned())),
+        _ => Err("expected NAME:PATH".to_owned()),
     }
 }
 

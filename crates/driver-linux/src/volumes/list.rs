@@ -6,14 +6,14 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, readlinkat, statat};
 use soulbox_driver::VolumeError;
 use soulbox_driver::volumes::{EntryKind, VolumeEntry};
 
-use super::content::{checked, described, refused};
-use super::{OpenVolume, resolve};
+use super::content::{Tree, checked, described, refused};
+use super::resolve;
 
 /// Entries of one answer, and bytes of their names.
 const MOST_ENTRIES: usize = 20_000;
 const MOST_BYTES: usize = 4 << 20;
 
-impl OpenVolume {
+impl Tree {
     pub(super) fn list(&self, path: &str, depth: u32) -> Result<Vec<VolumeEntry>, VolumeError> {
         let path = checked(path)?;
         if depth == 0 {
