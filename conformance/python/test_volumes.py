@@ -310,10 +310,8 @@ def test_a_volume_in_use_can_be_removed(volumes, create, make):
 
 
 @pytest.mark.seconds(300)
-def test_limits_restarts_and_crashes(flavour):
+def test_limits_restarts_and_crashes():
     """A server of its own: with small volumes, and to be killed."""
-    if flavour == "async":
-        pytest.skip("the server does not know which client it is")
     import host
     from crashing import moved, options
     from e2b import Sandbox

@@ -21,9 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, chownat, fchmod, mkdirat, openat};
-use rustix::io::Errno;
-use soulbox_driver::volumes::UploadNumber;
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use soulbox_driver::volumes::{Owned, UploadNumber};
 use soulbox_driver::{VolumeAnswer, VolumeError, VolumeRequest};
 use soulbox_fault as fault;
 use soulbox_linux::loopdev::{self, LoopDevice};
@@ -286,21 +285,16 @@ impl OpenVolume {
     fn of(image: &File, scratch: &Path) -> io::Result<Self> {
         let device = device(image, scratch)?;
         let root = open_root(&mount_lasting(&device)?)?;
-        let data = match mkdirat(&root, DATA, Mode::from_raw_mode(0o700)) {
-            Err(Errno::EXIST) => resolve::directory(&root, DATA)?,
-            other => {
-                other?;
-                chownat(
-                    &root,
-                    DATA,
-                    Some(Uid::from_raw(USER)),
-                    Some(Gid::from_raw(USER)),
-                    rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-                )?;
-                let data = resolve::directory(&root, DATA)?;
-                fchmod(&data, Mode::from_raw_mode(0o775))?;
-                data
+        let user = Owned {
+            uid: USER,
+            gid: USER,
+            mode: 0o775,
+        };
+        let data = match content::make_in(&root, DATA, user) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                resolve::directory(&root, DATA)?
             }
+            other => other?,
         };
         // What an earlier server was about to write or to remove.
         disk::remove(&path_of(&root).join(WORK))?;

@@ -275,7 +275,8 @@ impl Tree {
     }
 }
 
-fn make_in(above: &OwnedFd, name: &str, owned: Owned) -> io::Result<OwnedFd> {
+/// A new directory, to be read.
+pub(super) fn make_in(above: &OwnedFd, name: &str, owned: Owned) -> io::Result<OwnedFd> {
     mkdirat(above, name, Mode::from_raw_mode(0o700))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = openat(above, name, flags, Mode::empty())?;
