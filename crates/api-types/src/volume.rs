@@ -8,8 +8,8 @@ use crate::present::present;
 /// Body of `POST /volumes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewVolume {
-    /// `[a-zA-Z0-9_-]+`.
-    #[schemars(regex(pattern = "^[a-zA-Z0-9_-]+$"))]
+    /// `[a-zA-Z0-9_-]+`, at most 255.
+    #[schemars(regex(pattern = "^[a-zA-Z0-9_-]+$"), length(max = 255))]
     pub name: String,
 }
 

@@ -45,6 +45,14 @@ const BIND_WAIT: Duration = Duration::from_millis(5);
 const DATA: &str = "data";
 const WORK: &str = "work";
 
+/// No `mke2fs`, no `/dev/loop-control`: nothing that another try would mend.
+fn or_impossible(operation: &'static str) -> impl FnOnce(io::Error) -> VolumeError {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => VolumeError::Impossible(error.to_string()),
+        _ => host(operation)(error),
+    }
+}
+
 /// Every volume of this server.
 #[derive(Debug)]
 pub(crate) struct Volumes {
@@ -172,7 +180,7 @@ impl Volumes {
         let draft = path.with_extension("draft");
         let made = Template::lasting(size_mib)
             .and_then(|template| draw(&template, &draft, &path))
-            .map_err(host("make the image of a volume"))
+            .map_err(or_impossible("make the image of a volume"))
             .and_then(|()| self.open(id));
         if let Err(error) = made {
             self.destroy(id)?;
@@ -246,7 +254,8 @@ impl Volumes {
             }
             other => other.map_err(host("open a volume"))?,
         };
-        let volume = OpenVolume::of(&file, &self.directory).map_err(host("mount a volume"))?;
+        let volume =
+            OpenVolume::of(&file, &self.directory).map_err(or_impossible("mount a volume"))?;
         if open.len() >= IDLE_OPEN {
             open.retain(|_, volume| Arc::strong_count(volume) > 1);
         }

@@ -182,6 +182,12 @@ pub enum VolumeError {
     /// This driver has no volumes.
     #[error("volumes are not supported by this isolation tier")]
     Unsupported,
+    /// This host lacks what volumes are made with.
+    #[error(
+        "this host cannot have volumes ({0})\n\
+         FIX: install e2fsprogs and load the loop driver (modprobe loop)"
+    )]
+    Impossible(String),
     /// The host does not let it be.
     #[error("cannot {operation}: {reason}")]
     Host {
@@ -202,7 +208,7 @@ impl VolumeError {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
             Self::Full | Self::HostFull => ErrorKind::StorageFull,
             Self::Busy => ErrorKind::Unavailable,
-            Self::Unsupported => ErrorKind::Unimplemented,
+            Self::Unsupported | Self::Impossible(_) => ErrorKind::Unimplemented,
             Self::Host { .. } => ErrorKind::Internal,
         }
     }

@@ -123,7 +123,7 @@ pub(crate) fn owned(query: &Query, usual_mode: u32) -> Result<Owned, ApiError> {
 }
 
 pub(crate) fn force(query: &Query) -> Result<bool, ApiError> {
-    let words = [("true", true), ("false", false), ("1", true), ("0", false)];
+    let words = [("true", true), ("false", false)];
     Ok(query.word("force", &words)?.unwrap_or(false))
 }
 
