@@ -379,11 +379,11 @@ mod tests {
         }
     }
 
-    fn not_found<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> bool {
+    fn not_found<T>(result: &Result<T, VolumeError>) -> bool {
         matches!(result, Err(VolumeError::NotFound(_)))
     }
 
-    fn in_the_way<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> bool {
+    fn in_the_way<T>(result: &Result<T, VolumeError>) -> bool {
         matches!(result, Err(VolumeError::InTheWay(..)))
     }
 
@@ -399,13 +399,13 @@ mod tests {
         let entry = scene.write("f", "one", false).unwrap();
         assert_eq!((entry.path.as_str(), entry.size), ("/f", 3));
         assert_eq!(entry.owned, owned(0o640));
-        assert!(in_the_way(scene.write("/f", "two", false)));
+        assert!(in_the_way(&scene.write("/f", "two", false)));
         assert_eq!(scene.write("/f", "two", true).unwrap().size, 3);
         assert_eq!(fs::read_to_string(scene.data().join("f")).unwrap(), "two");
         fs::create_dir(scene.data().join("d")).unwrap();
-        assert!(in_the_way(scene.write("/d", "x", true)));
-        assert!(not_found(scene.write("/no/f", "x", true)));
-        assert!(in_the_way(scene.write("/", "x", true)));
+        assert!(in_the_way(&scene.write("/d", "x", true)));
+        assert!(not_found(&scene.write("/no/f", "x", true)));
+        assert!(in_the_way(&scene.write("/", "x", true)));
         // What got in the way meanwhile stays.
         let place = Place {
             path: "/late",
@@ -414,7 +414,7 @@ mod tests {
         let file = scene.tree.begin(place).unwrap();
         fs::create_dir(scene.data().join("late")).unwrap();
         let finished = scene.tree.finish(&file, "upload-2", place, owned(0o600));
-        assert!(in_the_way(finished));
+        assert!(in_the_way(&finished));
         assert!(scene.clean());
     }
 
@@ -429,19 +429,19 @@ mod tests {
             ("loop", "loop"),
         ] {
             symlink(target, scene.data().join(link)).unwrap();
-            assert!(not_found(scene.tree.read(link)), "{link}");
+            assert!(not_found(&scene.tree.read(link)), "{link}");
             let entry = scene.tree.stat(link).unwrap();
             assert_eq!(entry.kind, EntryKind::Link(target.to_owned()));
         }
         symlink(scene.dir.path(), scene.data().join("above")).unwrap();
         symlink("..", scene.data().join("dots")).unwrap();
-        assert!(not_found(scene.tree.read("/above/secret")));
-        assert!(not_found(scene.tree.read("/dots/secret")));
-        assert!(not_found(scene.tree.read("/../../secret")));
-        assert!(not_found(scene.write("/above/new", "x", true)));
+        assert!(not_found(&scene.tree.read("/above/secret")));
+        assert!(not_found(&scene.tree.read("/dots/secret")));
+        assert!(not_found(&scene.tree.read("/../../secret")));
+        assert!(not_found(&scene.write("/above/new", "x", true)));
         assert!(scene.write("/dots/new", "x", true).is_ok());
         assert!(scene.data().join("new").exists());
-        assert!(not_found(scene.tree.remove("/above/secret", "removed-1")));
+        assert!(not_found(&scene.tree.remove("/above/secret", "removed-1")));
         scene.tree.remove("/above", "removed-1").unwrap();
         let secret = scene.dir.path().join("secret");
         assert_eq!(fs::read_to_string(secret).unwrap(), "secret");
@@ -467,30 +467,30 @@ mod tests {
         let scene = scene();
         let make = |path, parents| scene.tree.make_directory(path, owned(0o700), parents);
         assert_eq!(make("/a", false).unwrap().owned.mode, 0o700);
-        assert!(in_the_way(make("/a", false)));
-        assert!(in_the_way(make("/", false)));
+        assert!(in_the_way(&make("/a", false)));
+        assert!(in_the_way(&make("/", false)));
         assert!(make("/", true).is_ok());
-        assert!(not_found(make("/b/c", false)));
+        assert!(not_found(&make("/b/c", false)));
         assert_eq!(make("/a/b//c", true).unwrap().path, "/a/b/c");
         assert!(make("/a/b/c", true).is_ok());
         scene.write("/a/f", "x", false).unwrap();
-        assert!(in_the_way(make("/a/f", true)));
-        assert!(in_the_way(make("/a/f/g", true)));
+        assert!(in_the_way(&make("/a/f", true)));
+        assert!(in_the_way(&make("/a/f/g", true)));
         let paths = |path, depth| {
             let entries = scene.tree.list(path, depth).unwrap();
             entries.into_iter().map(|e| e.path).collect::<Vec<_>>()
         };
         assert_eq!(paths("/", 1), ["/a"]);
         assert_eq!(paths("/a", 2), ["/a/b", "/a/b/c", "/a/f"]);
-        assert!(not_found(scene.tree.list("/a/f", 1)));
+        assert!(not_found(&scene.tree.list("/a/f", 1)));
         assert!(matches!(
             scene.tree.list("/", 0),
             Err(VolumeError::Invalid(_))
         ));
         scene.tree.remove("/a", "removed-1").unwrap();
         assert!(paths("/", 9).is_empty() && scene.clean());
-        assert!(not_found(scene.tree.remove("/a", "removed-1")));
-        assert!(not_found(scene.tree.remove("/", "removed-1")));
+        assert!(not_found(&scene.tree.remove("/a", "removed-1")));
+        assert!(not_found(&scene.tree.remove("/", "removed-1")));
     }
 
     #[test]

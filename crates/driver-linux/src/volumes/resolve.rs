@@ -34,7 +34,7 @@ pub(super) fn directory(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
 }
 
 /// The directory that holds what a path names, and its name in there. None for the root, which is in no directory.
-pub(super) fn parent<'p>(root: impl AsFd, path: &'p str) -> io::Result<Option<(OwnedFd, &'p str)>> {
+pub(super) fn parent(root: impl AsFd, path: &str) -> io::Result<Option<(OwnedFd, &str)>> {
     if path.is_empty() {
         return Ok(None);
     }
