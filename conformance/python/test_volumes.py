@@ -123,6 +123,9 @@ def test_large_files_are_streamed(flavour, make):
     data = os.urandom(48 << 20)
     stat = volume.write_file("/large", io.BytesIO(data))
     assert stat.size == len(data)
+    # A refusal is told also to a client that first sends everything.
+    with pytest.raises(VolumeException, match="already exists"):
+        volume.write_file("/large", data)
     assert hashlib.sha256(volume.read_file("/large", format="bytes")).digest() == hashlib.sha256(data).digest()
     if flavour == "sync":
         assert hashlib.sha256(b"".join(volume.read_file("/large", format="stream"))).digest() == hashlib.sha256(data).digest()

@@ -14,10 +14,11 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use soulbox_api_types::volume::VolumeEntryStat;
 use soulbox_orchestrator::VolumeUpload;
+use soulbox_types::VolumeId;
 
 use crate::error::ApiError;
 use crate::extract::Query;
-use crate::state::Shared;
+use crate::state::{Api, Shared};
 use crate::volumes::content::{ContentError, Opened, force, owned, path, wire};
 
 /// Bytes that are read at a time.
@@ -25,6 +26,9 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// How long a client may send nothing.
 const STALL: Duration = Duration::from_secs(60);
 const FILE_MODE: u32 = 0o644;
+/// What is taken and thrown away of a file that is refused, and for how long.
+const DRAINED_BYTES: usize = 256 << 20;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn read(
     State(api): State<Shared>,
@@ -68,18 +72,42 @@ pub(crate) async fn write(
     State(api): State<Shared>,
     Opened(volume): Opened,
     query: Result<Query, ApiError>,
-    body: Body,
+    mut body: Body,
 ) -> Result<(StatusCode, Json<VolumeEntryStat>), ContentError> {
-    let query = query?;
-    let owned = owned(&query, FILE_MODE)?;
-    let begun = api.volumes.write(&volume, path(&query)?, force(&query)?);
-    let mut upload = begun.await?;
-    receive(&mut upload, body).await?;
-    let entry = upload.finish(owned).await?;
-    Ok((StatusCode::CREATED, Json(wire(entry))))
+    let written = store(&api, &volume, query, &mut body).await;
+    if written.is_err() {
+        drain(&mut body).await;
+    }
+    Ok((StatusCode::CREATED, Json(written?)))
 }
 
-async fn receive(upload: &mut VolumeUpload, mut body: Body) -> Result<(), ContentError> {
+async fn store(
+    api: &Api,
+    volume: &VolumeId,
+    query: Result<Query, ApiError>,
+    body: &mut Body,
+) -> Result<VolumeEntryStat, ContentError> {
+    let query = query?;
+    let owned = owned(&query, FILE_MODE)?;
+    let begun = api.volumes.write(volume, path(&query)?, force(&query)?);
+    let mut upload = begun.await?;
+    receive(&mut upload, body).await?;
+    Ok(wire(upload.finish(owned).await?))
+}
+
+/// Takes what is still coming, within reason: many clients read no answer before they have sent everything.
+async fn drain(body: &mut Body) {
+    let rest = async {
+        let mut left = DRAINED_BYTES;
+        while let (1.., Some(Ok(frame))) = (left, body.frame().await) {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    // What does not come to an end is cut off.
+    let _ended = tokio::time::timeout(DRAIN_PATIENCE, rest).await;
+}
+
+async fn receive(upload: &mut VolumeUpload, body: &mut Body) -> Result<(), ContentError> {
     loop {
         let frame = tokio::time::timeout(STALL, body.frame()).await;
         match frame {
