@@ -73,6 +73,7 @@ class Case:
         # A template that is being built, and where its build is found.
         self.template: str | None = None
         self.build = ""
+        self.volume = ""
 
     def run(self) -> None:
         try:
@@ -245,6 +246,31 @@ class Case:
         for layer in layers.iterdir():
             assert layer.with_suffix(".json").exists() or layer.suffix == ".json" and layer.with_suffix("").exists(), f"half a layer: {layer}"
 
+    def die_in_volume(self) -> None:
+        """One volume is kept, with a sandbox that has it; another is being made or removed."""
+        going = self.point in ("volume.row-removed", "volume.image-removed")
+        self.server.start(fault=self.armed(hit=1 if going else 2))
+        self.volume = json.loads(call(self.server, "POST", "/volumes", {"name": "kept"})[1])["volumeID"]
+        self.promised[self.make(volumeMounts=[{"name": "kept", "path": "/home/user/v"}])] = True
+        if going:
+            other = json.loads(call(self.server, "POST", "/volumes", {"name": "other"})[1])["volumeID"]
+            self.attempt("DELETE", f"/volumes/{other}")
+        else:
+            self.attempt("POST", "/volumes", {"name": "other"})
+        self.await_death()
+
+    def check_volumes(self, sandbox: str) -> None:
+        """What was kept is there and shared, and nothing of the other."""
+        listed = json.loads(call(self.server, "GET", "/volumes")[1])
+        assert listed == [{"volumeID": self.volume, "name": "kept"}], listed
+        images = os.listdir(self.server.data_dir / "volumes")
+        assert images == [f"{self.volume}.img"], images
+        first = Sandbox.connect(sandbox, timeout=60, **options(self.server))
+        first.commands.run("echo shared > v/file")
+        second = Sandbox.create(timeout=60, volume_mounts={"/v": "kept"}, **options(self.server))
+        assert second.commands.run("cat /v/file").stdout == "shared\n"
+        assert call(self.server, "POST", "/volumes", {"name": "other"})[0] == 201
+
     def die_in_stop(self) -> None:
         self.server.start(fault=self.armed())
         names = [point["name"] for point in points()]
@@ -298,6 +324,8 @@ class Case:
                 assert sandbox.files.read("kept.txt") == CONTENT
         if self.operation in ("build", "save"):
             self.check_templates()
+        if self.operation == "volume":
+            self.check_volumes(next(iter(listed)))
         fresh = Sandbox.create(timeout=60, **options(server))
         assert fresh.commands.run("echo fresh").stdout == "fresh\n"
         kill_every_sandbox(server.env)

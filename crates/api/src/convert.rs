@@ -21,6 +21,7 @@ use soulbox_types::{LayerDigest, OnTimeout, TemplateImage};
 
 use crate::error::ApiError;
 use crate::sandboxes::admission::Admitted;
+use crate::volumes::mounts::Mounts;
 
 /// Old clients address sandboxes as `<sandboxID>-<clientID>`; the value means nothing.
 const CLIENT_ID: &str = "6532622b";
@@ -33,6 +34,7 @@ pub(crate) fn new_sandbox(
     body: WireNewSandbox,
     resolved: &ResolvedTemplate,
     admitted: Admitted,
+    mounts: Mounts,
 ) -> Result<NewSandbox, ApiError> {
     let ResolvedTemplate { template, build } = resolved;
     let network_json = body
@@ -71,7 +73,8 @@ pub(crate) fn new_sandbox(
         allow_public_traffic: admitted.ingress.allow_public_traffic,
         mask_request_host: admitted.ingress.mask_request_host,
         https_ports: admitted.ingress.https_ports,
-        volume_mounts: Value::Array(Vec::new()),
+        volumes: mounts.volumes,
+        volume_mounts: mounts.record,
     })
 }
 

@@ -137,6 +137,19 @@ impl ApiError {
         }
     }
 
+    /// What will be answered besides the status.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What a caller can do about it; none for a status that belongs to one endpoint.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        let kinds = ErrorKind::ALL;
+        kinds
+            .into_iter()
+            .find(|kind| status_of(*kind) == self.status)
+    }
+
     /// The status that will be answered.
     pub(crate) fn status(&self) -> StatusCode {
         self.status

@@ -18,6 +18,7 @@ use tracing::{Instrument, Level, Span, field};
 
 use crate::error::{ApiError, Cause};
 use crate::templates::{look, uploads};
+use crate::volumes::content;
 
 /// The contract's name for an id to look up in the server's log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-e2b-trace-id");
@@ -92,7 +93,7 @@ pub(crate) async fn shield(request: Request, next: Next) -> Response {
 fn deadline(request: &Request) -> Duration {
     let route = request.extensions().get::<MatchedPath>();
     match route.map(MatchedPath::as_str) {
-        Some(uploads::ROUTE) => uploads::DEADLINE,
+        Some(uploads::ROUTE | content::FILE_ROUTE) => uploads::DEADLINE,
         Some(look::DIFF_ROUTE | look::EXPORT_ROUTE) => look::DEADLINE,
         _ => REQUEST_DEADLINE,
     }

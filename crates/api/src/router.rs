@@ -13,6 +13,7 @@ use crate::state::{Api, ApiState, Shared};
 use crate::templates::{
     builds, catalogue, change, look, read as template_read, request, start, tags, uploads,
 };
+use crate::volumes::{content, files};
 use crate::{cors, keys, observe, openapi, outside, secrets, teams, volumes};
 
 /// The control plane as one service.
@@ -136,8 +137,15 @@ fn storage() -> Routes {
     Routes::default()
         .get("/volumes", volumes::list)
         .post("/volumes", volumes::create)
-        .get("/volumes/{volumeID}", volumes::unknown)
-        .delete("/volumes/{volumeID}", volumes::unknown)
+        .get("/volumes/{volumeID}", volumes::get)
+        .delete("/volumes/{volumeID}", volumes::remove)
+        .get(content::PATH_ROUTE, content::stat)
+        .patch(content::PATH_ROUTE, content::change)
+        .delete(content::PATH_ROUTE, content::remove)
+        .get(content::DIRECTORY_ROUTE, content::list)
+        .post(content::DIRECTORY_ROUTE, content::make_directory)
+        .get(content::FILE_ROUTE, files::read)
+        .put(content::FILE_ROUTE, files::write)
         .merge(secrets)
 }
 

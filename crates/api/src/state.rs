@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
-use soulbox_orchestrator::Sandboxes;
+use soulbox_orchestrator::{Sandboxes, Volumes};
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::AdminToken;
 use crate::operator::HostReader;
 use crate::templates::uploads::UploadLinks;
+use crate::volumes::token::VolumeTokens;
 
 /// Everything that [`crate::router`] needs.
 #[derive(Clone)]
@@ -33,7 +34,9 @@ pub struct ApiState {
     pub shutdown: CancellationToken,
     /// The builds of templates.
     pub builds: Builds,
-    /// Signs the addresses that files are uploaded to.
+    /// The volumes of this node.
+    pub volumes: Volumes,
+    /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
     pub public_url: String,
@@ -93,6 +96,9 @@ pub(crate) struct Api {
     pub(crate) builds: Builds,
     /// What is in finished builds.
     pub(crate) looks: Looks,
+    pub(crate) volumes: Volumes,
+    /// Who may see the content of volumes.
+    pub(crate) volume_tokens: VolumeTokens,
     /// Where files are uploaded to.
     pub(crate) links: UploadLinks,
     /// Creates since the start.
@@ -115,6 +121,7 @@ impl Api {
             node,
             shutdown,
             builds,
+            volumes,
             upload_key,
             public_url,
         } = state;
@@ -127,6 +134,8 @@ impl Api {
             shutdown,
             looks: builds.looks(),
             builds,
+            volumes,
+            volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),
             creates: CreateTally::default(),
             host: HostReader::default(),

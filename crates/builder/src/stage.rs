@@ -54,6 +54,7 @@ impl Stage {
             network: NetworkMode::Internet,
             env_vars: BTreeMap::new(),
             envd_access_token: token.clone(),
+            volumes: Vec::new(),
         };
         let guest = create_apart(driver, spec).await?;
         let envd = Envd::through(dial(&guest), guest.spec().id.as_str(), Secret::new(token));

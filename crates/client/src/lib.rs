@@ -20,6 +20,7 @@ pub mod startup;
 mod templates;
 mod tls;
 pub mod versions;
+mod volumes;
 
 pub use api::Api;
 pub use endpoint::Endpoint;

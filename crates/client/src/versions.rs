@@ -106,15 +106,7 @@ impl Api {
         let pairs = [("build", build.to_owned())];
         let path = with_pairs(&format!("/templates/{}/export", segment(name)), &pairs);
         let response = self.slow(&operation, &path).await?;
-        let length = response.headers().get(header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        let size_bytes = length
-            .ok_or_else(|| ClientError::answer(&operation, "it does not say how long it is"))?;
-        Ok(Export {
-            operation,
-            size_bytes,
-            body: response.into_body(),
-        })
+        Export::of(operation, response)
     }
 
     /// Asks for something that takes its time, and waits until the answer begins.
@@ -156,7 +148,7 @@ impl Api {
     }
 }
 
-/// A template on its way here.
+/// A file on its way here: a template, or one of a volume.
 #[derive(Debug)]
 pub struct Export {
     operation: String,
@@ -166,6 +158,18 @@ pub struct Export {
 }
 
 impl Export {
+    pub(crate) fn of(operation: String, response: Response<Incoming>) -> Result<Self, ClientError> {
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let size_bytes = length
+            .ok_or_else(|| ClientError::answer(&operation, "it does not say how long it is"))?;
+        Ok(Self {
+            operation,
+            size_bytes,
+            body: response.into_body(),
+        })
+    }
+
     /// The next piece; None at the end.
     ///
     /// # Errors

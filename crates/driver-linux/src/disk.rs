@@ -26,7 +26,7 @@ use crate::view;
 
 pub use backing::{Backing, BackingChoice, DiskSettings, NoBacking, probe};
 pub(crate) use backing::{Disk, Disks};
-pub(crate) use image::Image;
+pub(crate) use image::{Image, Template, bind, mount_lasting, open_root, remove_file};
 
 /// A directory itself, never what a link leads to.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -35,6 +35,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 /// Entries that one measurement looks at. A sandbox with more is measured low rather than slow.
 const USAGE_ENTRIES: usize = 5000;
+
+/// How often directories that were emptied may turn out not to be.
+const TRIES: u32 = 10_000;
 
 /// Makes the directory of a sandbox and what it shows of the host.
 pub(crate) fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> io::Result<()> {
@@ -85,7 +88,7 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
         other => other?,
     };
     let mut waiting = Vec::new();
-    let mut moved = 0_u64;
+    let (mut moved, mut again) = (0_u64, 0_u32);
     empty(&top, &mut |name| {
         waiting.push(name.to_owned());
         Ok(())
@@ -98,8 +101,11 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
             Ok(())
         })?;
         match unlinkat(&top, name.as_c_str(), AtFlags::REMOVEDIR) {
-            // Reading a directory that changes may miss some of it.
-            Err(Errno::NOTEMPTY) => waiting.push(name),
+            // Reading a directory that changes may miss some of it. Where a sandbox fills it all the time there is no end.
+            Err(Errno::NOTEMPTY) if again < TRIES => {
+                again += 1;
+                waiting.push(name);
+            }
             other => other?,
         }
     }

@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use soulbox_driver::{BareLayers, BoxFuture, Driver, DriverError, Guest, SavedLayer};
+use soulbox_driver::{
+    BareLayers, BoxFuture, Driver, DriverError, Guest, SavedLayer, VolumeAnswer, VolumeError,
+    VolumeRequest,
+};
 use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
+use soulbox_launch_plan::MOUNT_VOLUME;
 use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, SlotIndex, Timestamp};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, SlotIndex, Timestamp, VolumeId};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -252,6 +256,17 @@ impl Driver for NamespaceDriver {
         Box::pin(self.host.layers.bare())
     }
 
+    fn volume<'a>(
+        &'a self,
+        volume: &'a VolumeId,
+        request: VolumeRequest,
+    ) -> BoxFuture<'a, Result<(VolumeAnswer, Option<OwnedFd>), VolumeError>> {
+        let (host, volume) = (Arc::clone(&self.host), volume.clone());
+        Box::pin(on_volumes(move || {
+            host.volumes.carry_out(&volume, request, &host.disks)
+        }))
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.launches.close();
@@ -264,6 +279,19 @@ impl Driver for NamespaceDriver {
                 tracing::error!("stopping the slot pool panicked");
             }
         })
+    }
+}
+
+/// Runs what works on volumes where it may block.
+async fn on_volumes<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(VolumeError::Host {
+            operation: "work on a volume".to_owned(),
+            reason: error.to_string(),
+        }),
     }
 }
 
@@ -379,13 +407,18 @@ impl Launch {
             .map_err(host("write the boot document of a sandbox"))?;
         let (status_read, status_write) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
+        let volumes = self.attach_volumes(files)?;
         let (facts, filter) = (&self.host.facts, &self.host.seccomp);
         let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
         let launched = slot
             .jail
-            .launch(&plan, [&self.host.envd, &boot, &status_write], disk.mount())
+            .launch(
+                &plan,
+                [&self.host.envd, &boot, &status_write],
+                disk.mount().into_iter().chain(&volumes),
+            )
             .map_err(jail_error)?;
-        drop(status_write);
+        drop((status_write, volumes));
         match self.finish(slot, files, &launched, status_read) {
             Ok(()) => Ok(launched),
             Err(error) => {
@@ -393,6 +426,20 @@ impl Launch {
                 Err(error)
             }
         }
+    }
+
+    /// A mount of each volume, and a place for it.
+    fn attach_volumes(&self, files: &SandboxFiles) -> Result<Vec<OwnedFd>, DriverError> {
+        let mounts = self.spec.volumes.iter().enumerate();
+        let attached = mounts.map(|(number, mount)| {
+            fs::create_dir(files.volume(number))
+                .map_err(|source| host_error("make a place for a volume", source))?;
+            let mounted = self.host.volumes.mount(&mount.volume);
+            mounted.map_err(|error| DriverError::Volume {
+                reason: error.to_string(),
+            })
+        });
+        attached.collect()
     }
 
     /// The record is written before envd listens: from then on the next server finds the sandbox.
@@ -514,6 +561,9 @@ fn jail_error(error: JailError) -> DriverError {
         JailError::Step { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
             DriverError::StorageFull
         }
+        JailError::Step { step, source } if step == MOUNT_VOLUME => DriverError::Volume {
+            reason: source.to_string(),
+        },
         JailError::Step { step, source } => DriverError::Launch { step, source },
         JailError::Talk { operation, source } => {
             host_error(&format!("{operation} the jail"), source)

@@ -18,6 +18,7 @@ use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
 use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
+use crate::volumes::Volumes;
 use crate::{seccomp, shadow, view};
 
 /// The programs that the driver brings into sandboxes.
@@ -41,6 +42,7 @@ pub(crate) struct Host {
     pub(crate) hierarchies: Hierarchies,
     pub(crate) disks: Disks,
     pub(crate) layers: Layers,
+    pub(crate) volumes: Volumes,
     pub(crate) facts: HostFacts,
     pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
@@ -96,6 +98,7 @@ impl Host {
                 .to_owned(),
             data: data_dir.to_owned(),
             layers: Layers::new(layers_dir, programs.tar)?,
+            volumes: Volumes::prepare(data_dir)?,
             layers_dir: layers_dir.to_owned(),
             run,
             sandboxes,

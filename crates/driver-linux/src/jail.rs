@@ -80,17 +80,17 @@ impl Jail {
     }
 
     /// Has the jail carry out the launch plan. The process that becomes envd goes on by itself; a step that fails in it
-    /// closes the status pipe, and [`Self::failure`] tells why.
-    pub(crate) fn launch(
+    /// closes the status pipe, and [`Self::failure`] tells why. `mounts` are the disk, if it is one, and the volumes.
+    pub(crate) fn launch<'m>(
         &mut self,
         plan: &LaunchPlan,
-        fds: [&OwnedFd; 3],
-        disk: Option<&OwnedFd>,
+        fds: [&'m OwnedFd; 3],
+        mounts: impl IntoIterator<Item = &'m OwnedFd>,
     ) -> Result<Launched, JailError> {
         let bytes = plan
             .encode()
             .map_err(|e| talk("address")(io::Error::other(e)))?;
-        let fds: Vec<_> = fds.into_iter().chain(disk).map(AsFd::as_fd).collect();
+        let fds: Vec<_> = fds.into_iter().chain(mounts).map(AsFd::as_fd).collect();
         self.send(&bytes, &fds)?;
         match self.receive()? {
             (Reply::Cloned { pid }, mut fds) if fds.len() == 1 => Ok(Launched {

@@ -22,6 +22,7 @@ pub mod shadow;
 mod slot;
 mod state;
 mod view;
+mod volumes;
 
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};

@@ -85,6 +85,12 @@ impl SandboxFiles {
         self.directory.join("disk/work")
     }
 
+    /// Where the file system of a volume is while the sandbox is built: by its place among the sandbox's volumes.
+    #[must_use]
+    pub fn volume(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("volume-{number}"))
+    }
+
     /// A file that covers an entry of `/proc`.
     #[must_use]
     pub fn proc_file(&self, name: &str) -> PathBuf {
@@ -210,6 +216,7 @@ pub fn launch_plan(
         source: places.sys.clone(),
         target: PathBuf::from("sys"),
     });
+    steps.extend(volume_steps(spec, files, owner));
     let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
     steps.extend(hold_steps(files, places, host, cut_cpus));
     steps.extend([
@@ -337,6 +344,19 @@ fn device_steps(uid_base: u32, shm_bytes: u64) -> [LaunchStep; 4] {
     ]
 }
 
+fn volume_steps(
+    spec: &SandboxSpec,
+    files: &SandboxFiles,
+    owner: u32,
+) -> impl Iterator<Item = LaunchStep> {
+    let mounts = spec.volumes.iter().enumerate();
+    mounts.map(move |(number, mount)| LaunchStep::MountVolume {
+        scratch: files.volume(number),
+        target: PathBuf::from(mount.path.trim_matches('/')),
+        owner,
+    })
+}
+
 fn hold_steps(
     files: &SandboxFiles,
     places: &Places,
@@ -401,7 +421,7 @@ mod tests {
 
     use soulbox_launch_plan::validate;
     use soulbox_types::slot::Block;
-    use soulbox_types::{Limits, TemplateImage};
+    use soulbox_types::{Limits, TemplateImage, VolumeId, VolumeMount};
 
     use super::*;
 
@@ -420,6 +440,7 @@ mod tests {
             network: NetworkMode::Internet,
             env_vars: BTreeMap::new(),
             envd_access_token: "secret".to_owned(),
+            volumes: Vec::new(),
         }
     }
 
@@ -428,6 +449,10 @@ mod tests {
     }
 
     fn plan_on(limits: Limits, cpus: u32, own_disks: bool) -> LaunchPlan {
+        plan_of(&spec(limits), cpus, own_disks)
+    }
+
+    fn plan_of(spec: &SandboxSpec, cpus: u32, own_disks: bool) -> LaunchPlan {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
         let files = SandboxFiles {
             directory: PathBuf::from("/d/sandboxes/x"),
@@ -453,7 +478,7 @@ mod tests {
             may_protect_envd: true,
             open_files_limit: 1 << 20,
         };
-        launch_plan(&spec(limits), slot, &files, &places, &host, &[(6, 0, 0, 0)])
+        launch_plan(spec, slot, &files, &places, &host, &[(6, 0, 0, 0)])
     }
 
     #[test]
@@ -492,6 +517,25 @@ mod tests {
             );
             assert_eq!(text.contains(" two-disks\n"), own_disks);
         }
+    }
+
+    #[test]
+    fn volumes_come_after_all_that_the_sandbox_itself_is_given() {
+        let mut spec = spec(Limits::STANDARD);
+        spec.volumes = ["/data", "/mnt/other/"]
+            .map(|path| VolumeMount {
+                volume: VolumeId::random(),
+                path: path.to_owned(),
+            })
+            .into();
+        let plan = plan_of(&spec, 4, true);
+        validate(&plan).unwrap();
+        let text = plan.to_string();
+        let wanted = "bind-read-only /d/run/sys-2 at sys\n\
+             mount-volume data by /d/sandboxes/x/volume-0 owner=1879244800\n\
+             mount-volume mnt/other by /d/sandboxes/x/volume-1 owner=1879244800\n\
+             hold-read-only";
+        assert!(text.contains(wanted), "{text}");
     }
 
     #[test]

@@ -196,6 +196,7 @@ mod tests {
                 network: NetworkMode::Internet,
                 env_vars: BTreeMap::from([("A".into(), "1".into())]),
                 envd_access_token: "token".into(),
+                volumes: Vec::new(),
             },
             slot: SlotIndex::new(Block::new(3).unwrap(), 7).unwrap(),
             backing: Backing::Image,

@@ -10,15 +10,18 @@
 pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod volumes;
 
 pub use route::Route;
+pub use volumes::{VolumeAnswer, VolumeError, VolumeRequest};
 
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec};
+use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
@@ -55,6 +58,12 @@ pub enum DriverError {
         #[source]
         source: std::io::Error,
     },
+    /// A volume cannot be where the sandbox was to have it.
+    #[error("a volume cannot be mounted: {reason}")]
+    Volume {
+        /// What is known, for whoever asked for the sandbox.
+        reason: String,
+    },
     /// envd did not answer in time, or said why it could not start.
     #[error("envd did not start: {reason}")]
     Envd {
@@ -85,6 +94,7 @@ impl DriverError {
         match self {
             Self::NoSlot => ErrorKind::Unavailable,
             Self::StorageFull => ErrorKind::StorageFull,
+            Self::Volume { .. } => ErrorKind::InvalidArgument,
             Self::Envd { .. } => ErrorKind::Timeout,
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
             Self::Layer { .. } | Self::Launch { .. } | Self::Host { .. } => ErrorKind::Internal,
@@ -210,6 +220,16 @@ pub trait Driver: Debug + Send + Sync {
 
     /// The layers that an image is unpacked on. Made when they are not there; they may be removed like any other.
     fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>>;
+
+    /// Carries out one request on one volume. Some answers come with an open file.
+    ///
+    /// # Cancel safety
+    /// Drop of the future does not stop the work.
+    fn volume<'a>(
+        &'a self,
+        volume: &'a VolumeId,
+        request: VolumeRequest,
+    ) -> BoxFuture<'a, Result<(VolumeAnswer, Option<OwnedFd>), VolumeError>>;
 
     /// Releases what is only prepared (free slots). Guests stay.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

@@ -5,18 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
+    VolumeAnswer, VolumeError, VolumeRequest,
 };
 
 /// The fake host. A copy is another handle on the same one.
@@ -36,6 +38,7 @@ struct Host {
     layers: Mutex<BTreeSet<LayerDigest>>,
     layers_made: AtomicU64,
     saves: Mutex<VecDeque<Result<Option<SavedLayer>, DriverError>>>,
+    volumes: Mutex<BTreeSet<VolumeId>>,
 }
 
 impl Host {
@@ -84,6 +87,7 @@ impl FakeDriver {
                 layers: Mutex::default(),
                 layers_made: AtomicU64::new(0),
                 saves: Mutex::default(),
+                volumes: Mutex::default(),
             }),
         }
     }
@@ -117,6 +121,12 @@ impl FakeDriver {
     #[must_use]
     pub fn layers(&self) -> Vec<LayerDigest> {
         self.host.layers.lock().iter().copied().collect()
+    }
+
+    /// The volumes there are. They have no files.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        self.host.volumes.lock().iter().cloned().collect()
     }
 
     /// Ids of all creates that were begun, in order.
@@ -243,6 +253,27 @@ impl Driver for FakeDriver {
             };
             self.host.layers.lock().extend([bare.ground, bare.tools]);
             Ok(bare)
+        })
+    }
+
+    fn volume<'a>(
+        &'a self,
+        volume: &'a VolumeId,
+        request: VolumeRequest,
+    ) -> BoxFuture<'a, Result<(VolumeAnswer, Option<OwnedFd>), VolumeError>> {
+        Box::pin(async move {
+            let mut there = self.host.volumes.lock();
+            match request {
+                VolumeRequest::Make { .. } => {
+                    there.insert(volume.clone());
+                }
+                VolumeRequest::Destroy => {
+                    there.remove(volume);
+                }
+                _ if !there.contains(volume) => return Err(VolumeError::NoVolume),
+                _ => return Err(VolumeError::Unsupported),
+            }
+            Ok((VolumeAnswer::Done, None))
         })
     }
 

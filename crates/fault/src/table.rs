@@ -4,8 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `pause`,
-    /// `resume`, `kill`, `save`, `build` or `stop`.
+    /// `pause`, `resume`, `kill`, `save`, `volume`, `build` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -221,6 +220,23 @@ pub static POINTS: &[Point] = &[
     point(
         "save.marker-removed",
         "nothing of a layer is in its place, its files are not removed",
+    ),
+    // A volume is made, or goes.
+    point(
+        "volume.image-drafted",
+        "the image of a volume is written, not yet under its name",
+    ),
+    point(
+        "volume.image-made",
+        "a volume is there, its row says that it is being made",
+    ),
+    point(
+        "volume.row-removed",
+        "the row of a volume says that it is gone, its image is there",
+    ),
+    point(
+        "volume.image-removed",
+        "the image of a volume is gone, its row is there",
     ),
     // A template is built.
     point(

@@ -60,7 +60,8 @@ fn names_say_how_to_get_there() {
         let (operation, step) = point.name.split_once('.').unwrap();
         assert!(
             [
-                "start", "create", "timeout", "pause", "resume", "kill", "save", "build", "stop"
+                "start", "create", "timeout", "pause", "resume", "kill", "save", "volume", "build",
+                "stop"
             ]
             .contains(&operation),
             "{}",

@@ -1,10 +1,12 @@
 //! Whether the helper should do what it is asked: judged as if the server had been taken over.
 //!
-//! Types already say most: an id is an id, a layer is a digest, and there is no path in any request. What is left are
-//! sizes: a request may not make the helper use up its own memory or that of the host.
+//! Types already say most: an id is an id, a layer is a digest, and there is no path of the host in any request. The
+//! paths there are, of mounts of volumes and inside of volumes, are resolved beneath a root. What is left are sizes: a request may not make the helper use up its own memory or that of the host.
 
 use std::collections::HashSet;
 
+use soulbox_driver::VolumeRequest;
+use soulbox_types::volume::{MOST_MOUNTS, check_mount_path};
 use soulbox_types::{LayerDigest, Limits, SandboxSpec};
 
 /// Layers of one template; the names of more do not fit into the options of a mount.
@@ -13,6 +15,8 @@ const LAYERS: usize = 52;
 const LAYERS_REMOVED: usize = 10_000;
 /// Bytes of all environment variables; the API accepts less.
 const ENVIRONMENT_BYTES: usize = 1024 * 1024;
+/// Sizes of volumes, in MiB.
+const VOLUME_MIB: std::ops::RangeInclusive<u32> = 16..=8_388_608;
 /// Bytes of each other text.
 const TEXT_BYTES: usize = 4096;
 
@@ -35,7 +39,26 @@ pub fn spec(spec: &SandboxSpec) -> Result<(), String> {
             return Err("a text that is too long or holds a zero byte".to_owned());
         }
     }
+    if spec.volumes.len() > MOST_MOUNTS {
+        return Err(format!("{} volumes", spec.volumes.len()));
+    }
+    for mount in &spec.volumes {
+        check_mount_path(&mount.path).map_err(|error| error.to_string())?;
+    }
     limits(&spec.limits)
+}
+
+/// Judges a request on a volume. What is in it is judged where it is carried out; here, what it costs.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn volume(request: &VolumeRequest) -> Result<(), String> {
+    match request {
+        VolumeRequest::Make { size_mib } if !VOLUME_MIB.contains(size_mib) => {
+            Err(format!("{size_mib} MiB of volume"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Judges which layers are to become one. The same one twice is nothing that lies on another.
@@ -88,7 +111,7 @@ fn limits(limits: &Limits) -> Result<(), String> {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
-    use soulbox_types::{NetworkMode, SandboxId, TemplateId, TemplateImage};
+    use soulbox_types::{NetworkMode, SandboxId, TemplateId, TemplateImage, VolumeId, VolumeMount};
 
     use super::*;
 
@@ -105,17 +128,34 @@ pub(crate) mod tests {
             network: NetworkMode::Internet,
             env_vars: BTreeMap::new(),
             envd_access_token: "token".to_owned(),
+            volumes: Vec::new(),
+        }
+    }
+
+    fn mount(path: &str) -> VolumeMount {
+        VolumeMount {
+            volume: VolumeId::random(),
+            path: path.to_owned(),
         }
     }
 
     #[test]
     fn the_usual_is_accepted() {
         assert_eq!(super::spec(&good()), Ok(()));
+        let with_volume = SandboxSpec {
+            volumes: vec![mount("/data")],
+            ..good()
+        };
+        assert_eq!(super::spec(&with_volume), Ok(()));
+        for (size_mib, ok) in [(15, false), (10_240, true), (u32::MAX, false)] {
+            let request = VolumeRequest::Make { size_mib };
+            assert_eq!(super::volume(&request).is_ok(), ok, "{size_mib}");
+        }
     }
 
     #[test]
     fn what_a_taken_over_server_might_ask_is_refused() {
-        let changes: [fn(&mut SandboxSpec); 9] = [
+        let changes: [fn(&mut SandboxSpec); 12] = [
             |s| s.image.layers.clear(),
             |s| s.image.layers = vec![LayerDigest::from_bytes([1; 32]); 53],
             |s| drop(s.env_vars.insert("A".into(), "x".repeat(2_000_000))),
@@ -125,6 +165,9 @@ pub(crate) mod tests {
             |s| s.limits.memory_mib = 0,
             |s| s.limits.pids = u32::MAX,
             |s| s.limits.disk_mib = 0,
+            |s| s.volumes = vec![mount("/data"); 9],
+            |s| s.volumes = vec![mount("/data/../../etc")],
+            |s| s.volumes = vec![mount("/proc")],
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut spec = good();

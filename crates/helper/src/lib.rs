@@ -2,7 +2,7 @@
 //!
 //! `soulbox serve` is two processes. The *server* speaks HTTP, holds the database, and has no privilege at all. The
 //! *helper* runs the driver as root and has one client: the server, over a socket pair that nobody else can reach.
-//! What the server can ask for is [`message::Request`]: a typed list without a single path. [`check`] judges every
+//! What the server can ask for is [`message::Request`]: a typed list without a single path of the host. [`check`] judges every
 //! request before it is acted on, as if the server had been taken over.
 //!
 //! - [`serve`] is the helper's side: it carries requests to a [`soulbox_driver::Driver`].

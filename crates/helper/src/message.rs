@@ -3,8 +3,11 @@
 use std::io;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use soulbox_driver::{BareLayers, DialError, DriverError, GuestStats, OomKill, SavedLayer};
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
+use soulbox_driver::{
+    BareLayers, DialError, DriverError, GuestStats, OomKill, SavedLayer, VolumeAnswer, VolumeError,
+    VolumeRequest,
+};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
 pub type GuestNumber = u64;
@@ -73,6 +76,14 @@ pub enum Request {
         /// Which.
         layers: Vec<LayerDigest>,
     },
+    /// Carry out one request on one volume. Paths in it are resolved beneath the volume's root. The answer may carry an
+    /// open file.
+    Volume {
+        /// Which volume.
+        volume: VolumeId,
+        /// What is to be done.
+        request: VolumeRequest,
+    },
     /// Release what is only prepared, and the place on the host when no guest is left. The last request.
     Shutdown,
 }
@@ -135,6 +146,8 @@ pub enum Answer {
     Bare(BareLayers),
     /// The layers that are gone now.
     Removed(Vec<LayerDigest>),
+    /// How a request on a volume went; a file may come with this message.
+    Volume(Result<VolumeAnswer, VolumeError>),
     /// Everything is released; the helper ends.
     Down,
 }
@@ -150,6 +163,8 @@ pub enum Refusal {
     StorageFull,
     /// [`DriverError::Launch`]
     Launch(String, Cause),
+    /// [`DriverError::Volume`]
+    Volume(String),
     /// [`DriverError::Envd`]
     Envd(String),
     /// [`DriverError::Host`]
@@ -210,6 +225,7 @@ impl From<DriverError> for Refusal {
             DriverError::Layer { layer, source } => Self::Layer(layer, source.into()),
             DriverError::StorageFull => Self::StorageFull,
             DriverError::Launch { step, source } => Self::Launch(step, source.into()),
+            DriverError::Volume { reason } => Self::Volume(reason),
             DriverError::Envd { reason } => Self::Envd(reason),
             DriverError::Host { operation, source } => Self::Host(operation, source.into()),
             DriverError::Unsupported { .. } => Self::Unsupported,
@@ -246,6 +262,7 @@ impl Refusal {
                 step,
                 source: cause.into(),
             },
+            Self::Volume(reason) => DriverError::Volume { reason },
             Self::Envd(reason) => DriverError::Envd { reason },
             Self::Host(operation, cause) => DriverError::Host {
                 operation,

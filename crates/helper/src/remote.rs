@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use soulbox_driver::{
     BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
+    VolumeAnswer, VolumeError, VolumeRequest,
 };
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -176,6 +177,22 @@ impl Driver for RemoteDriver {
         })
     }
 
+    fn volume<'a>(
+        &'a self,
+        volume: &'a VolumeId,
+        request: VolumeRequest,
+    ) -> BoxFuture<'a, Result<(VolumeAnswer, Option<OwnedFd>), VolumeError>> {
+        Box::pin(async move {
+            let volume = volume.clone();
+            let reply = self.link.call(Request::Volume { volume, request }).await;
+            let reply = reply.map_err(|refusal| of_volume(&refusal.into_driver_error("ask")))?;
+            match reply.answer {
+                Answer::Volume(answer) => Ok((answer?, reply.fd)),
+                other => Err(of_volume(&unexpected(&other))),
+            }
+        })
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.link.gone.is_cancelled() {
@@ -320,6 +337,18 @@ fn discard(reply: Reply) {
 fn helper_gone() -> Refusal {
     let error = io::Error::new(io::ErrorKind::BrokenPipe, "the helper has ended");
     Refusal::Host("ask the helper".to_owned(), error.into())
+}
+
+/// The helper itself could not be asked.
+fn of_volume(error: &DriverError) -> VolumeError {
+    let mut reason = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        reason = format!("{reason}: {source}");
+    }
+    VolumeError::Host {
+        operation: "ask the helper".to_owned(),
+        reason,
+    }
 }
 
 fn unexpected(answer: &Answer) -> DriverError {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use soulbox_driver::{Driver, DriverError, Guest};
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec};
+use soulbox_driver::{Driver, DriverError, Guest, VolumeRequest};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
@@ -149,6 +149,9 @@ impl Helper {
             Request::RemoveLayers { layers } => {
                 self.answer(id, self.remove_layers(&layers).await);
             }
+            Request::Volume { volume, request } => {
+                self.answer(id, self.volume(&volume, request).await);
+            }
             Request::Shutdown => unreachable!("handled by the reader"),
         }
     }
@@ -265,6 +268,15 @@ impl Helper {
         self.started()?;
         let removed = self.driver.remove_layers(layers).await?;
         Ok((Answer::Removed(removed), None))
+    }
+
+    async fn volume(&self, volume: &VolumeId, request: VolumeRequest) -> Done {
+        check::volume(&request).map_err(Refusal::Unacceptable)?;
+        let (answer, file) = match self.driver.volume(volume, request).await {
+            Ok((answer, file)) => (Ok(answer), file),
+            Err(error) => (Err(error), None),
+        };
+        Ok((Answer::Volume(answer), file))
     }
 
     async fn shut_down(

@@ -34,6 +34,7 @@ fn spec() -> SandboxSpec {
         network: NetworkMode::Internet,
         env_vars: BTreeMap::new(),
         envd_access_token: "token".to_owned(),
+        volumes: Vec::new(),
     }
 }
 

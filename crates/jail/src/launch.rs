@@ -4,7 +4,7 @@
 //! the host's root, so that the mount namespace belongs to the host and nobody inside may change it.
 //! After `become-guest-root` no power over the host is left.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,8 +45,9 @@ pub(crate) struct Handed {
     envd: OwnedFd,
     boot: OwnedFd,
     status: OwnedFd,
-    /// The mount of the sandbox's own file system, where it has one.
-    disk: Option<OwnedFd>,
+    /// Mounts, in the order in which the steps take them: of the sandbox's own file system, where it has one, and of its
+    /// volumes.
+    mounts: VecDeque<OwnedFd>,
 }
 
 impl Handed {
@@ -63,8 +64,16 @@ impl Handed {
             envd: next()?,
             boot: next()?,
             status: next()?,
-            disk: lifted.next().transpose().map_err(wrong)?,
+            mounts: lifted.collect::<io::Result<_>>().map_err(wrong)?,
         })
+    }
+}
+
+impl Handed {
+    /// The next mount.
+    fn mount(&mut self) -> io::Result<OwnedFd> {
+        let next = self.mounts.pop_front();
+        next.ok_or_else(|| io::Error::other("a mount is missing that the plan speaks of"))
     }
 }
 
@@ -129,6 +138,7 @@ impl Launch<'_> {
             | LaunchStep::PopulateDev { .. }
             | LaunchStep::MountDevpts { .. }
             | LaunchStep::BindReadOnly { .. }
+            | LaunchStep::MountVolume { .. }
             | LaunchStep::HoldReadOnly { .. } => self.mount_step(step),
             LaunchStep::MountProc
             | LaunchStep::MaskProc { .. }
@@ -203,6 +213,13 @@ impl Launch<'_> {
                 let copy = read_only_copy(source).map_err(on(source))?;
                 self.attach_below(&copy, target).map_err(on(target))
             }
+            LaunchStep::MountVolume {
+                scratch,
+                target,
+                owner,
+            } => self
+                .mount_volume(scratch, target, *owner)
+                .map_err(on(target)),
             LaunchStep::HoldReadOnly { name, source } => {
                 let copy = read_only_copy(source).map_err(on(source))?;
                 self.held.insert(name.clone(), copy);
@@ -268,10 +285,27 @@ impl Launch<'_> {
     }
 
     fn attach_disk(&mut self, target: &Path) -> io::Result<()> {
-        let disk = self.handed.disk.take();
-        let disk = disk.ok_or_else(|| io::Error::other("no disk came with the plan"))?;
+        let disk = self.handed.mount()?;
         mount::set_attributes(&disk, Attributes::default(), Some(&self.slot.user))?;
         mount::attach(disk, target)
+    }
+
+    /// The file system is attached to a place that ends with the host's root; what stays is its directory `data`, which
+    /// is all that there is of it inside.
+    fn mount_volume(&mut self, scratch: &Path, target: &Path, owner: u32) -> io::Result<()> {
+        let volume = self.handed.mount()?;
+        let attributes = Attributes {
+            no_suid: true,
+            no_dev: true,
+            ..Attributes::default()
+        };
+        mount::set_attributes(&volume, attributes, Some(&self.slot.user))?;
+        mount::attach(volume, scratch)?;
+        let data = mount::detached_copy(&scratch.join("data"))?;
+        capability::set_fs_ids(owner, owner)?;
+        let directory = mount::make_directory_in(&self.root, target);
+        capability::set_fs_ids(0, 0)?;
+        mount::attach_to(data, directory?)
     }
 
     fn mount_devpts(&self, target: &Path, tty_gid: u32) -> io::Result<()> {

@@ -18,6 +18,9 @@ mod validate;
 
 pub use validate::{PlanViolation, validate};
 
+/// Name of [`LaunchStep::MountVolume`]: the one step that fails because of what a template and a caller have chosen.
+pub const MOUNT_VOLUME: &str = "mount-volume";
+
 /// What is done ahead of time, in the host's user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotPlan {
@@ -148,6 +151,16 @@ pub enum LaunchStep {
         source: PathBuf,
         /// Where it appears, below the new root.
         target: PathBuf,
+    },
+    /// Shows the next volume that came with the plan below the new root, under the sandbox's ids: its directory `data`.
+    /// Directories on the way are made where they are missing.
+    MountVolume {
+        /// An empty directory on the host to have the volume's file system at until the pivot.
+        scratch: PathBuf,
+        /// Where it appears, below the new root.
+        target: PathBuf,
+        /// Host id of root inside, who owns the directories that are made.
+        owner: u32,
     },
     /// Keeps a read-only copy of a host file or directory for use after the pivot, under a name.
     HoldReadOnly {
@@ -326,6 +339,7 @@ impl LaunchStep {
             Self::PopulateDev { .. } => "populate-dev",
             Self::MountDevpts { .. } => "mount-devpts",
             Self::BindReadOnly { .. } => "bind-read-only",
+            Self::MountVolume { .. } => MOUNT_VOLUME,
             Self::HoldReadOnly { .. } => "hold-read-only",
             Self::NewTimeNamespace => "new-time-namespace",
             Self::PivotRoot { .. } => "pivot-root",

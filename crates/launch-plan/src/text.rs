@@ -94,6 +94,7 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::BindReadOnly { source, target } => {
             write!(f, " {} at {}", source.display(), target.display())?;
         }
+        LaunchStep::MountVolume { .. } => volume(f, step)?,
         LaunchStep::PivotRoot { new_root } => write!(f, " {}", new_root.display())?,
         LaunchStep::SetHostname { name } => write!(f, " {name}")?,
         LaunchStep::MaskProc { files, directories } => {
@@ -115,4 +116,17 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::ExecEnvd { argv } => write!(f, " {}", argv.join(" "))?,
     }
     writeln!(f)
+}
+
+fn volume(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Result {
+    let LaunchStep::MountVolume {
+        scratch,
+        target,
+        owner,
+    } = step
+    else {
+        return Ok(());
+    };
+    let (target, scratch) = (target.display(), scratch.display());
+    write!(f, " {target} by {scratch} owner={owner}")
 }

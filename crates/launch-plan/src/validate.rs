@@ -1,6 +1,6 @@
 //! What must hold for every launch plan, whoever made it. The jail refuses a plan that breaks a rule.
 
-use crate::{LaunchPlan, LaunchStep};
+use crate::{LaunchPlan, LaunchStep, MOUNT_VOLUME};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ const ONCE: [&str; 9] = [
 
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 16] = [
+const BEFORE: [(&str, &str); 19] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
     ("attach-disk", "mount-overlay"),
@@ -48,6 +48,10 @@ const BEFORE: [(&str, &str); 16] = [
     ("mount-tmpfs", "pivot-root"),
     ("populate-dev", "pivot-root"),
     ("bind-read-only", "pivot-root"),
+    // Descriptors come in this order, and nothing of a volume may lie under what the sandbox itself is given.
+    ("attach-disk", MOUNT_VOLUME),
+    ("bind-read-only", MOUNT_VOLUME),
+    (MOUNT_VOLUME, "pivot-root"),
     ("new-time-namespace", "pivot-root"),
     ("pivot-root", "clone-pid-1"),
     ("clone-pid-1", "mount-proc"),

@@ -104,6 +104,15 @@ impl LoopDevice {
         Ok(Self { fd })
     }
 
+    /// Device and inode of the file that it is bound to, as in `st_dev` and `st_ino`. What is open stays bound to it.
+    ///
+    /// # Errors
+    /// When it is not bound.
+    pub fn file(&self) -> io::Result<(u64, u64)> {
+        let info = status(&self.fd)?;
+        Ok((info.device, info.inode))
+    }
+
     /// A name of the device that is good in this process while it is open.
     #[must_use]
     pub fn path(&self) -> String {
@@ -146,17 +155,8 @@ pub fn bound(scratch: &Path) -> io::Result<Vec<Bound>> {
             continue;
         }
         let device = open_node(number, OFlags::RDONLY, scratch)?;
-        let mut info = Info::ZERO;
-        // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, whose layout `Info` has.
-        let result = unsafe {
-            libc::ioctl(
-                device.as_raw_fd(),
-                GET_STATUS,
-                std::ptr::from_mut(&mut info),
-            )
-        };
         // Otherwise it is not bound any more.
-        if result == 0 {
+        if let Ok(info) = status(&device) {
             found.push(Bound {
                 number,
                 device: info.device,
@@ -165,6 +165,23 @@ pub fn bound(scratch: &Path) -> io::Result<Vec<Bound>> {
         }
     }
     Ok(found)
+}
+
+fn status(device: &OwnedFd) -> io::Result<Info> {
+    let mut info = Info::ZERO;
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, whose layout `Info` has.
+    let result = unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            GET_STATUS,
+            std::ptr::from_mut(&mut info),
+        )
+    };
+    if result == 0 {
+        Ok(info)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn configure(device: &OwnedFd, file: &File, direct: bool) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
@@ -209,6 +209,34 @@ pub fn open_below(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
         Mode::empty(),
         resolve,
     )?)
+}
+
+/// Opens a directory below another, which is the root for `..` and for every link on the way. It and those above it are
+/// made where they are missing. No other mount is entered.
+///
+/// # Errors
+/// When something on the way is no directory, or another mount.
+pub fn make_directory_in(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let open = |path: &Path| openat2(&root, path, flags, Mode::empty(), resolve);
+    let mut at = open(Path::new("."))?;
+    let mut path = std::path::PathBuf::new();
+    for part in relative.components() {
+        path.push(part);
+        at = match open(&path) {
+            Err(rustix::io::Errno::NOENT) => {
+                // The mask of whoever started this process says nothing about directories inside.
+                let mode = Mode::from_raw_mode(0o755);
+                rustix::fs::mkdirat(&at, part.as_os_str(), mode)?;
+                rustix::fs::chmodat(&at, part.as_os_str(), mode, AtFlags::empty())?;
+                open(&path)?
+            }
+            other => other?,
+        };
+    }
+    Ok(at)
 }
 
 /// Makes `new_root` the root directory and detaches the old one.

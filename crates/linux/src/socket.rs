@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-pub const MAX_FDS: usize = 8;
+pub const MAX_FDS: usize = 16;
 
 /// Makes a connected pair of sockets, both close-on-exec.
 ///

@@ -158,6 +158,7 @@ impl SandboxError {
                 ErrorKind::Unavailable | ErrorKind::StorageFull => ErrorKind::Unavailable,
                 ErrorKind::Timeout => ErrorKind::Timeout,
                 ErrorKind::Unimplemented => ErrorKind::Unimplemented,
+                ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
                 _ => ErrorKind::Internal,
             },
             Self::Startup { source, .. } => match **source {
@@ -209,6 +210,9 @@ impl SandboxError {
                  If you need more, please visit 'https://e2b.dev/docs/billing'"
             ),
             Self::MaxLength { .. } => "Max instance length exceeded".into(),
+            Self::Create { source, .. } if matches!(**source, DriverError::Volume { .. }) => {
+                format!("Failed to place sandbox: {source}")
+            }
             Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
                 create_failed(self.kind())
             }

@@ -25,6 +25,7 @@ pub mod settings;
 mod tokens;
 mod transitions;
 pub mod view;
+pub mod volumes;
 
 pub use actor::Started;
 pub use clock::{Clock, SystemClock};
@@ -32,3 +33,7 @@ pub use error::SandboxError;
 pub use sandboxes::Sandboxes;
 pub use settings::Settings;
 pub use view::{NewSandbox, SandboxView};
+pub use volumes::{VolumeUpload, Volumes, VolumesError};
+
+pub use soulbox_driver::volumes::{EntryKind, Owned, VolumeEntry};
+pub use soulbox_driver::{VolumeAnswer, VolumeError, VolumeRequest};

@@ -35,6 +35,7 @@ pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec 
         limits: new.limits,
         network: new.network,
         env_vars: new.env_vars.clone(),
+        volumes: new.volumes.clone(),
     }
 }
 

@@ -5,7 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use soulbox_store::SandboxRecord;
-use soulbox_types::{BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage};
+use soulbox_types::{
+    BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage, VolumeMount,
+};
 
 /// A sandbox to create. Everything is validated: templates are resolved, time limits are checked.
 #[derive(Debug, Clone)]
@@ -50,7 +52,9 @@ pub struct NewSandbox {
     pub mask_request_host: Option<String>,
     /// Ports inside that speak TLS.
     pub https_ports: Vec<u16>,
-    /// Volumes to mount, as the creator gave them; an array.
+    /// Volumes to mount.
+    pub volumes: Vec<VolumeMount>,
+    /// The same as the creator gave them, for the record; an array.
     pub volume_mounts: serde_json::Value,
 }
 

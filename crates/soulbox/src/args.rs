@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod versions;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use volume::VolumeCommand;
 
 /// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     /// Templates that sandboxes start from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Files that outlive sandboxes and that several can share
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(VolumeCommand),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -151,6 +156,9 @@ pub(crate) struct ServeArgs {
     /// Free space in MiB on the host below which no sandbox is created [default: 1024]
     #[arg(long, value_name = "MIB")]
     pub(crate) disk_reserve_mib: Option<String>,
+    /// Most that a new volume holds, in MiB [default: 10240]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) volume_size_mib: Option<String>,
     /// Mirror that builds use in place of the servers of Debian and Ubuntu [default: none]
     #[arg(long, value_name = "URL")]
     pub(crate) mirrors_apt: Option<String>,
@@ -205,6 +213,7 @@ impl ServeArgs {
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),
             (Setting::DiskReserveMib, &self.disk_reserve_mib),
+            (Setting::VolumeSizeMib, &self.volume_size_mib),
             (Setting::MirrorsApt, &self.mirrors_apt),
             (Setting::MirrorsPip, &self.mirrors_pip),
             (Setting::MirrorsNpm, &self.mirrors_npm),
@@ -264,6 +273,9 @@ pub(crate) struct CreateArgs {
     /// Cut it off from the internet
     #[arg(long)]
     pub(crate) no_internet: bool,
+    /// A volume and where it appears; may be repeated
+    #[arg(long, value_name = "NAME:PATH", value_parser = mount)]
+    pub(crate) volume: Vec<(String, String)>,
 }
 
 /// `soulbox sandbox list`
@@ -621,6 +633,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn mount(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, path)) if !name.is_empty() => Ok((name.to_owned(), path.to_owned())),
+        _ => Err("expected NAME:PATH".to_owned()),
     }
 }
 

@@ -14,4 +14,5 @@ pub(crate) mod template;
 pub(crate) mod template_build;
 pub(crate) mod terminal;
 pub(crate) mod versions;
+pub(crate) mod volume;
 pub(crate) mod watch;

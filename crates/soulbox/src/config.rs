@@ -69,6 +69,8 @@ pub(crate) struct Config {
     /// By what means disks are limited (`disk_backing`: `auto`, `project-quota`, `image`, `none`; default `auto`), and
     /// how much must stay free on the host (`disk_reserve_mib`, default 1024).
     pub(crate) disk: DiskSettings,
+    /// Most that a new volume holds, 16 MiB to 8 TiB. Default 10 GiB.
+    pub(crate) volume_size_mib: u32,
     /// Where builds take packages and images from instead of their usual places (`mirrors.apt`, `mirrors.pip`,
     /// `mirrors.npm`, `mirrors.registries`). Default nowhere else.
     pub(crate) mirrors: Mirrors,
@@ -198,6 +200,7 @@ impl Judge<'_> {
         let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
         let disk_reserve_mib = self.number(Setting::DiskReserveMib, 0, 16_777_216);
+        let volume_size_mib = self.number(Setting::VolumeSizeMib, 16, 8_388_608);
         let mirrors = self.mirrors();
         let limits = self.limits();
         self.check_together();
@@ -225,6 +228,7 @@ impl Judge<'_> {
                 usual_mib: limits?.disk_mib,
                 reserve_mib: disk_reserve_mib?,
             },
+            volume_size_mib: volume_size_mib?,
             mirrors: mirrors?,
             default_limits: limits?,
         })

@@ -109,6 +109,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             as_client(commands::key::run(&api, command, output))?;
         }
         Command::Template(command) => template(&global, command, output)?,
+        Command::Volume(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::volume::run(&api, command, output))?;
+        }
         Command::Bench(command) => return bench(&global, command, output),
         Command::Doctor => return commands::doctor::run(&global, output),
         Command::Debug(DebugCommand::Plan { template }) => {

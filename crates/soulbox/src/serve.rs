@@ -32,7 +32,7 @@ use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
 use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
-use soulbox_orchestrator::{Sandboxes, Settings};
+use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
 use soulbox_registry::{Blobs, Network, Registries, Url};
 use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
@@ -242,6 +242,9 @@ impl Server {
         let sandboxes = Sandboxes::start(store.clone(), driver.clone(), settings)
             .await
             .context("cannot adopt sandboxes")?;
+        let volumes = Volumes::open(store.clone(), driver.clone(), config.volume_size_mib)
+            .await
+            .context("cannot take over the volumes")?;
         let registries = registries(config, data_dir)?;
         let building = BuildSettings {
             uploads: data_dir.join("uploads"),
@@ -263,6 +266,7 @@ impl Server {
             sandboxes: sandboxes.clone(),
             store,
             builds: builds.clone(),
+            volumes,
             upload_key,
             public_url: url(config, address),
             admin_token: AdminToken::new(&credentials.admin_token),

@@ -1,4 +1,4 @@
-//! What SoulBox must remember: teams, keys, templates, sandboxes, metrics, logs.
+//! What SoulBox must remember: teams, keys, templates, sandboxes, volumes, metrics, logs.
 //!
 //! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
 //! user asks names the team, so that a foreign row is the same as none.
@@ -28,6 +28,7 @@ pub mod template_changes;
 pub mod templates;
 mod unneeded;
 mod versions;
+pub mod volumes;
 
 pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
@@ -51,3 +52,4 @@ pub use teams::Team;
 pub use template_changes::{DeleteTemplateError, PublishError};
 pub use templates::{ResolveError, ResolvedTemplate, Template, TemplateSummary};
 pub use unneeded::Unneeded;
+pub use volumes::Volume;

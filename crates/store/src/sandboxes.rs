@@ -596,6 +596,7 @@ pub(crate) mod tests {
                 limits: Limits::STANDARD,
                 network: NetworkMode::Internet,
                 env_vars: BTreeMap::from([("A".into(), "b".into())]),
+                volumes: Vec::new(),
                 envd_access_token: String::new(),
             },
         }

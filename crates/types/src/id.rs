@@ -147,6 +147,11 @@ id_type!(
     ExecutionId, "execution ID", is_uuid, random_uuid()
 );
 
+id_type!(
+    /// A volume: files that outlive sandboxes.
+    VolumeId, "volume ID", is_uuid, random_uuid()
+);
+
 impl SandboxId {
     /// Reads an id as clients may send it: `<id>` or the old `<id>-<clientID>`, whose suffix is dropped.
     ///

@@ -3,7 +3,8 @@
 //! Everything here is a plain value or a pure function.
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
-//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`lifecycle`], [`slot`], [`egress`], [`error_kind`].
+//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`slot`], [`egress`],
+//! [`error_kind`].
 
 pub mod build;
 pub mod digest;
@@ -16,13 +17,15 @@ pub mod name;
 pub mod slot;
 pub mod spec;
 pub mod timestamp;
+pub mod volume;
 
 pub use build::{BuildContext, StartCommand};
 pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
-pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
+pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId, VolumeId};
 pub use limits::Limits;
 pub use name::TemplateRef;
 pub use slot::SlotIndex;
 pub use spec::{NetworkMode, OnTimeout, SandboxSpec, TemplateImage};
 pub use timestamp::Timestamp;
+pub use volume::VolumeMount;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LayerDigest, Limits, SandboxId, TemplateId};
+use crate::{LayerDigest, Limits, SandboxId, TemplateId, VolumeMount};
 
 /// What happens when a sandbox reaches its end time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,4 +54,7 @@ pub struct SandboxSpec {
     pub env_vars: BTreeMap<String, String>,
     /// Secret that envd asks of every caller.
     pub envd_access_token: String,
+    /// Volumes and where they appear. Records of before there were volumes have none.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
 }

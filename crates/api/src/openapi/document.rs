@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use soulbox_api_types::ErrorBody;
+use soulbox_api_types::volume::VolumeContentError;
 
 use super::operation::{Answer, Caller, Content, Operation, Parameter, Presence, RequestBody};
 use super::schema::{Schemas, of, path_parameter};
@@ -122,6 +123,10 @@ fn answers(operation: &Operation, all: &[Operation], schemas: &mut Schemas) -> V
         .all_refusals()
         .into_iter()
         .map(|status| {
+            if operation.caller == Caller::Volume {
+                let error = of::<VolumeContentError>(&mut schemas.written);
+                return (status.to_string(), refusal(status, &error));
+            }
             let reference = format!("#/components/responses/{status}");
             (status.to_string(), json!({"$ref": reference}))
         })
@@ -147,6 +152,8 @@ fn success(answer: &Answer, schemas: &mut Schemas) -> Value {
             "content": {"application/json": {"schema": {"type": "object"}}}}),
         Content::Archive => json!({"description": "A tar archive.",
             "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}}),
+        Content::Bytes => json!({"description": "What the file holds.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}),
         Content::Json(schema) => {
             let schema = schema(&mut schemas.written).to_value();
             json!({"description": reason(answer.status), "content": {"application/json": {"schema": schema}}})
@@ -196,6 +203,7 @@ fn security(caller: Caller) -> Value {
         Caller::TeamAdmin => json!([{admin: []}, {admin: [], team: []}]),
         Caller::Lister => json!([{bearer: []}, {admin: []}]),
         Caller::Operator => json!([{admin: []}]),
+        Caller::Volume => json!([{"VolumeToken": []}]),
     }
 }
 
@@ -204,6 +212,7 @@ fn credentials() -> Value {
     json!({
         "ApiKey": header("X-API-Key", "Acts for the key's team."),
         "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key; there are no users yet."},
+        "VolumeToken": {"type": "http", "scheme": "bearer", "description": "The token of one volume, from `getVolume`."},
         "AdminToken": header("X-Admin-Token", "The operator."),
         "TeamOfAdmin": header("X-Team-ID", "The team that the operator acts for; the default team when absent."),
     })

@@ -19,6 +19,8 @@ pub(super) enum Caller {
     Lister,
     /// `AdminAuth`.
     Operator,
+    /// Whoever has the token of the volume: `volumes::content::Opened`.
+    Volume,
 }
 
 /// Whether a body must be there.
@@ -51,6 +53,8 @@ pub(super) enum Content {
     Object,
     /// A tar archive.
     Archive,
+    /// Whatever a file holds.
+    Bytes,
     Text,
 }
 
@@ -233,6 +237,7 @@ impl Operation {
             Caller::TeamAdmin => &[400, 401, 404],
             Caller::Lister => &[400, 401, 403],
             Caller::Operator => &[401],
+            Caller::Volume => &[400, 401, 403, 404],
         };
         let of_database: &[u16] = match self.caller {
             Caller::Anybody => &[],

@@ -8,17 +8,21 @@ use soulbox_api_types::admin::{
 use soulbox_api_types::metrics::{MaxTeamMetric, TeamMetric};
 use soulbox_api_types::secret::{NewSecret, Secret, SecretUpdate};
 use soulbox_api_types::team::{ApiKeyName, CreatedTeamApiKey, Team, TeamApiKey};
-use soulbox_api_types::volume::{NewVolume, Volume};
+use soulbox_api_types::volume::{
+    ChangeVolumeEntry, NewVolume, Volume, VolumeAndToken, VolumeEntryStat,
+};
 
 use super::operation::{Caller, Content, Operation, operation};
-use super::schema::number_from;
+use super::schema::{number, number_from, text};
 use super::with_page;
+use crate::volumes::content;
 
 pub(super) fn operations() -> Vec<Operation> {
     [
         teams(),
         keys(),
         volumes(),
+        volume_content(),
         secrets(),
         nodes(),
         mass_actions(),
@@ -118,28 +122,106 @@ fn volumes() -> Vec<Operation> {
             "GET",
             "/volumes",
             "listVolumes",
-            "Always empty: nothing can make a volume yet.",
+            "The team's volumes, by name.",
         )
         .answers::<Vec<Volume>>(),
         operation(
             "POST",
             "/volumes",
             "createVolume",
-            "Not available in this version: 403.",
+            "Makes a volume, empty, and a token for its content.",
         )
-        .takes::<NewVolume>(),
+        .takes::<NewVolume>()
+        .creates::<VolumeAndToken>()
+        .refuses(&[429, 501]),
         operation(
             "GET",
             "/volumes/{volumeID}",
             "getVolume",
-            "There is none: 404.",
-        ),
+            "A volume and a new token for its content.",
+        )
+        .answers::<VolumeAndToken>(),
         operation(
             "DELETE",
             "/volumes/{volumeID}",
             "deleteVolume",
-            "There is none: 404.",
-        ),
+            "Removes a volume. Sandboxes that have it keep it until they end.",
+        )
+        .answer(StatusCode::NO_CONTENT, Content::Nothing),
+    ]
+}
+
+fn volume_content() -> Vec<Operation> {
+    let content = |method, path, id, summary| {
+        operation(method, path, id, summary)
+            .of(Caller::Volume)
+            .needs_query("path", text())
+            .refuses(&[500, 501, 503])
+    };
+    let id = || number(0, i64::from(u32::MAX));
+    let made = |operation: Operation| {
+        operation
+            .query("uid", id())
+            .query("gid", id())
+            .query("mode", id())
+            .query("force", json!({"type": "boolean"}))
+            .creates::<VolumeEntryStat>()
+            .refuses(&[409, 507])
+    };
+    vec![
+        content(
+            "GET",
+            content::PATH_ROUTE,
+            "statVolumeEntry",
+            "How an entry looks.",
+        )
+        .answers::<VolumeEntryStat>(),
+        content(
+            "PATCH",
+            content::PATH_ROUTE,
+            "changeVolumeEntry",
+            "Changes owner or mode of an entry.",
+        )
+        .takes::<ChangeVolumeEntry>()
+        .answers::<VolumeEntryStat>(),
+        content(
+            "DELETE",
+            content::PATH_ROUTE,
+            "removeVolumeEntry",
+            "Removes an entry, with all that is below.",
+        )
+        .answer(StatusCode::NO_CONTENT, Content::Nothing),
+        content(
+            "GET",
+            content::DIRECTORY_ROUTE,
+            "listVolumeDirectory",
+            "What is below a directory, so many levels deep.",
+        )
+        .query("depth", id())
+        .answers::<Vec<VolumeEntryStat>>(),
+        made(content(
+            "POST",
+            content::DIRECTORY_ROUTE,
+            "makeVolumeDirectory",
+            "Makes a directory; with `force` also those above it, and it may be there already.",
+        )),
+        content(
+            "GET",
+            content::FILE_ROUTE,
+            "readVolumeFile",
+            "What a file holds.",
+        )
+        .answer(StatusCode::OK, Content::Bytes),
+        made(
+            content(
+                "PUT",
+                content::FILE_ROUTE,
+                "writeVolumeFile",
+                "Writes a file, whole or not at all; with `force` in the place of another.",
+            )
+            .takes_archive(),
+        )
+        .refuses(&[408]),
     ]
 }
 

@@ -62,13 +62,6 @@ pub(crate) fn check(
     check_iam(body.iam.as_ref())?;
     let ingress = check_ingress(body.network.as_ref())?;
     let network = Egress::of_create(body.network.as_ref(), body.allow_internet_access).decide()?;
-    if body
-        .volume_mounts
-        .as_ref()
-        .is_some_and(|mounts| !mounts.is_empty())
-    {
-        return Err(ApiError::invalid("Volume mounts are not enabled."));
-    }
     let auto_resume_seconds = timeout
         .min(limits.max_timeout)
         .as_secs()
@@ -255,18 +248,6 @@ mod tests {
             "cannot be combined with autoResume",
         );
         refused(
-            json!({"autoPauseMemory": false, "autoPause": true}),
-            "autoPause is not available",
-        );
-        refused(
-            json!({"autoPause": true, "iam": {"tokens": {"": token}}}),
-            "autoPause is not available",
-        );
-        refused(
-            json!({"autoResume": {"enabled": true}}),
-            "autoResume is not available",
-        );
-        refused(
             json!({"iam": {"tokens": {"": token}}}),
             "token name must not be empty",
         );
@@ -291,10 +272,6 @@ mod tests {
         refused(
             json!({"network": {"maskRequestHost": ""}, "volumeMounts": [{"name": "v", "path": "/v"}]}),
             "mask request",
-        );
-        refused(
-            json!({"volumeMounts": [{"name": "v", "path": "/v"}]}),
-            "Volume mounts are not enabled.",
         );
     }
 }

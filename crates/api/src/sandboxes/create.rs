@@ -15,6 +15,7 @@ use crate::sandboxes::admission::{self, CreateVersion};
 use crate::sandboxes::{idempotency, schema};
 use crate::state::{Api, Shared};
 use crate::templates;
+use crate::volumes::mounts;
 
 pub(crate) async fn v1(
     State(api): State<Shared>,
@@ -54,8 +55,10 @@ async fn create(
     let reference = templates::reference(&body.template_id, "Invalid template reference")?;
     let resolved = api.store.resolve_template(team, &reference).await?;
     let admitted = admission::check(&body, version, &api.limits)?;
+    let asked = body.volume_mounts.as_deref().unwrap_or_default();
+    let mounts = mounts::resolve(api, team, asked, &resolved.build.envd_version).await?;
     let in_flight = api.creates.begin();
-    let new = convert::new_sandbox(team, body, &resolved, admitted)?;
+    let new = convert::new_sandbox(team, body, &resolved, admitted, mounts)?;
     let view = api.sandboxes.create(new).await?;
     in_flight.succeed();
     Ok(convert::sandbox(&view))

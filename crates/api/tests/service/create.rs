@@ -206,7 +206,7 @@ async fn refusals_in_the_contracts_order() {
         (
             "/v2/sandboxes",
             json!({"volumeMounts": [{"name": "v", "path": "/v"}]}),
-            "Volume mounts are not enabled.",
+            "invalid mounts:\n\t- volume mount #0: volume 'v' not found",
         ),
     ] {
         let mut body = json!({"templateID": "base"});

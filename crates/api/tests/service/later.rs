@@ -159,12 +159,11 @@ async fn wrong_bodies_come_before_the_refusal() {
 }
 
 #[tokio::test]
-async fn snapshots_volumes_and_secrets_are_empty() {
+async fn snapshots_and_secrets_are_empty() {
     let s = Stack::start().await;
     for path in [
         "/snapshots",
         "/snapshots?sandboxID=iabc&name=x:y&limit=5",
-        "/volumes",
         "/secrets",
         "/secrets?limit=1",
     ] {
@@ -182,21 +181,6 @@ async fn snapshots_volumes_and_secrets_are_empty() {
     s.get("/snapshots?sandboxID=A")
         .await
         .refused(400, "Invalid sandbox ID");
-
-    s.post("/volumes", json!({"name": "v-1"}))
-        .await
-        .refused(403, "use of volumes is not enabled");
-    s.post("/volumes", json!({"name": "a b"}))
-        .await
-        .refused(400, "validation error");
-    s.get("/volumes/x").await.refused(400, "Invalid volume ID");
-    let uuid = "6f0c2a4e-8f1a-4a55-9f5b-0f8e3f1f2a3b";
-    s.get(format!("/volumes/{uuid}"))
-        .await
-        .refused(404, "Volume not found");
-    s.delete(format!("/volumes/{uuid}"))
-        .await
-        .refused(404, "Volume not found");
 }
 
 #[tokio::test]

@@ -22,3 +22,4 @@ mod template_looks;
 mod templates;
 mod transport;
 mod usage;
+mod volumes;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::testing::FakeDriver;
-use soulbox_orchestrator::{Sandboxes, Settings};
+use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
 use soulbox_types::{Limits, TeamId, TemplateId, Timestamp};
 use sqlx::Connection;
@@ -93,6 +93,9 @@ impl Stack {
             )
             .await
             .unwrap(),
+            volumes: Volumes::open(store.clone(), Arc::new(driver.clone()), 64)
+                .await
+                .unwrap(),
             upload_key: [9; 32],
             public_url: "http://soulbox.test".into(),
         });

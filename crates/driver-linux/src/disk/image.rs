@@ -51,6 +51,9 @@ const MKE2FS: [&str; 5] = [
 const FEATURES: &str = "none,sparse_super2,filetype,extent,flex_bg,large_file,huge_file,dir_index,dir_nlink,\
                         extra_isize,ext_attr,uninit_bg,64bit";
 
+/// Journal of a file system that lasts.
+const JOURNAL_MIB: u32 = 16;
+
 /// How large an image must be so that the sandbox gets what its limit says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Geometry {
@@ -103,11 +106,21 @@ pub(crate) struct Template {
 impl Template {
     /// Makes it in memory. Takes some milliseconds; once for each size.
     pub(crate) fn make(disk_mib: u32) -> io::Result<Self> {
-        let geometry = geometry(disk_mib);
+        Self::of(disk_mib, geometry(disk_mib), &[])
+    }
+
+    /// The same for files that must outlast a crash of the host: with a journal, which comes on top of the limit.
+    pub(crate) fn lasting(disk_mib: u32) -> io::Result<Self> {
+        let geometry = geometry(disk_mib + JOURNAL_MIB);
+        let journal = ["-J", &format!("size={JOURNAL_MIB}")];
+        Self::of(disk_mib, geometry, &journal)
+    }
+
+    fn of(disk_mib: u32, geometry: Geometry, more: &[&str]) -> io::Result<Self> {
         let bytes = geometry.blocks * BLOCK_BYTES;
         let mut file = File::from(memfd_create("soulbox-disk", MemfdFlags::CLOEXEC)?);
         file.set_len(bytes)?;
-        format(&file, geometry)?;
+        format(&file, geometry, more)?;
         Ok(Self {
             disk_mib,
             bytes,
@@ -115,7 +128,8 @@ impl Template {
         })
     }
 
-    fn write(&self, file: &File) -> io::Result<()> {
+    /// Makes a file an image of it.
+    pub(crate) fn write(&self, file: &File) -> io::Result<()> {
         file.set_len(self.bytes)?;
         self.blocks
             .iter()
@@ -123,7 +137,7 @@ impl Template {
     }
 }
 
-fn format(file: &File, geometry: Geometry) -> io::Result<()> {
+fn format(file: &File, geometry: Geometry, more: &[&str]) -> io::Result<()> {
     let program = MKE2FS.iter().find(|path| Path::new(path).exists());
     let program = program
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "mke2fs is not installed"))?;
@@ -132,6 +146,7 @@ fn format(file: &File, geometry: Geometry) -> io::Result<()> {
             "-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096", "-I", "256",
         ])
         .args(["-O", FEATURES, "-G", "128", "-e", "remount-ro"])
+        .args(more)
         .args([
             "-E",
             "lazy_itable_init=1,num_backup_sb=0,nodiscard,root_owner=0:0",
@@ -299,7 +314,7 @@ fn stop(root: &OwnedFd) -> io::Result<()> {
 }
 
 /// Past the host's page cache where its file system can.
-fn bind(file: &File, scratch: &Path) -> io::Result<LoopDevice> {
+pub(crate) fn bind(file: &File, scratch: &Path) -> io::Result<LoopDevice> {
     match LoopDevice::bind(file, true, scratch) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             LoopDevice::bind(file, false, scratch)
@@ -311,17 +326,42 @@ fn bind(file: &File, scratch: &Path) -> io::Result<LoopDevice> {
 /// Without barriers and without zeroing the tables, which a sparse file need not be told. Errors make it read-only, so
 /// that a host without space is not made worse by half-written tables.
 fn mount_device(device: &LoopDevice) -> io::Result<OwnedFd> {
-    let source = device.path();
-    let options = [
-        ("source", source.as_str()),
-        ("nobarrier", ""),
-        ("noinit_itable", ""),
-        ("errors", "remount-ro"),
-    ];
     let attributes = Attributes {
         no_dev: true,
         ..Attributes::default()
     };
+    mount_patiently(
+        device,
+        &[("nobarrier", ""), ("noinit_itable", "")],
+        attributes,
+    )
+}
+
+/// A file system that lasts: barriers stay, and what is deleted the host has back.
+pub(crate) fn mount_lasting(device: &LoopDevice) -> io::Result<OwnedFd> {
+    let attributes = Attributes {
+        no_dev: true,
+        no_suid: true,
+        ..Attributes::default()
+    };
+    mount_patiently(
+        device,
+        &[("noinit_itable", ""), ("discard", "")],
+        attributes,
+    )
+}
+
+fn mount_patiently(
+    device: &LoopDevice,
+    more: &[(&str, &str)],
+    attributes: Attributes,
+) -> io::Result<OwnedFd> {
+    let source = device.path();
+    let options = [
+        &[("source", source.as_str()), ("errors", "remount-ro")],
+        more,
+    ]
+    .concat();
     // A child that is just starting has copies of all our descriptors until it executes its program, those that may
     // write to the device included; a hardened kernel refuses the mount for so long.
     for _ in 0..BUSY_TRIES {
@@ -335,7 +375,7 @@ fn mount_device(device: &LoopDevice) -> io::Result<OwnedFd> {
     mount::new_filesystem("ext4", &options, attributes)
 }
 
-fn open_root(mount: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn open_root(mount: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(mount, ".", flags, Mode::empty())?)
 }

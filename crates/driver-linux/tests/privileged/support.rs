@@ -483,6 +483,7 @@ pub(crate) fn spec(needs: &Needs) -> SandboxSpec {
         network: NetworkMode::Internet,
         env_vars: BTreeMap::new(),
         envd_access_token: "a-token-of-a-test".to_owned(),
+        volumes: Vec::new(),
     }
 }
 

@@ -142,6 +142,7 @@ impl World {
                 network: NetworkMode::Offline,
                 env_vars: std::collections::BTreeMap::new(),
                 envd_access_token: "envd".into(),
+                volumes: Vec::new(),
             },
             ports: Mutex::default(),
             dials: AtomicUsize::new(0),

@@ -223,6 +223,7 @@ pub(crate) fn new_sandbox(team: &TeamId, timeout_seconds: u64) -> NewSandbox {
         allow_public_traffic: true,
         mask_request_host: None,
         https_ports: vec![],
+        volumes: Vec::new(),
         volume_mounts: serde_json::json!([]),
     }
 }

@@ -24,6 +24,7 @@ fn stray_spec() -> SandboxSpec {
         network: NetworkMode::Offline,
         env_vars: [].into(),
         envd_access_token: "secret".into(),
+        volumes: Vec::new(),
     }
 }
 

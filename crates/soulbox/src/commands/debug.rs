@@ -162,5 +162,6 @@ fn example(data_dir: &Path, template: &str) -> Result<SandboxSpec, Failure> {
         network: NetworkMode::Internet,
         env_vars: BTreeMap::new(),
         envd_access_token: String::new(),
+        volumes: Vec::new(),
     })
 }

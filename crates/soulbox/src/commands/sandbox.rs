@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use soulbox_api_types::sandbox::{ListedSandbox, SandboxDetail, SandboxState};
+use soulbox_api_types::sandbox::{ListedSandbox, SandboxDetail, SandboxState, VolumeMount};
 use soulbox_client::Api;
 use soulbox_client::api::{ListQuery, new_sandbox};
 
@@ -24,6 +24,12 @@ pub(crate) async fn create(api: &Api, args: CreateArgs, output: Output) -> Resul
     new.metadata = Some(args.metadata.into_iter().collect());
     new.env_vars = Some(environment(&args.env)?);
     new.allow_internet_access = args.no_internet.then_some(false);
+    let mounts = args.volume.into_iter();
+    new.volume_mounts = Some(
+        mounts
+            .map(|(name, path)| VolumeMount { name, path })
+            .collect(),
+    );
     let sandbox = api
         .create(&new)
         .await

@@ -33,6 +33,7 @@ pub(crate) enum Setting {
     EcrEndpoint,
     DiskBacking,
     DiskReserveMib,
+    VolumeSizeMib,
     MirrorsApt,
     MirrorsPip,
     MirrorsNpm,
@@ -45,7 +46,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -67,6 +68,7 @@ impl Setting {
         Self::EcrEndpoint,
         Self::DiskBacking,
         Self::DiskReserveMib,
+        Self::VolumeSizeMib,
         Self::MirrorsApt,
         Self::MirrorsPip,
         Self::MirrorsNpm,
@@ -101,6 +103,7 @@ impl Setting {
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
             Self::DiskReserveMib => "disk_reserve_mib",
+            Self::VolumeSizeMib => "volume_size_mib",
             Self::MirrorsApt => "mirrors.apt",
             Self::MirrorsPip => "mirrors.pip",
             Self::MirrorsNpm => "mirrors.npm",
@@ -137,6 +140,7 @@ impl Setting {
             Self::SavePausedAfterSeconds => "30",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
+            Self::VolumeSizeMib => "10240",
             Self::LimitsVcpu => "2",
             Self::LimitsMemoryMib => "512",
             Self::LimitsPids => "1024",

@@ -98,7 +98,7 @@ async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>>
     Ok(known.then(|| key.to_owned()))
 }
 
-/// The file's text. With a domain, clients find everything by name; without, both URLs point at the one port.
+/// The file's text. With a domain, clients find everything by name; without, every URL points at the one port.
 fn client_env(url: &str, key: &str, config: &Config) -> String {
     let mut lines = match (&config.domain, &config.tls) {
         (Some(domain), Some(tls)) => {
@@ -117,6 +117,7 @@ fn client_env(url: &str, key: &str, config: &Config) -> String {
         _ => vec![
             format!("E2B_API_URL={url}"),
             format!("E2B_SANDBOX_URL={url}"),
+            format!("E2B_VOLUME_API_URL={url}"),
         ],
     };
     lines.push(format!("E2B_API_KEY={key}"));

@@ -13,4 +13,4 @@ CREATE TABLE saved_layers (
     created_at BIGINT NOT NULL
 );
 
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
