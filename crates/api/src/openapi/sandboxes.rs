@@ -123,7 +123,7 @@ fn lifetimes() -> Vec<Operation> {
         .narrowed(json!({"required": ["timeout"]}))
         .answers::<Sandbox>()
         .creates::<Sandbox>()
-        .refuses(&[409]),
+        .refuses(&[409, 429, 507]),
         operation(
             "POST",
             "/v2/sandboxes/{sandboxID}/connect",
