@@ -260,10 +260,8 @@ mod tests {
     #[test]
     fn what_is_not_built_says_so() {
         let document = write(&operations());
-        for (path, method) in [("/sandboxes/{sandboxID}/fork", "post")] {
-            let responses = &document["paths"][path][method]["responses"];
-            assert!(responses["501"].is_object(), "{method} {path}");
-            assert!(responses["200"].is_null() && responses["201"].is_null());
-        }
+        let responses = &document["paths"]["/sandboxes/{sandboxID}/fork"]["post"]["responses"];
+        assert!(responses["501"].is_object());
+        assert!(responses["200"].is_null() && responses["201"].is_null());
     }
 }
