@@ -209,6 +209,17 @@ def test_template_list(e2b):
     assert b"base" in e2b("template", "list").stdout
 
 
+def test_pause_and_resume(e2b):
+    created = ID.search(e2b("sandbox", "create", "--detach").stdout.decode()).group()
+    e2b("sandbox", "exec", created, "--", "sh", "-c", "echo kept > /home/user/kept")
+    e2b("sandbox", "pause", created)
+    assert json.loads(e2b("sandbox", "info", "--format", "json", created).stdout)["state"] == "paused"
+    assert created.encode() not in e2b("sandbox", "list").stdout
+    e2b("sandbox", "resume", created)
+    assert e2b("sandbox", "exec", created, "cat", "/home/user/kept").stdout == b"kept\n"
+    e2b("sandbox", "kill", created)
+
+
 def test_kill(e2b):
     created = ID.search(e2b("sandbox", "create", "--detach").stdout.decode()).group()
     assert b"has been killed" in e2b("sandbox", "kill", created).stdout

@@ -114,3 +114,28 @@ test('calls after the kill', async () => {
   await assert.rejects(sandbox.commands.run('true'), SandboxNotFoundError)
   await assert.rejects(sandbox.files.read('/etc/hostname'), { name: 'TimeoutError' })
 })
+
+for (const keepMemory of [true, false]) {
+  test(`pause and connect, ${keepMemory ? 'with' : 'without'} memory`, async () => {
+    const sandbox = await create({ timeoutMs: 120_000, envs: { E: 'kept' } })
+    await sandbox.files.write('kept.txt', 'kept')
+    await sandbox.commands.run('sleep 1000', { background: true, timeoutMs: 0 })
+    assert.equal(await sandbox.pause({ keepMemory }), true)
+    assert.equal(await sandbox.isRunning(), false)
+    assert.equal((await Sandbox.getInfo(sandbox.sandboxId)).state, 'paused')
+    assert.equal(await sandbox.pause(), false)
+    const again = await Sandbox.connect(sandbox.sandboxId, { timeoutMs: 60_000 })
+    assert.equal(await again.files.read('kept.txt'), 'kept')
+    const { stdout } = await again.commands.run('echo $E; pgrep -xc sleep || true')
+    assert.equal(stdout, keepMemory ? 'kept\n1\n' : 'kept\n0\n')
+    assert.equal((await sandbox.commands.run('echo same')).stdout, 'same\n')
+  })
+}
+
+test('paused at its end time and brought back by traffic', async () => {
+  const sandbox = await create({ timeoutMs: 3_000, lifecycle: { onTimeout: 'pause', autoResume: true } })
+  await sandbox.files.write('kept.txt', 'kept')
+  await waitUntil('it is paused', 8_000, async () => (await Sandbox.getInfo(sandbox.sandboxId)).state === 'paused')
+  assert.equal(await sandbox.files.read('kept.txt'), 'kept')
+  assert.equal((await Sandbox.getInfo(sandbox.sandboxId)).state, 'running')
+})
