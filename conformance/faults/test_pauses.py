@@ -13,8 +13,8 @@ from e2b import GuestUnresponsiveException, Sandbox, SandboxException, SandboxSt
 
 import host
 from crashing import call, options
+from machine import reboot
 from server import Server, from_environment, kill_every_sandbox, wait_until
-from test_damage import reboot
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ use crate::{SandboxError, reconcile};
 
 /// How long envd may take to say that it is there.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a guest that does not answer may take to be seen to have ended.
+const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 /// Stacks of layers stay shorter than this: from here on, the upper half becomes one.
 const MOST_LAYERS: usize = 48;
 
@@ -332,18 +334,13 @@ async fn thaw(
         source: Arc::new(source),
     })?;
     fault::point!("resume.thawed");
-    // A signal may have waited for it. One that does not answer is shown as it is: it did when it was paused.
-    tokio::select! {
-        biased;
-        () = guest.ended() => {
-            return Err(SandboxError::Resume {
-                id: paused.record.id.clone(),
-                source: Arc::new(DriverError::Envd {
-                    reason: "its processes have ended".to_owned(),
-                }),
-            });
-        }
-        _answers = answers(guest) => {}
+    if dies(guest).await {
+        return Err(SandboxError::Resume {
+            id: paused.record.id.clone(),
+            source: Arc::new(DriverError::Envd {
+                reason: "its processes have ended".to_owned(),
+            }),
+        });
     }
     let record = write(node, &paused.record, how).await?;
     Ok(RunningSandbox {
@@ -446,6 +443,17 @@ async fn write(
     record.state = RecordState::Running;
     record.pause = None;
     Ok(Arc::new(record))
+}
+
+/// Whether a guest that was thawed ends at once: a signal may have waited for that. One that only does not answer is shown
+/// as it is.
+async fn dies(guest: &Arc<dyn Guest>) -> bool {
+    if answers(guest).await {
+        return false;
+    }
+    tokio::time::timeout(DEATH_PATIENCE, guest.ended())
+        .await
+        .is_ok()
 }
 
 /// Whether envd answers.
