@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from e2b import BuildException, Sandbox, Template
+from e2b import BuildException, Sandbox, SandboxException, Template
 
 import host
 from registry import small_system
@@ -117,3 +117,19 @@ def test_a_step_that_hangs(server, build, create, name, options):
     build(Template().from_template("base").run_cmd("echo fine > /home/user/fine"))
     assert create(name).files.read("/home/user/fine") == "fine\n"
     assert len(Sandbox.list(**options).next_items()) == 1
+
+
+def test_no_room_for_a_pause(disk, server, create):
+    """What cannot be kept runs on; with room again, it is kept."""
+    sandbox = create("base")
+    sandbox.commands.run(f"head -c {LAYER_MIB}M /dev/urandom > noise && sync -f noise && sha256sum noise > sum")
+    sandbox.commands.run("nohup sleep 1000 > /dev/null 2>&1 &")
+    disk.leave(60)
+    with pytest.raises(SandboxException) as caught:
+        sandbox.pause(mode="filesystem")
+    assert "disk is full. FIX: " in str(caught.value), caught.value
+    assert sandbox.is_running() and sandbox.commands.run("pgrep -xc sleep").stdout == "1\n"
+    disk.give_back()
+    assert sandbox.pause(mode="filesystem") is True
+    sandbox.connect(timeout=120)
+    assert sandbox.commands.run("sha256sum -c sum").stdout == "noise: OK\n"
