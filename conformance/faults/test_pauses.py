@@ -11,26 +11,15 @@ from pathlib import Path
 import pytest
 from e2b import GuestUnresponsiveException, Sandbox, SandboxException, SandboxState
 
-import host
 from crashing import call, options
 from machine import reboot
-from server import Server, from_environment, kill_every_sandbox, wait_until
+from server import Server, wait_until
 
 
 @pytest.fixture
-def server():
+def server(started):
     # Files are saved at once: what is tested must not hang on when.
-    server = from_environment("pauses", "--save-paused-after-seconds", "0")
-    before = host.snapshot(str(server.data_dir))
-    server.start()
-    yield server
-    if not server.alive():
-        server.start()
-    kill_every_sandbox(server.env)
-    assert server.stop() == 0
-    left = host.leaks(before, str(server.data_dir))
-    assert left == {}, left
-    server.remove()
+    return started(None, "--save-paused-after-seconds", "0")
 
 
 def kept(server: Server) -> Sandbox:

@@ -16,7 +16,15 @@ pub(crate) struct About<'a> {
     pub(crate) team: &'a TeamId,
 }
 
-impl About<'_> {
+impl<'a> About<'a> {
+    /// The sandbox of this record.
+    pub(crate) fn of(record: &'a SandboxRecord) -> Self {
+        Self {
+            id: &record.id,
+            team: &record.team,
+        }
+    }
+
     pub(crate) fn entry(
         self,
         at: Timestamp,
@@ -36,11 +44,7 @@ impl About<'_> {
 
 /// The sandbox is usable.
 pub(crate) fn created(record: &SandboxRecord) -> LogEntry {
-    let about = About {
-        id: &record.id,
-        team: &record.team,
-    };
-    let mut entry = about.entry(record.started_at, LogLevel::Info, "Sandbox created");
+    let mut entry = About::of(record).entry(record.started_at, LogLevel::Info, "Sandbox created");
     entry
         .fields
         .insert("templateID".into(), record.template_id.to_string());
@@ -52,34 +56,22 @@ pub(crate) fn created(record: &SandboxRecord) -> LogEntry {
 
 /// The sandbox stands still.
 pub(crate) fn paused(record: &SandboxRecord) -> LogEntry {
-    let about = About {
-        id: &record.id,
-        team: &record.team,
-    };
     let keeps = match record.pause.as_ref().map(|pause| pause.mode) {
         Some(PauseMode::Full) => "Sandbox paused with its memory",
         _ => "Sandbox paused without its memory",
     };
-    about.entry(record.end_at, LogLevel::Info, keeps)
+    About::of(record).entry(record.end_at, LogLevel::Info, keeps)
 }
 
 /// It was to be paused and runs on.
 pub(crate) fn not_paused(record: &SandboxRecord, at: Timestamp, error: &SandboxError) -> LogEntry {
-    let about = About {
-        id: &record.id,
-        team: &record.team,
-    };
     let message = format!("Sandbox could not be paused and runs on: {}", error.told());
-    about.entry(at, LogLevel::Error, message)
+    About::of(record).entry(at, LogLevel::Error, message)
 }
 
 /// The sandbox runs again.
 pub(crate) fn resumed(record: &SandboxRecord) -> LogEntry {
-    let about = About {
-        id: &record.id,
-        team: &record.team,
-    };
-    about.entry(record.started_at, LogLevel::Info, "Sandbox resumed")
+    About::of(record).entry(record.started_at, LogLevel::Info, "Sandbox resumed")
 }
 
 /// Its memory is lost, its files are kept. The reason goes on from "the sandbox was lost: ".

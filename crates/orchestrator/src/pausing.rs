@@ -4,22 +4,20 @@
 //! frozen; without, its files become a layer and it ends. The record is the turning point: before it is written, whatever
 //! fails is undone and the sandbox runs on; once it is written, the sandbox is paused, whatever becomes of this server.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
-use soulbox_store::{NewRun, Pause, PauseMode, RecordState, SandboxRecord, StoreError};
-use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec};
+use soulbox_store::{NewRun, Pause, PauseMode, RecordState, SandboxRecord};
+use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::journal::{self, About};
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
-use crate::transitions::{bring_up, kill_guest};
+use crate::transitions::{bring_up, envd, kill_guest, make_guest};
 use crate::{SandboxError, reconcile};
 
 /// How long envd may take to say that it is there.
@@ -87,18 +85,12 @@ async fn freeze_and_keep(
     guest_unresponsive: bool,
 ) -> Result<PausedSandbox, SandboxError> {
     let id = &run.record.id;
-    let failed = |source| SandboxError::Pause {
-        id: id.clone(),
-        source: Arc::new(source),
-    };
-    run.guest.freeze().await.map_err(failed)?;
+    run.guest.freeze().await.map_err(not_paused(id))?;
     fault::point!("pause.frozen");
     let mut spec = run.guest.spec().clone();
     spec.envd_access_token.clear();
     if how.mode == PauseMode::Filesystem {
-        save_files(node, &run.guest, &mut spec)
-            .await
-            .map_err(|error| error.of_pause(id))?;
+        save_files(node, &run.guest, &mut spec, not_paused(id)).await?;
     }
     fault::point!("pause.files-saved");
     let pause = Pause {
@@ -108,8 +100,7 @@ async fn freeze_and_keep(
         spec,
     };
     let now = node.now();
-    let written = node.store.pause_sandbox(id, now, &pause).await;
-    if !written.map_err(store_error("record a pause"))? {
+    if !write_pause(node, id, now, &pause).await? {
         // Somebody has deleted the record: the reconciler will kill the guest.
         node.reconcile_wanted.notify_one();
         return Err(Node::not_found(id));
@@ -133,48 +124,46 @@ async fn freeze_and_keep(
     })
 }
 
-/// Why files are not saved.
-pub(crate) enum NotSaved {
-    Driver(DriverError),
-    Store(StoreError),
+fn not_paused(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
+    move |source| SandboxError::Pause {
+        id: id.clone(),
+        source: Arc::new(source),
+    }
 }
 
-impl NotSaved {
-    fn of_pause(self, id: &SandboxId) -> SandboxError {
-        match self {
-            Self::Driver(source) => SandboxError::Pause {
-                id: id.clone(),
-                source: Arc::new(source),
-            },
-            Self::Store(source) => store_error("note a layer")(source),
-        }
+fn not_resumed(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
+    move |source| SandboxError::Resume {
+        id: id.clone(),
+        source: Arc::new(source),
     }
+}
 
-    fn of_resume(self, id: &SandboxId) -> SandboxError {
-        match self {
-            Self::Driver(source) => SandboxError::Resume {
-                id: id.clone(),
-                source: Arc::new(source),
-            },
-            Self::Store(source) => store_error("note a layer")(source),
-        }
-    }
+/// Writes down what there is of a paused sandbox; false when it has no record any more.
+async fn write_pause(
+    node: &Node,
+    id: &SandboxId,
+    at: Timestamp,
+    pause: &Pause,
+) -> Result<bool, SandboxError> {
+    let written = node.store.pause_sandbox(id, at, pause).await;
+    written.map_err(store_error("record a pause"))
 }
 
 /// Puts what a frozen guest has written on top of its layers.
-pub(crate) async fn save_files(
+async fn save_files(
     node: &Node,
     guest: &Arc<dyn Guest>,
     spec: &mut SandboxSpec,
-) -> Result<(), NotSaved> {
-    let Some(saved) = guest.snapshot().await.map_err(NotSaved::Driver)? else {
+    failed: impl Fn(DriverError) -> SandboxError,
+) -> Result<(), SandboxError> {
+    let Some(saved) = guest.snapshot().await.map_err(&failed)? else {
         return Ok(());
     };
     let layers = &mut spec.image.layers;
     lay(node, layers, saved.digest).await?;
     if layers.len() >= MOST_LAYERS {
         let upper: Vec<LayerDigest> = layers.drain(..MOST_LAYERS / 2).collect();
-        let one = node.driver.squash(&upper).await.map_err(NotSaved::Driver)?;
+        let one = node.driver.squash(&upper).await.map_err(failed)?;
         lay(node, layers, one.digest).await?;
     }
     Ok(())
@@ -208,16 +197,9 @@ pub(crate) async fn keep_files(
         return Ok(false);
     };
     pause.mode = PauseMode::Filesystem;
-    let written = node
-        .store
-        .pause_sandbox(&record.id, record.end_at, pause)
-        .await
-        .map_err(store_error("record a pause"))?;
+    let written = write_pause(node, &record.id, record.end_at, pause).await?;
     if written {
-        let about = About {
-            id: &record.id,
-            team: &record.team,
-        };
+        let about = About::of(record);
         tracing::warn!(sandbox.id = %record.id, reason, "memory of a paused sandbox is lost");
         node.store
             .log(journal::memory_lost(about, node.now(), reason));
@@ -240,14 +222,13 @@ pub(crate) fn save_in_a_while(
         let (done, saved) = oneshot::channel();
         let saver = Arc::clone(&node);
         node.tasks.spawn("save a paused sandbox", async move {
-            match save_files(&saver, &guest, &mut pause.spec).await {
+            match save_files(&saver, &guest, &mut pause.spec, not_paused(&id)).await {
                 Ok(()) => {
                     pause.files_saved = true;
                     // Whoever does not wait any more has no use for it.
                     drop(done.send(pause));
                 }
                 Err(error) => {
-                    let error = error.of_pause(&id);
                     tracing::warn!(sandbox.id = %id, error = %soulbox_telemetry::chain(&error), "files of a paused sandbox are not saved");
                 }
             }
@@ -261,9 +242,9 @@ async fn lay(
     node: &Node,
     layers: &mut Vec<LayerDigest>,
     layer: LayerDigest,
-) -> Result<(), NotSaved> {
+) -> Result<(), SandboxError> {
     let noted = node.store.note_saved_layer(layer, node.now()).await;
-    noted.map_err(NotSaved::Store)?;
+    noted.map_err(store_error("note a layer"))?;
     layers.retain(|known| *known != layer);
     layers.insert(0, layer);
     Ok(())
@@ -329,18 +310,13 @@ async fn thaw(
     guest: &Arc<dyn Guest>,
     how: HowToResume,
 ) -> Result<RunningSandbox, SandboxError> {
-    guest.thaw().await.map_err(|source| SandboxError::Resume {
-        id: paused.record.id.clone(),
-        source: Arc::new(source),
-    })?;
+    let failed = not_resumed(&paused.record.id);
+    guest.thaw().await.map_err(failed)?;
     fault::point!("resume.thawed");
     if dies(guest).await {
-        return Err(SandboxError::Resume {
-            id: paused.record.id.clone(),
-            source: Arc::new(DriverError::Envd {
-                reason: "its processes have ended".to_owned(),
-            }),
-        });
+        return Err(failed(DriverError::Envd {
+            reason: "its processes have ended".to_owned(),
+        }));
     }
     let record = write(node, &paused.record, how).await?;
     Ok(RunningSandbox {
@@ -349,7 +325,7 @@ async fn thaw(
     })
 }
 
-/// Lets go of the memory of a frozen guest and starts anew from its files.
+/// Lets go of the memory of a frozen guest and starts anew from its files, which may be saved already.
 async fn reboot(
     node: &Arc<Node>,
     paused: &PausedSandbox,
@@ -358,16 +334,12 @@ async fn reboot(
     how: HowToResume,
 ) -> Result<RunningSandbox, SandboxError> {
     let id = &paused.record.id;
-    save_files(node, guest, &mut pause.spec)
-        .await
-        .map_err(|error| error.of_resume(id))?;
+    if !pause.files_saved {
+        save_files(node, guest, &mut pause.spec, not_resumed(id)).await?;
+    }
     pause.mode = PauseMode::Filesystem;
     pause.files_saved = true;
-    let written = node
-        .store
-        .pause_sandbox(id, paused.record.end_at, &pause)
-        .await;
-    if !written.map_err(store_error("record a pause"))? {
+    if !write_pause(node, id, paused.record.end_at, &pause).await? {
         return Err(Node::not_found(id));
     }
     fault::point!("resume.memory-given-up");
@@ -391,20 +363,11 @@ async fn start_anew(
         .map_err(store_error("read a build"))?
         .and_then(|build| build.start);
     spec.envd_access_token = node.tokens.envd(id);
-    let guest = node.driver.create(&spec).await;
-    let guest = guest.map_err(|source| SandboxError::Create {
-        id: id.clone(),
-        source: Arc::new(source),
-    })?;
+    let guest = make_guest(node, &spec).await?;
     fault::point!("resume.guest-made");
     let begun = async {
         if let Some(start) = &start {
-            bring_up(&guest, start)
-                .await
-                .map_err(|source| SandboxError::Startup {
-                    id: id.clone(),
-                    source: Arc::new(source),
-                })?;
+            bring_up(&guest, start).await?;
         }
         write(node, record, how).await
     };
@@ -458,23 +421,7 @@ async fn dies(guest: &Arc<dyn Guest>) -> bool {
 
 /// Whether envd answers.
 async fn answers(guest: &Arc<dyn Guest>) -> bool {
-    let spec = guest.spec();
-    let token = Secret::new(spec.envd_access_token.clone());
-    let envd = Envd::through(dial(guest), spec.id.as_str(), token);
+    let envd = envd(guest);
     let asked = tokio::time::timeout(ANSWER_PATIENCE, envd.health());
     matches!(asked.await, Ok(Ok(())))
-}
-
-/// The way to envd.
-pub(crate) fn dial(guest: &Arc<dyn Guest>) -> Dial {
-    let guest = Arc::clone(guest);
-    Arc::new(move || {
-        let guest = Arc::clone(&guest);
-        Box::pin(async move {
-            guest
-                .dial(crate::transitions::ENVD_PORT)
-                .await
-                .map_err(io::Error::other)
-        })
-    })
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use soulbox_client::startup::{self, StartupError};
-use soulbox_client::{Envd, Secret};
+use soulbox_client::startup;
+use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, StoreError};
@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
-use crate::pausing::dial;
 use crate::{NewSandbox, SandboxError, instruments, reconcile};
 
 /// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
@@ -24,7 +23,7 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a template's ready command may take in a new sandbox: a little less than a create.
 const STARTUP_PATIENCE: Duration = Duration::from_secs(25);
 /// Where envd listens in every sandbox.
-pub(crate) const ENVD_PORT: u16 = 49983;
+const ENVD_PORT: u16 = 49983;
 
 /// What a sandbox's guest is to be made from.
 pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec {
@@ -48,14 +47,7 @@ pub(crate) async fn create(
     let begun = Instant::now();
     fault::point!("create.begun");
     let spec = spec(&node, id.clone(), &new);
-    let guest = node
-        .driver
-        .create(&spec)
-        .await
-        .map_err(|source| SandboxError::Create {
-            id: id.clone(),
-            source: Arc::new(source),
-        })?;
+    let guest = make_guest(&node, &spec).await?;
     fault::point!("create.guest-made");
     let unrecorded = Unrecorded {
         node: node.clone(),
@@ -64,12 +56,7 @@ pub(crate) async fn create(
     let made = Instant::now();
     instruments::create_phase("driver", made - begun);
     if let Some(start) = &new.start {
-        bring_up(&guest, start)
-            .await
-            .map_err(|source| SandboxError::Startup {
-                id: id.clone(),
-                source: Arc::new(source),
-            })?;
+        bring_up(&guest, start).await?;
         instruments::create_phase("startup", made.elapsed());
     }
     let usable = Instant::now();
@@ -92,23 +79,50 @@ pub(crate) async fn create(
     })
 }
 
+/// Has the driver make a guest.
+pub(crate) async fn make_guest(
+    node: &Node,
+    spec: &SandboxSpec,
+) -> Result<Arc<dyn Guest>, SandboxError> {
+    let made = node.driver.create(spec).await;
+    made.map_err(|source| SandboxError::Create {
+        id: spec.id.clone(),
+        source: Arc::new(source),
+    })
+}
+
+/// The envd of a guest.
+pub(crate) fn envd(guest: &Arc<dyn Guest>) -> Envd {
+    let dialled = Arc::clone(guest);
+    let dial: Dial = Arc::new(move || {
+        let guest = Arc::clone(&dialled);
+        Box::pin(async move { guest.dial(ENVD_PORT).await.map_err(io::Error::other) })
+    });
+    let spec = guest.spec();
+    let token = Secret::new(spec.envd_access_token.clone());
+    Envd::through(dial, spec.id.as_str(), token)
+}
+
 /// Runs what the template wants to run from the beginning. Whether it is ready is asked only of commands that look:
 /// one that sleeps would cost every create its time and tell nothing.
 pub(crate) async fn bring_up(
     guest: &Arc<dyn Guest>,
     start: &StartCommand,
-) -> Result<(), StartupError> {
-    let spec = guest.spec();
-    let token = Secret::new(spec.envd_access_token.clone());
-    let envd = Envd::through(dial(guest), spec.id.as_str(), token);
+) -> Result<(), SandboxError> {
+    let id = &guest.spec().id;
+    let envd = envd(guest);
     let mut start = start.clone();
     if !startup::looks_at_something(&start.ready) {
         start.ready.clear();
     }
     startup::bring_up(&envd, &start, STARTUP_PATIENCE, &mut |note| {
-        tracing::debug!(sandbox.id = %spec.id, ?note, "startup");
+        tracing::debug!(sandbox.id = %id, ?note, "startup");
     })
     .await
+    .map_err(|source| SandboxError::Startup {
+        id: id.clone(),
+        source: Arc::new(source),
+    })
 }
 
 /// A guest that nobody answers for yet. Whatever goes wrong from here, a panic included, it ends.
