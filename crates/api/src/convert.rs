@@ -57,11 +57,7 @@ pub(crate) fn new_sandbox(
         envd_version: build.envd_version.clone(),
         start: build.start.clone(),
         timeout: admitted.timeout,
-        on_timeout: if body.auto_pause == Some(true) {
-            OnTimeout::Pause
-        } else {
-            OnTimeout::Kill
-        },
+        on_timeout: at_the_end(body.auto_pause == Some(true)),
         auto_pause_memory: body.auto_pause_memory.unwrap_or(true),
         auto_resume: body.auto_resume.is_some_and(|policy| policy.enabled),
         auto_resume_timeout_seconds: admitted.auto_resume_timeout_seconds,
@@ -76,6 +72,15 @@ pub(crate) fn new_sandbox(
         volumes: mounts.volumes,
         volume_mounts: mounts.record,
     })
+}
+
+/// What the wire's `autoPause` means.
+pub(crate) fn at_the_end(auto_pause: bool) -> OnTimeout {
+    if auto_pause {
+        OnTimeout::Pause
+    } else {
+        OnTimeout::Kill
+    }
 }
 
 /// The layers of a build. What the database holds under this name and is none is damage, not a caller's mistake.

@@ -1,11 +1,7 @@
 //! Carries out one step inside a sandbox.
 
-use futures_util::TryStreamExt as _;
-use http_body::Frame;
-use http_body_util::StreamBody;
 use soulbox_client::process::Start;
 use soulbox_types::{BuildContext, TeamId};
-use tokio_util::io::ReaderStream;
 
 use crate::journal::Output;
 use crate::script;
@@ -15,8 +11,6 @@ use crate::uploads::Uploads;
 
 /// Where an archive lies inside while it is unpacked.
 const ARCHIVE: &str = "/tmp/.soulbox-files";
-/// Archives are read in pieces of this size.
-const PIECE: usize = 256 * 1024;
 
 /// The context after a step that needs no sandbox: variables that mean what they say. `None` for every other step.
 pub(crate) fn without_stage(action: &Action, context: &BuildContext) -> Option<BuildContext> {
@@ -131,13 +125,8 @@ async fn copy(
         }
         Err(error) => return Err(failed(StepFailure(error.to_string()))),
     };
-    let pieces = ReaderStream::with_capacity(archive, PIECE).map_ok(Frame::data);
-    let sent = stage
-        .envd()
-        .upload(ARCHIVE, Some("root"), StreamBody::new(pieces))
-        .await;
-    if let Err(error) = sent {
-        return Err(failed(error.into()));
+    if let Err(error) = stage.send(ARCHIVE, archive).await {
+        return Err(failed(error));
     }
     let owner = owner(what, context);
     let arguments = [

@@ -5,8 +5,6 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
-use http_body::Frame;
-use http_body_util::StreamBody;
 use soulbox_client::process::Start;
 use soulbox_driver::{BareLayers, TAR};
 use soulbox_fault as fault;
@@ -16,7 +14,6 @@ use soulbox_store::{CachedStep, LogLevel};
 use soulbox_types::{BuildContext, LayerDigest};
 use tokio::fs::File;
 use tokio::io::AsyncRead;
-use tokio_util::io::ReaderStream;
 
 use crate::archive::Layout;
 use crate::cache::kept;
@@ -35,7 +32,6 @@ pub(crate) const STEP: &str = "base";
 const AT_A_TIME: usize = 4;
 /// Where an archive lies inside until it is read. Nothing below `/run/e2b` becomes part of a layer.
 pub(crate) const ARCHIVE: &str = "/run/e2b/archive";
-const PIECE: usize = 256 * 1024;
 /// Entries that one layer may have.
 pub(crate) const MOST_ENTRIES: u64 = 4_000_000;
 /// The user that sandboxes start as when a template says nothing else.
@@ -352,11 +348,7 @@ impl Stage {
         arguments: &[&str],
         most_bytes: u64,
     ) -> Result<String, StepFailure> {
-        use futures_util::TryStreamExt as _;
-        let pieces = ReaderStream::with_capacity(archive, PIECE).map_ok(Frame::data);
-        self.envd()
-            .upload(ARCHIVE, Some(ROOT), StreamBody::new(pieces))
-            .await?;
+        self.send(ARCHIVE, archive).await?;
         let mut all: Vec<&str> = arguments.to_vec();
         let (bytes, entries) = (most_bytes.to_string(), MOST_ENTRIES.to_string());
         all.extend([bytes.as_str(), entries.as_str()]);

@@ -8,6 +8,7 @@ use soulbox_client::process::Start;
 use soulbox_fault as fault;
 use soulbox_store::CachedStep;
 use soulbox_types::BuildContext;
+use soulbox_types::digest::TALL_STACK;
 
 use crate::act;
 use crate::cache::kept;
@@ -19,9 +20,6 @@ use crate::request::Step;
 use crate::stage::Stage;
 use crate::state::State;
 use crate::work::Work;
-
-/// More layers than this and those of the build become one before it goes on.
-const MOST_LAYERS: usize = 48;
 
 /// What brings a state further.
 pub(crate) enum Operation<'a> {
@@ -91,7 +89,7 @@ impl Work {
         if let Some(layer) = done.layer {
             state.lay_own(layer, done.size_bytes);
         }
-        if state.layers.len() > MOST_LAYERS {
+        if state.layers.len() > TALL_STACK {
             self.squash(state).await?;
         }
         Ok(())

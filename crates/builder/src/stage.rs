@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::TryStreamExt as _;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use soulbox_client::lines::Lines;
 use soulbox_client::process::{End, Event, Start};
 use soulbox_client::{ClientError, Code, Dial, Envd, Secret};
@@ -13,10 +16,14 @@ use soulbox_types::{
     BuildContext, LayerDigest, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId,
     TemplateImage,
 };
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
 use crate::journal::Output;
 use crate::script;
 
+/// Bytes of a file that are sent at a time.
+const PIECE: usize = 256 * 1024;
 /// Length of the secret that envd asks for.
 const TOKEN_LENGTH: usize = 40;
 
@@ -99,6 +106,18 @@ impl Stage {
         }
         // A stream without an end is reported by `next`.
         Ok(ended.unwrap_or_default())
+    }
+
+    /// Sends a file inside, which belongs to root.
+    pub(crate) async fn send(
+        &self,
+        path: &str,
+        file: impl AsyncRead + Send + 'static,
+    ) -> Result<(), StepFailure> {
+        let pieces = ReaderStream::with_capacity(file, PIECE).map_ok(Frame::data);
+        let body = StreamBody::new(pieces);
+        self.envd.upload(path, Some("root"), body).await?;
+        Ok(())
     }
 
     /// Runs one of our scripts as root and returns what it printed.

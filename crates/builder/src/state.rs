@@ -1,6 +1,6 @@
 //! What a build has reached: a stack of layers, and the context of whatever runs on them.
 
-use soulbox_types::{BuildContext, LayerDigest, StartCommand};
+use soulbox_types::{BuildContext, LayerDigest, StartCommand, digest};
 
 use crate::key::Key;
 
@@ -22,16 +22,11 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Puts a layer on top. A stack that has it already, deeper down, needs it there no more: whatever the lower one does to
-    /// those below it, the upper one does, too.
+    /// Puts a layer on top.
     pub(crate) fn lay(&mut self, layer: LayerDigest) {
-        if let Some(at) = self.layers.iter().position(|known| *known == layer) {
-            self.layers.remove(at);
-            if at < self.own {
-                self.own -= 1;
-            }
+        if digest::lay(&mut self.layers, layer).is_some_and(|was| was < self.own) {
+            self.own -= 1;
         }
-        self.layers.insert(0, layer);
     }
 
     /// A build that has done nothing yet.

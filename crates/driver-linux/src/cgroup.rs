@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use soulbox_driver::GuestStats;
 use soulbox_types::{Limits, SlotIndex};
@@ -567,14 +568,17 @@ fn make_dir(path: &Path) -> io::Result<()> {
 /// Makes a directory and those above it. Of those, some belong to all servers of the host, and whoever leaves one empty
 /// removes it, perhaps right now.
 pub(crate) fn make_shared_dir(path: &Path) -> io::Result<()> {
-    const TRIES: u32 = 100;
-    for _ in 1..TRIES {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let begin = Instant::now();
+    loop {
         match fs::create_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && begin.elapsed() < PATIENCE => {
+                // Two that take turns in the same rhythm would go on for long.
+                std::thread::yield_now();
+            }
             other => return other,
         }
     }
-    fs::create_dir_all(path)
 }
 
 fn remove_dir(path: &Path) -> io::Result<()> {

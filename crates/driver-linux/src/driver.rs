@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,6 +31,7 @@ use crate::guest::NamespaceGuest;
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
 use crate::layers::Standing;
+use crate::lock::locked;
 use crate::oom::{Guests, KernelLog};
 use crate::plan::{SandboxFiles, launch_plan};
 use crate::slot::{Pool, Slot, SlotError};
@@ -60,11 +61,6 @@ pub struct Settings {
 }
 
 type Present = HashMap<SandboxId, watch::Receiver<()>>;
-
-/// No code panics while it holds the lock.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The namespace tier.
 #[derive(Debug)]
@@ -199,7 +195,7 @@ impl NamespaceDriver {
                 operation: "adopt sandboxes".to_owned(),
                 source,
             })?;
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = locked(&self.lost);
         lost.extend(
             found
                 .lost
@@ -234,7 +230,7 @@ impl Driver for NamespaceDriver {
     }
 
     fn lost(&self) -> Vec<(SandboxId, String)> {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = locked(&self.lost);
         lost.clone()
     }
 

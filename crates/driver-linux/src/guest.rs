@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
@@ -22,6 +22,7 @@ use crate::disk::{self, Disk};
 use crate::driver::{Finished, host_error};
 use crate::host::Host;
 use crate::layers::Standing;
+use crate::lock::locked;
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
@@ -373,9 +374,4 @@ impl Guest for NamespaceGuest {
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         Box::pin(self.end_and_save())
     }
-}
-
-/// No code panics while it holds one of the locks.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

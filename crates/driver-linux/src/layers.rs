@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use soulbox_artifacts::{ArtifactError, Artifacts, LayerFacts, Written};
 use soulbox_driver::{BareLayers, DriverError, SavedLayer, TAR};
@@ -13,6 +13,7 @@ use soulbox_types::{ErrorKind, LayerDigest, SandboxSpec, SlotIndex};
 use tokio::sync::Semaphore;
 
 use crate::disk;
+use crate::lock::locked;
 
 /// Layers made at the same time. They read and write as fast as the disk can; more would only hold more files open.
 const AT_A_TIME: usize = 2;
@@ -45,7 +46,7 @@ impl Layers {
 
     /// Keeps layers from being removed for as long as the result lives. Whether they are there is another question.
     pub(crate) fn stand_on(&self, layers: &[LayerDigest]) -> Standing {
-        let mut counts = lock(&self.counts);
+        let mut counts = locked(&self.counts);
         for layer in layers {
             *counts.entry(*layer).or_default() += 1;
         }
@@ -108,7 +109,7 @@ impl Layers {
             for layer in &layers {
                 // Nobody begins to stand on it between the look and its removal. The files go without the lock.
                 let files = {
-                    let counts = lock(&counts);
+                    let counts = locked(&counts);
                     if counts.contains_key(layer) {
                         continue;
                     }
@@ -152,7 +153,7 @@ pub(crate) struct Standing {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        let mut counts = lock(&self.counts);
+        let mut counts = locked(&self.counts);
         for layer in &self.layers {
             if let Some(count) = counts.get_mut(layer) {
                 *count -= 1;
@@ -162,11 +163,6 @@ impl Drop for Standing {
             }
         }
     }
-}
-
-/// No code panics while it holds the lock.
-fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn saved_layer(facts: LayerFacts) -> SavedLayer {
@@ -216,9 +212,9 @@ mod tests {
         let first = layers.stand_on(&[one, other]);
         let second = layers.stand_on(&[one]);
         drop(first);
-        assert_eq!(*lock(&layers.counts), HashMap::from([(one, 1)]));
+        assert_eq!(*locked(&layers.counts), HashMap::from([(one, 1)]));
         drop(second);
-        assert!(lock(&layers.counts).is_empty());
+        assert!(locked(&layers.counts).is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod guest;
 mod host;
 mod jail;
 mod layers;
+mod lock;
 mod oom;
 pub mod plan;
 mod report;

@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{SeekFrom, seek};
@@ -22,6 +22,7 @@ use soulbox_types::slot::{Block, UIDS_PER_SLOT};
 use soulbox_types::{SlotIndex, slot};
 
 use crate::guest::NamespaceGuest;
+use crate::lock::locked;
 
 /// The kernel's log, a record per read.
 const KERNEL_LOG: &str = "/dev/kmsg";
@@ -45,17 +46,11 @@ pub(crate) struct Guests(Mutex<HashMap<u16, Weak<NamespaceGuest>>>);
 impl Guests {
     /// Enters a guest; the one before it in the same slot has ended.
     pub(crate) fn enter(&self, guest: &Arc<NamespaceGuest>) {
-        self.lock()
-            .insert(guest.slot.index(), Arc::downgrade(guest));
+        locked(&self.0).insert(guest.slot.index(), Arc::downgrade(guest));
     }
 
     fn in_slot(&self, slot: SlotIndex) -> Option<Arc<NamespaceGuest>> {
-        self.lock().get(&slot.index()).and_then(Weak::upgrade)
-    }
-
-    /// No code panics while it holds the lock.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u16, Weak<NamespaceGuest>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0).get(&slot.index()).and_then(Weak::upgrade)
     }
 }
 

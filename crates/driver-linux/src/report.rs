@@ -1,8 +1,8 @@
 //! What happened to processes of one guest, on its way to those who want to know: the server and envd.
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use soulbox_driver::{Guest, OomKill};
@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, mpsc};
 
+use crate::lock::locked;
 use crate::oom::Victim;
 
 /// Reports that may wait for a reader.
@@ -47,7 +48,7 @@ impl Default for Reports {
 impl Reports {
     /// Takes one in. Never waits.
     pub(crate) fn take(&self, victim: Victim) {
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = locked(&self.rate);
         if !rate.admits(Instant::now()) {
             return;
         }

@@ -9,7 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use soulbox_fault as fault;
@@ -20,6 +20,7 @@ use crate::cgroup::SlotCgroup;
 use crate::disk::Image;
 use crate::host::Host;
 use crate::jail::{Jail, JailError};
+use crate::lock::locked;
 use crate::plan::slot_plan;
 
 /// Threads that make slots. Their work is mostly waiting, on different things.
@@ -109,14 +110,14 @@ impl Pool {
             let pool = Arc::clone(&pool);
             std::thread::spawn(move || pool.keep_ready())
         });
-        lock(&pool.makers).extend(makers);
+        locked(&pool.makers).extend(makers);
         pool
     }
 
     /// Takes a slot. Blocking: when none is ready, makes one.
     pub(crate) fn lease(&self, network: NetworkMode) -> Result<Slot, SlotError> {
         let number = {
-            let mut state = lock(&self.state);
+            let mut state = locked(&self.state);
             if network == NetworkMode::Internet
                 && let Some(slot) = state.ready.pop_front()
             {
@@ -133,24 +134,24 @@ impl Pool {
     /// Gives a number back once nothing of the sandbox is left. It goes to the end of the queue, so that the kernel has
     /// time to clean up what it cleans up later (network devices).
     pub(crate) fn release(&self, index: SlotIndex) {
-        lock(&self.state).free.push_back(index.index());
+        locked(&self.state).free.push_back(index.index());
         self.changed.notify_one();
     }
 
     /// Ends the makers and the waiting jails, and removes the cgroups of slots that were only prepared.
     pub(crate) fn stop(&self) {
         let slots = {
-            let mut state = lock(&self.state);
+            let mut state = locked(&self.state);
             state.stopped = true;
             std::mem::take(&mut state.ready)
         };
         self.changed.notify_all();
-        for maker in std::mem::take(&mut *lock(&self.makers)) {
+        for maker in std::mem::take(&mut *locked(&self.makers)) {
             if maker.join().is_err() {
                 tracing::error!("a slot maker panicked");
             }
         }
-        let rest = std::mem::take(&mut lock(&self.state).ready);
+        let rest = std::mem::take(&mut locked(&self.state).ready);
         for slot in slots.into_iter().chain(rest) {
             discard(slot);
         }
@@ -159,7 +160,7 @@ impl Pool {
     fn keep_ready(&self) {
         loop {
             let number = {
-                let mut state = lock(&self.state);
+                let mut state = locked(&self.state);
                 while !state.stopped && !state.wants_slot(self.target) {
                     state = self
                         .changed
@@ -174,7 +175,7 @@ impl Pool {
             };
             let Some(number) = number else { continue };
             let made = self.make(number, NetworkMode::Internet);
-            let mut state = lock(&self.state);
+            let mut state = locked(&self.state);
             state.making -= 1;
             match made {
                 Ok(slot) => state.ready.push_back(slot),
@@ -255,9 +256,4 @@ fn remove_cgroup(cgroup: &SlotCgroup) {
     if let Err(error) = cgroup.remove() {
         tracing::debug!(%error, "a cgroup stays until the next start");
     }
-}
-
-/// No code panics while holding one of these locks half way through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

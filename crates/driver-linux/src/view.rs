@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -18,6 +18,7 @@ use soulbox_types::slot::Block;
 use soulbox_types::{Limits, SandboxId, SandboxSpec};
 
 use crate::cgroup::SlotCgroup;
+use crate::lock::locked;
 use crate::plan::SandboxFiles;
 use crate::shadow::{self, Load, Reading};
 
@@ -174,7 +175,7 @@ impl View {
 
     /// CPU time as of the last refresh, in microseconds.
     pub(crate) fn seen_us(&self) -> u64 {
-        self.lock().cpu_usage_us
+        locked(&self.last).cpu_usage_us
     }
 
     /// Writes the files that change.
@@ -196,7 +197,7 @@ impl View {
     }
 
     fn load(&self, at: Duration, cpu_usage_us: u64) -> Load {
-        let mut last = self.lock();
+        let mut last = locked(&self.last);
         let used = Duration::from_micros(cpu_usage_us.saturating_sub(last.cpu_usage_us));
         let load = last.load.after(at.saturating_sub(last.at), used);
         *last = Last {
@@ -205,11 +206,6 @@ impl View {
             load,
         };
         load
-    }
-
-    /// No code panics while it holds the lock.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

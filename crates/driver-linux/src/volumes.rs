@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
@@ -31,6 +31,7 @@ use soulbox_types::VolumeId;
 use content::Tree;
 
 use crate::disk::{self, Disks, Template, bind, mount_lasting, open_root, remove_file};
+use crate::lock::locked;
 
 /// Whom templates run commands as, who owns the root of a new volume.
 const USER: u32 = 1000;
@@ -211,7 +212,7 @@ impl Volumes {
         let file = volume.tree.begin(content::Place { path, replace })?;
         let copy = file.try_clone().map_err(host("keep a file"))?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uploads = locked(&self.uploads);
         if uploads.len() >= MOST_UPLOADS {
             return Err(VolumeError::Busy);
         }
@@ -221,7 +222,7 @@ impl Volumes {
     }
 
     fn taken(&self, id: &VolumeId, number: UploadNumber) -> Option<Upload> {
-        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uploads = locked(&self.uploads);
         match uploads.get(&number) {
             Some(upload) if upload.id == *id => uploads.remove(&number),
             _ => None,
@@ -233,7 +234,7 @@ impl Volumes {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<VolumeId, Arc<OpenVolume>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.open)
     }
 
     /// One at a time: a second device for the same image would ruin it.

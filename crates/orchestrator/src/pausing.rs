@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{NewRun, Pause, PauseMode, RecordState, SandboxRecord};
+use soulbox_types::digest::{self, TALL_STACK};
 use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp};
 use tokio::sync::oneshot;
 
@@ -24,8 +25,6 @@ use crate::{SandboxError, reconcile};
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a guest that does not answer may take to be seen to have ended.
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
-/// Stacks of layers stay shorter than this: from here on, the upper half becomes one.
-const MOST_LAYERS: usize = 48;
 
 /// How a sandbox is to be paused.
 #[derive(Debug, Clone, Copy)]
@@ -161,8 +160,8 @@ async fn save_files(
     };
     let layers = &mut spec.image.layers;
     lay(node, layers, saved.digest).await?;
-    if layers.len() >= MOST_LAYERS {
-        let upper: Vec<LayerDigest> = layers.drain(..MOST_LAYERS / 2).collect();
+    if layers.len() >= TALL_STACK {
+        let upper: Vec<LayerDigest> = layers.drain(..TALL_STACK / 2).collect();
         let one = node.driver.squash(&upper).await.map_err(failed)?;
         lay(node, layers, one.digest).await?;
     }
@@ -237,7 +236,7 @@ pub(crate) fn save_in_a_while(
     }
 }
 
-/// Puts a layer on top. One that the stack has already, deeper down, is needed there no more.
+/// Puts a layer on top that was made just now.
 async fn lay(
     node: &Node,
     layers: &mut Vec<LayerDigest>,
@@ -245,8 +244,7 @@ async fn lay(
 ) -> Result<(), SandboxError> {
     let noted = node.store.note_saved_layer(layer, node.now()).await;
     noted.map_err(store_error("note a layer"))?;
-    layers.retain(|known| *known != layer);
-    layers.insert(0, layer);
+    digest::lay(layers, layer);
     Ok(())
 }
 

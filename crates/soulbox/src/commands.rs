@@ -6,6 +6,7 @@ pub(crate) mod contents;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+mod file_body;
 pub(crate) mod key;
 pub(crate) mod pause;
 pub(crate) mod purge;

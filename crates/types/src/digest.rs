@@ -24,6 +24,20 @@ impl LayerDigest {
     }
 }
 
+/// Stacks of layers that grow are kept about this short: from here on, many become one.
+pub const TALL_STACK: usize = 48;
+
+/// Puts a layer on top of a stack, topmost first. A stack that has it already, deeper down, needs it there no more: whatever
+/// the lower one does to those below it, the upper one does, too. Returns where it was.
+pub fn lay(stack: &mut Vec<LayerDigest>, layer: LayerDigest) -> Option<usize> {
+    let was = stack.iter().position(|known| *known == layer);
+    if let Some(at) = was {
+        stack.remove(at);
+    }
+    stack.insert(0, layer);
+    was
+}
+
 impl FromStr for LayerDigest {
     type Err = InvalidDigest;
 

@@ -5,7 +5,6 @@ use axum::extract::State;
 use http::StatusCode;
 use soulbox_api_types::sandbox::{PauseSandbox, ResumeSandbox, Sandbox};
 use soulbox_store::PauseMode;
-use soulbox_types::OnTimeout;
 
 use crate::auth::TeamAuth;
 use crate::convert;
@@ -39,13 +38,7 @@ pub(crate) async fn resume(
     OptionalJsonBody(body): OptionalJsonBody<ResumeSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     let timeout = timeout(body.timeout, SHORT_DEFAULT, &api.limits)?;
-    let on_timeout = body.auto_pause.map(|pauses| {
-        if pauses {
-            OnTimeout::Pause
-        } else {
-            OnTimeout::Kill
-        }
-    });
+    let on_timeout = body.auto_pause.map(convert::at_the_end);
     let memory = body.memory.unwrap_or(true);
     let view = api
         .sandboxes

@@ -4,26 +4,20 @@ mod context;
 mod follow;
 mod recipe;
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_core::Stream as _;
-use http_body::Frame;
 use soulbox_api_types::build::NewTemplateBuild;
 use soulbox_client::{Api, ClientError};
 use soulbox_types::ErrorKind;
 use tokio::task::spawn_blocking;
-use tokio_util::io::ReaderStream;
 
 use self::context::{Packed, Packing, archive, pack};
 use self::follow::follow;
 use self::recipe::{Files, Recipe, name_files};
 use crate::args::BuildArgs;
+use crate::commands::file_body::FileBody;
 use crate::failure::Failure;
 use crate::output::{Output, note};
 use crate::progress::Display;
@@ -32,8 +26,6 @@ use crate::text::size;
 
 /// How often a display is brought up to date.
 const TICK: Duration = Duration::from_millis(200);
-/// How much of a file is read at once.
-const PIECE: usize = 256 << 10;
 
 /// Builds a template and returns when sandboxes can be made of it.
 pub(crate) async fn build(api: &Api, args: BuildArgs, output: Output) -> Result<(), Failure> {
@@ -124,11 +116,8 @@ async fn send(
         return Ok(());
     }
     let length = packed.length;
-    let sent = Arc::new(AtomicU64::new(0));
-    let body = FileBody {
-        pieces: ReaderStream::with_capacity(tokio::fs::File::from_std(packed.file), PIECE),
-        sent: Arc::clone(&sent),
-    };
+    let body = FileBody::of(tokio::fs::File::from_std(packed.file));
+    let sent = body.sent();
     watched(api.put_build_files(&place, length, body), || {
         let sent = sent.load(Ordering::Relaxed);
         let percent = (sent * 100).checked_div(length).unwrap_or(100);
@@ -156,29 +145,6 @@ async fn watched<T>(work: impl Future<Output = T>, mut look: impl FnMut()) -> T 
 
 fn mib(bytes: u64) -> String {
     size(i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
-/// A file as a body, piece by piece.
-struct FileBody {
-    pieces: ReaderStream<tokio::fs::File>,
-    sent: Arc<AtomicU64>,
-}
-
-impl http_body::Body for FileBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = ready!(Pin::new(&mut self.pieces).poll_next(context));
-        Poll::Ready(piece.map(|piece| {
-            let piece = piece?;
-            self.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            Ok(Frame::data(piece))
-        }))
-    }
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Failure {

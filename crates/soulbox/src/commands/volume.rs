@@ -1,44 +1,20 @@
 //! `soulbox volume create|list|show|get|put|rm`.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use futures_core::Stream as _;
-use http_body::Frame;
 use jiff::Timestamp;
 use serde_json::json;
 use soulbox_api_types::volume::{VolumeAndToken, VolumeEntryStat, VolumeEntryType};
 use soulbox_client::{Api, ClientError};
-use tokio_util::io::ReaderStream;
 
 use crate::args::VolumeCommand;
+use crate::commands::file_body::FileBody;
 use crate::failure::Failure;
 use crate::output::{self, Output, note, table};
 use crate::session::failure;
 use crate::text::ago;
-
-/// Bytes that are sent at a time.
-const PIECE_BYTES: usize = 256 * 1024;
-
-/// A file as a body, piece by piece.
-struct Pieces(ReaderStream<tokio::fs::File>);
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = ready!(Pin::new(&mut self.0).poll_next(context));
-        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
-    }
-}
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: ClientError) -> Failure {
@@ -168,9 +144,8 @@ async fn put(
         Failure::user(format!("cannot read {}: {error}", file.display()))
             .fix("name a file that can be read")
     })?;
-    let pieces = Pieces(ReaderStream::with_capacity(opened, PIECE_BYTES));
     let written = api
-        .write_volume(volume, path, pieces)
+        .write_volume(volume, path, FileBody::of(opened))
         .await
         .map_err(refused)?;
     output.show(&written, |_| String::new())
