@@ -16,6 +16,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::guard::StreamGuard;
+use crate::lent::ClientBody;
 use crate::pool::OpenRequest;
 use crate::upstream::Upstream;
 
@@ -36,7 +37,7 @@ pub(crate) enum Broken {
 pub(crate) enum RequestBody {
     Empty,
     Incoming {
-        body: Incoming,
+        body: ClientBody,
         /// Lives as long as hyper still has to send from the body.
         _sending: Arc<()>,
     },

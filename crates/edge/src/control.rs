@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 
 use crate::body::BoxError;
+use crate::lent::ClientBody;
 
 /// The answer of the control plane, in time.
 pub(crate) type ControlFuture = Pin<
@@ -17,20 +17,20 @@ pub(crate) type ControlFuture = Pin<
 >;
 
 pub(crate) trait Control: Send + Sync {
-    fn call(&self, request: Request<Incoming>) -> ControlFuture;
+    fn call(&self, request: Request<ClientBody>) -> ControlFuture;
 }
 
 pub(crate) struct Adapter<S>(pub(crate) S);
 
 impl<S, B> Control for Adapter<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S: Service<Request<ClientBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn call(&self, request: Request<Incoming>) -> ControlFuture {
+    fn call(&self, request: Request<ClientBody>) -> ControlFuture {
         let service = self.0.clone();
         Box::pin(async move {
             let response = service.oneshot(request).await.map_err(Into::into)?;

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::answer::{Refusal, plain};
 use crate::body::{Broken, Closed, Drive, RequestBody};
 use crate::decide::{Head, effective_host};
+use crate::lent::ClientBody;
 use crate::pool::OpenRequest;
 use crate::rewrite::to_upstream;
 use crate::upstream::{ConnectError, SendResult, Upstream, connect};
@@ -46,7 +47,7 @@ impl Errand<'_> {
     /// Turns the client's request into the one for the server inside.
     pub(crate) fn prepare(
         &self,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         upgrade: Option<&HeaderValue>,
     ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();

@@ -13,6 +13,7 @@ mod errand;
 mod gate;
 mod guard;
 mod h2_streams;
+mod lent;
 mod pool;
 mod proxy;
 pub mod rewrite;
@@ -28,7 +29,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use soulbox_driver::BoxFuture;
 use soulbox_driver::route::{Route, Woken};
 use soulbox_types::SandboxId;
@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use body::BoxError;
+pub use lent::ClientBody;
 
 /// Knows the way to every running sandbox.
 pub trait Routes: Send + Sync {
@@ -117,7 +118,7 @@ impl Edge {
     /// Makes an edge in front of `control`, the service of the control plane (an `axum::Router` is one).
     pub fn new<S, B>(routes: Arc<dyn Routes>, control: S, config: EdgeConfig) -> Self
     where
-        S: tower::Service<Request<Incoming>, Response = Response<B>>
+        S: tower::Service<Request<ClientBody>, Response = Response<B>>
             + Clone
             + Send
             + Sync

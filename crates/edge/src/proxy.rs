@@ -15,6 +15,7 @@ use crate::body::{Broken, Closed, Drive, Kind, ResponseBody, SandboxBody};
 use crate::decide::{Decision, Head, decide};
 use crate::errand::{Errand, Outcome, unreachable_upstream};
 use crate::guard::StreamGuard;
+use crate::lent::{ClientBody, lend};
 use crate::pool::OpenRequest;
 use crate::rewrite::{
     check_traffic_token, may_wake, reserved_path, strip_hop_by_hop, wanted_upgrade,
@@ -34,6 +35,17 @@ impl Inner {
         request: Request<Incoming>,
         stream: StreamGuard,
     ) -> Result<Answer, Broken> {
+        let (request, rest) = lend(request);
+        let mut answer = self.answer(request, stream).await?;
+        rest.settle(answer.headers_mut()).await;
+        Ok(answer)
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<ClientBody>,
+        stream: StreamGuard,
+    ) -> Result<Answer, Broken> {
         match decide(self.config.domain.as_deref(), Head::of(&request)) {
             Decision::Control => Ok(self.to_control(request, stream).await),
             Decision::Sandbox { id, port } => self.to_sandbox(request, stream, id, port).await,
@@ -41,7 +53,7 @@ impl Inner {
         }
     }
 
-    async fn to_control(&self, request: Request<Incoming>, stream: StreamGuard) -> Answer {
+    async fn to_control(&self, request: Request<ClientBody>, stream: StreamGuard) -> Answer {
         match self.control.call(request).await {
             Ok(response) => response.map(|body| ResponseBody {
                 kind: Kind::Control(body),
@@ -59,7 +71,7 @@ impl Inner {
 
     async fn to_sandbox(
         &self,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         stream: StreamGuard,
         id: SandboxId,
         port: u16,
@@ -137,7 +149,7 @@ impl Inner {
     /// Brings a paused sandbox back, if that is wanted.
     async fn wake(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         id: &SandboxId,
         port: u16,
     ) -> Result<(), Refusal> {
@@ -154,7 +166,7 @@ impl Inner {
     /// All that can be said no to before a connection into the sandbox is needed.
     fn admit(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         id: &SandboxId,
         port: u16,
     ) -> Result<(Route, OpenRequest), Refusal> {

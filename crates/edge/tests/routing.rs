@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{ID, World, request};
 use soulbox_edge::EdgeConfig;
+use tokio::io::AsyncWriteExt as _;
 
 #[tokio::test]
 async fn control_plane_and_sandbox_share_the_port() {
@@ -141,6 +142,56 @@ async fn unknown_sandboxes_and_closed_ports_are_502() {
         "100 + 200 + 300 + 400 ms"
     );
     assert_eq!(world.dials(), 1 + 5);
+}
+
+/// Requests with bodies that are answered without being read: by the edge, and by the control plane.
+const UNREAD: [&str; 2] = ["49983-igone.x", "api.x"];
+
+#[tokio::test]
+async fn a_refused_body_that_comes_late_does_not_cost_the_connection() {
+    let world = World::start().await;
+    for host in UNREAD {
+        let mut client = world.client().await;
+        let head = format!("POST /x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\n\r\n");
+        client.send(&head).await;
+        // An edge that does not wait for the body would have answered and ended by then.
+        let early = tokio::time::timeout(Duration::from_millis(100), client.more()).await;
+        assert!(early.is_err(), "{host}: answered before the body was there");
+        client.send("body").await;
+        let first = client.answer().await;
+        assert_eq!(first.header("connection"), None, "{host}");
+        client.send(&head).await;
+        client.send("body").await;
+        assert_eq!(client.answer().await.status, first.status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_connection_ends_says_so() {
+    let world = World::start().await;
+    let more = " ".repeat(3 * 1024 * 1024);
+    for host in UNREAD {
+        for (what, headers, body) in [
+            ("never comes", "Content-Length: 4\r\n", ""),
+            (
+                "waits to be asked for",
+                "Content-Length: 4\r\nExpect: 100-continue\r\n",
+                "",
+            ),
+            ("is long", "Content-Length: 3145728\r\n", more.as_str()),
+        ] {
+            let mut client = world.client().await;
+            client
+                .send(&format!(
+                    "POST /x HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"
+                ))
+                .await;
+            // The edge may have ended it by then.
+            let _refused = client.socket.write_all(body.as_bytes()).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.header("connection"), Some("close"), "{host}: {what}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
-use soulbox_edge::{Admits, Edge, EdgeConfig, Routes};
+use soulbox_edge::{Admits, ClientBody, Edge, EdgeConfig, Routes};
 use soulbox_types::{Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -165,7 +165,7 @@ impl World {
             .lock()
             .unwrap()
             .insert(route.sandbox_id.clone(), route);
-        let control = tower::service_fn(|request: Request<Incoming>| async move {
+        let control = tower::service_fn(|request: Request<ClientBody>| async move {
             let text = format!("control {} {}", request.method(), request.uri().path());
             Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))
         });
