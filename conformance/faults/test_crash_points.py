@@ -177,6 +177,27 @@ class Case:
         self.attempt("POST", f"/v2/sandboxes/{victim}/connect", {"memory": self.point != "resume.memory-given-up"})
         self.await_death()
 
+    def die_in_snapshot(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        self.attempt("POST", f"/sandboxes/{self.keep()}/snapshots", {"name": "crash", "memory": False})
+        self.await_death()
+
+    def die_in_fork(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        self.attempt("POST", f"/sandboxes/{self.keep()}/fork", {"timeout": 300, "memory": False})
+        self.await_death()
+
+    def check_snapshots(self, sandbox: str) -> None:
+        """A snapshot is whole or not there, and can be taken again."""
+        listed = json.loads(call(self.server, "GET", "/snapshots")[1])
+        assert len(listed) == (self.point == "snapshot.row-written"), listed
+        status, answer = call(self.server, "POST", f"/sandboxes/{sandbox}/snapshots", {"name": "crash", "memory": False})
+        assert status == 201, answer
+        made = Sandbox.create(json.loads(answer)["snapshotID"], timeout=60, **options(self.server))
+        assert made.files.read("kept.txt") == CONTENT
+
     def die_in_build(self) -> None:
         self.server.start(fault=self.armed())
         self.keep()
@@ -324,6 +345,8 @@ class Case:
                 assert sandbox.files.read("kept.txt") == CONTENT
         if self.operation in ("build", "save"):
             self.check_templates()
+        if self.operation == "snapshot":
+            self.check_snapshots(next(iter(self.filled)))
         if self.operation == "volume":
             self.check_volumes(next(iter(listed)))
         fresh = Sandbox.create(timeout=60, **options(server))

@@ -308,12 +308,3 @@ def test_many_at_once(sdk):
         answers = list(pool.map(lambda sandbox: sandbox.commands.run("echo here").stdout, sandboxes))
         assert answers == ["here\n"] * 10
         assert all(pool.map(lambda sandbox: sandbox.kill(), sandboxes))
-
-
-def test_fork_and_snapshots_refuse_honestly(sandbox):
-    """Until they are built they must say so, and the sandbox must not be harmed."""
-    for call in (sandbox.fork, sandbox.create_snapshot):
-        with pytest.raises(SandboxException) as error:
-            call()
-        assert error.value.status_code in (400, 501), error.value
-    assert sandbox.commands.run("echo alive").stdout == "alive\n"

@@ -27,6 +27,53 @@ pub struct BuildCancelResult {
     pub failed_count: u64,
 }
 
+/// Body of `POST /admin/gc`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectGarbage {
+    /// Only tells what would be removed. Absent: removes it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub dry_run: Option<bool>,
+}
+
+/// What `POST /admin/gc` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GarbageCollected {
+    /// Layers of files that nothing needed, and that are gone, or would be.
+    pub layers: Vec<GarbageLayer>,
+    /// Layers that nothing needs but that sandboxes stand on. Not known when it is only told what would be removed.
+    pub in_use: usize,
+}
+
+/// Days after which a team's state is let go that nobody deletes; null keeps it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retention {
+    /// After the pause of a sandbox.
+    #[schemars(range(min = 1, max = 36500))]
+    pub paused_days: Option<u32>,
+    /// After the last snapshot under the same id was taken, when no sandbox uses it.
+    #[schemars(range(min = 1, max = 36500))]
+    pub snapshot_days: Option<u32>,
+}
+
+/// A layer of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GarbageLayer {
+    /// Its name: the digest of its content.
+    pub digest: String,
+    /// Sum of the sizes of its files.
+    pub size_bytes: u64,
+    /// Files, directories, links and so on in it.
+    pub entries: u64,
+}
+
 /// What `GET /admin/sandboxes/running-counts` answers: sandboxes by team, at least one each.
 pub type RunningCounts = BTreeMap<String, i64>;
 

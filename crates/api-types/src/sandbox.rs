@@ -264,6 +264,9 @@ pub struct SandboxDetail {
     /// True when envd did not answer at the pause; else absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envd_unresponsive_at_pause: Option<bool>,
+    /// The sandbox that this is a fork of; it may be gone. An addition of SoulBox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
 }
 
 /// What a pause has kept.
@@ -318,6 +321,9 @@ pub struct ListedSandbox {
     /// True when envd did not answer at the pause; else absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envd_unresponsive_at_pause: Option<bool>,
+    /// The sandbox that this is a fork of; it may be gone. An addition of SoulBox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
 }
 
 /// Body of both versions of connect. The first requires `timeout`, the second defaults to 300.
@@ -428,6 +434,13 @@ pub struct ForkSandbox {
     )]
     #[schemars(range(min = 1, max = 100))]
     pub count: Option<i32>,
+    /// False forks only files. An addition of SoulBox.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub memory: Option<bool>,
 }
 
 /// One entry of the answer to a fork: exactly one of the two.
@@ -468,4 +481,13 @@ pub struct SnapshotInfo {
     pub snapshot_id: String,
     /// `namespace/alias`, without tag.
     pub names: Vec<String>,
+    /// The sandbox it was taken of. An addition of SoulBox.
+    #[serde(default, rename = "sandboxID", skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// Content of what it adds to the template of its sandbox, in bytes. An addition of SoulBox.
+    #[serde(default, rename = "sizeBytes", skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
+    /// RFC 3339. An addition of SoulBox.
+    #[serde(default, rename = "createdAt", skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
 }

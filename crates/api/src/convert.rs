@@ -71,6 +71,7 @@ pub(crate) fn new_sandbox(
         https_ports: admitted.ingress.https_ports,
         volumes: mounts.volumes,
         volume_mounts: mounts.record,
+        forked_from: None,
     })
 }
 
@@ -135,6 +136,7 @@ pub(crate) fn sandbox_detail(view: &SandboxView) -> SandboxDetail {
             PauseMode::Filesystem => WirePauseMode::Filesystem,
         }),
         envd_unresponsive_at_pause: unresponsive(record),
+        forked_from: record.forked_from.as_ref().map(ToString::to_string),
     }
 }
 
@@ -155,6 +157,7 @@ pub(crate) fn listed_sandbox(view: &SandboxView) -> ListedSandbox {
         envd_version: record.envd_version.clone(),
         volume_mounts: volume_mounts(record),
         envd_unresponsive_at_pause: unresponsive(record),
+        forked_from: record.forked_from.as_ref().map(ToString::to_string),
     }
 }
 

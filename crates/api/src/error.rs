@@ -154,16 +154,20 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
+
+    /// What is told of it; where it is one of several outcomes, inside another answer.
+    pub(crate) fn body(&self) -> ErrorBody {
+        ErrorBody {
+            code: self.status.as_u16(),
+            message: self.message.clone().into_owned(),
+            error_code: self.error_code.map(str::to_owned),
+        }
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody {
-            code: self.status.as_u16(),
-            message: self.message.into_owned(),
-            error_code: self.error_code.map(str::to_owned),
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         if self.never_retry {
             response
                 .headers_mut()

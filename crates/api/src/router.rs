@@ -8,7 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 
 use crate::operator::{admin, nodes};
-use crate::sandboxes::{create, later, lifetime, list, logs, metrics, pause, read};
+use crate::sandboxes::{branch, create, later, lifetime, list, logs, metrics, pause, read};
 use crate::state::{Api, ApiState, Shared};
 use crate::templates::{
     builds, catalogue, change, look, read as template_read, request, start, tags, uploads,
@@ -59,10 +59,10 @@ fn sandboxes() -> Routes {
         .post("/v2/sandboxes/{sandboxID}/connect", lifetime::connect_v2)
         .post("/sandboxes/{sandboxID}/pause", pause::pause)
         .post("/sandboxes/{sandboxID}/resume", pause::resume)
-        .post("/sandboxes/{sandboxID}/fork", later::fork)
-        .post("/sandboxes/{sandboxID}/snapshots", later::snapshot)
+        .post("/sandboxes/{sandboxID}/fork", branch::fork)
+        .post("/sandboxes/{sandboxID}/snapshots", branch::snapshot)
         .put("/sandboxes/{sandboxID}/network", later::put_network)
-        .get("/snapshots", later::snapshots)
+        .get("/snapshots", branch::snapshots)
 }
 
 fn templates() -> Routes {
@@ -159,6 +159,9 @@ fn operator() -> Routes {
             "/admin/teams/{teamID}/sandboxes/kill",
             admin::kill_sandboxes,
         )
+        .post("/admin/gc", admin::collect_garbage)
+        .get("/admin/teams/{teamID}/retention", admin::retention)
+        .put("/admin/teams/{teamID}/retention", admin::set_retention)
         .post("/admin/teams/{teamID}/builds/cancel", admin::cancel_builds)
         .post("/admin/teams/{teamID}/api-keys", admin::create_key)
         .delete(

@@ -1,9 +1,11 @@
 //! The store of templates in one data directory.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,17 @@ pub struct Artifacts {
 struct Marker {
     facts: LayerFacts,
     root: RootLook,
+}
+
+/// A layer that lies in the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerHere {
+    /// What it holds.
+    pub facts: LayerFacts,
+    /// When it was made, by the clock of this machine.
+    pub made_at: SystemTime,
+    /// Whether a manifest of a template names it.
+    pub named: bool,
 }
 
 /// The root directory of a layer, as `stat` shows it. Its modification time changes with every name added or removed.
@@ -133,6 +146,51 @@ impl Artifacts {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Every layer that is here.
+    ///
+    /// # Errors
+    /// When the directory of layers or a manifest cannot be read, or a manifest cannot be believed.
+    pub fn all_layers(&self) -> Result<Vec<LayerHere>, ArtifactError> {
+        let manifests = self.manifests()?;
+        let named: HashSet<LayerDigest> = manifests
+            .iter()
+            .flat_map(|manifest| manifest.layers.iter().copied())
+            .collect();
+        let dir = self.layers_dir();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(|e| ArtifactError::io("read", &dir, e))? {
+            let entry = entry.map_err(|e| ArtifactError::io("read", &dir, e))?;
+            let name = entry.file_name();
+            let Some(digest) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // Without a marker it is being made or removed.
+            if let Some((facts, made_at)) = self.read_marker(&digest)? {
+                found.push(LayerHere {
+                    facts,
+                    made_at,
+                    named: named.contains(&digest),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_marker(
+        &self,
+        digest: &LayerDigest,
+    ) -> Result<Option<(LayerFacts, SystemTime)>, ArtifactError> {
+        let path = self.marker_path(digest);
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        let made_at = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        let made_at = made_at.map_err(|e| ArtifactError::io("stat", &path, e))?;
+        let marker: Marker = manifest::open("layer", &bytes)
+            .map_err(|reason| ArtifactError::Damaged { path, reason })?;
+        Ok(Some((marker.facts, made_at)))
     }
 
     /// Where layers lie, each under its digest.

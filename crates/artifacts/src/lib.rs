@@ -31,7 +31,7 @@ mod recipe;
 mod tool;
 pub mod tree;
 
-pub use artifacts::Artifacts;
+pub use artifacts::{Artifacts, LayerHere};
 pub use bootstrap::BootstrapOptions;
 pub use digest::{LayerDigest, LayerFacts};
 pub use error::ArtifactError;

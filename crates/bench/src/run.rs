@@ -9,7 +9,7 @@ use soulbox_client::envd::Envd;
 use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
-use crate::{Report, burst, create, exec, idle, sustained, template, transfer};
+use crate::{Report, burst, create, exec, idle, lifecycle, sustained, template, transfer};
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
 const LABEL: &str = "soulbox-bench";
@@ -50,17 +50,20 @@ pub enum Bench {
     Transfer,
     /// Create and kill as fast as it goes.
     Sustained,
+    /// Pause, resume, snapshot, fork.
+    Lifecycle,
     /// Builds of templates, and sandboxes of small and large ones.
     Template,
 }
 
 impl Bench {
     /// All of them, from the quickest to the longest.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Create,
         Self::Exec,
         Self::Burst,
         Self::Sustained,
+        Self::Lifecycle,
         Self::Transfer,
         Self::Template,
         Self::Idle,
@@ -106,6 +109,7 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Idle => idle::run(api, options).await,
         Bench::Transfer => transfer::run(api, options).await,
         Bench::Sustained => sustained::run(api, options).await,
+        Bench::Lifecycle => lifecycle::run(api, options).await,
         Bench::Template => template::run(api, options).await,
     }
 }

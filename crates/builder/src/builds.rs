@@ -13,11 +13,12 @@ use soulbox_fault as fault;
 use soulbox_registry::Registries;
 use soulbox_store::{Build, BuildReason, LogLevel, Store, StoreError, Team, Template};
 use soulbox_telemetry::task::Tasks;
-use soulbox_types::{BuildId, ErrorKind, Timestamp};
+use soulbox_types::{BuildId, ErrorKind};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::garbage::{self, Garbage, GarbageError};
 use crate::journal::Journal;
 use crate::look::Looks;
 use crate::mirrors::Mirrors;
@@ -27,9 +28,8 @@ use crate::work::Work;
 
 /// What is said of builds that nobody works on any more.
 const INTERRUPTED: &str = "the server was stopped during the build\nFIX: build again; finished steps are taken from the cache";
-/// How often layers are looked for that nothing needs, and how long a finished step is remembered.
+/// How often layers are looked for that nothing needs.
 const COLLECT_EVERY: Duration = Duration::from_hours(1);
-const KEPT_MICROSECONDS: i64 = 14 * 24 * 3600 * 1_000_000;
 const CANCELLED: &str = "build was cancelled";
 
 /// The builds of this server. Cheap to clone; clones share them.
@@ -49,6 +49,8 @@ struct Shared {
     /// Held for reading by every build, and for writing while layers are removed: between the moment a layer is made and
     /// the moment the database knows it, nothing else says that it is needed.
     quiet: Arc<RwLock<()>>,
+    /// Held while layers are collected: who comes second waits.
+    collecting: Arc<tokio::sync::Mutex<()>>,
     /// Somebody has a reason to look for layers to remove.
     collect: Notify,
     stop: CancellationToken,
@@ -140,12 +142,13 @@ impl Builds {
             longest: settings.longest,
             tasks: Tasks::new(),
             quiet: Arc::default(),
+            collecting: Arc::default(),
             collect: Notify::new(),
             stop: CancellationToken::new(),
             running: Mutex::default(),
         });
         // First of all: what an earlier server was removing must not be found in the cache.
-        collect(&shared).await;
+        collect_again_later(&shared).await;
         let collecting = Arc::clone(&shared);
         shared.tasks.spawn("collect layers", async move {
             keep_collecting(&collecting).await;
@@ -200,6 +203,14 @@ impl Builds {
     /// Looks soon for layers that nothing needs any more: a template was deleted.
     pub fn collect_soon(&self) {
         self.shared.collect.notify_one();
+    }
+
+    /// Removes the layers that nothing needs, now, or only tells which they are.
+    ///
+    /// # Errors
+    /// When a build is in progress, or the database or the driver fails.
+    pub async fn collect(&self, only_tell: bool) -> Result<Garbage, GarbageError> {
+        collect(&self.shared, only_tell).await
     }
 
     /// The files that COPY steps read.
@@ -289,35 +300,26 @@ async fn keep_collecting(shared: &Shared) {
             () = shared.collect.notified() => {}
             () = tokio::time::sleep(COLLECT_EVERY) => {}
         }
-        collect(shared).await;
+        collect_again_later(shared).await;
     }
 }
 
-/// Removes the layers that nothing needs, if no build is in progress. What fails is tried again the next time.
-async fn collect(shared: &Shared) {
-    let Ok(_quiet) = shared.quiet.try_write() else {
-        return;
-    };
-    let old = Timestamp(Timestamp::now().0.saturating_sub(KEPT_MICROSECONDS));
-    let removed = async {
-        let unneeded = shared
-            .store
-            .unneeded_layers(old)
-            .await
-            .map_err(|e| soulbox_telemetry::chain(&e))?;
-        let mut removed = Vec::new();
-        if !unneeded.layers.is_empty() {
-            let removing = shared.driver.remove_layers(&unneeded.layers).await;
-            removed = removing.map_err(|e| soulbox_telemetry::chain(&e))?;
-            tracing::info!(
-                layers = removed.len(),
-                "layers that nothing needs are removed"
-            );
+/// Removes the layers that nothing needs. What fails is tried again the next time.
+async fn collect_again_later(shared: &Shared) {
+    match collect(shared, false).await {
+        Ok(_) | Err(GarbageError::Building) => {}
+        Err(error) => {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::error!(error, "layers that nothing needs stay for now");
         }
-        let forgotten = shared.store.forget_unneeded(&unneeded, &removed).await;
-        forgotten.map_err(|e| soulbox_telemetry::chain(&e))
-    };
-    if let Err(error) = removed.await {
-        tracing::error!(error, "layers that nothing needs stay for now");
     }
+}
+
+/// Removes the layers that nothing needs, if no build is in progress.
+async fn collect(shared: &Shared, only_tell: bool) -> Result<Garbage, GarbageError> {
+    let _alone = shared.collecting.lock().await;
+    let Ok(_quiet) = shared.quiet.try_write() else {
+        return Err(GarbageError::Building);
+    };
+    garbage::collect(&shared.store, &shared.driver, only_tell).await
 }

@@ -8,6 +8,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use soulbox_api_types::admin::{CollectGarbage, GarbageCollected};
 use soulbox_api_types::logs::{SandboxLogEntry, SandboxLogsV2};
 use soulbox_api_types::metrics::SandboxMetric;
 use soulbox_api_types::sandbox::{
@@ -397,6 +398,28 @@ impl Api {
     /// When the server refuses.
     pub async fn templates(&self) -> Result<Vec<Template>, ClientError> {
         self.get("list templates", "/templates").await
+    }
+
+    /// Has the server remove the files that nothing needs, or tell which they are.
+    ///
+    /// # Errors
+    /// When the operator's token is missing or wrong, or a template is being built.
+    pub async fn collect_garbage(
+        &self,
+        wanted: CollectGarbage,
+    ) -> Result<GarbageCollected, ClientError> {
+        let operation = "collect garbage";
+        let body = body(operation, &wanted)?;
+        let (_, _, bytes) = self
+            .call(
+                operation,
+                Method::POST,
+                "/admin/gc",
+                self.admin(),
+                Some(body),
+            )
+            .await?;
+        json(operation, &bytes)
     }
 
     /// Keys of the default team, without the keys themselves.

@@ -7,6 +7,7 @@
 //! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`startup`], [`ClientError`].
 
 pub mod api;
+mod branches;
 mod builds;
 pub mod endpoint;
 pub mod envd;

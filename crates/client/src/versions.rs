@@ -129,7 +129,7 @@ impl Api {
         Err(refusal(operation, status, &said))
     }
 
-    async fn page<T: serde::de::DeserializeOwned, I>(
+    pub(crate) async fn page<T: serde::de::DeserializeOwned, I>(
         &self,
         operation: &str,
         path: &str,

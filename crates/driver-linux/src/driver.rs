@@ -11,8 +11,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use soulbox_driver::{
-    BareLayers, BoxFuture, Driver, DriverError, Guest, SavedLayer, VolumeAnswer, VolumeError,
-    VolumeRequest,
+    BareLayers, BoxFuture, Driver, DriverError, Guest, LayerHere, SavedLayer, VolumeAnswer,
+    VolumeError, VolumeRequest,
 };
 use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
@@ -246,6 +246,10 @@ impl Driver for NamespaceDriver {
         layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>> {
         Box::pin(self.host.layers.remove(layers))
+    }
+
+    fn all_layers(&self) -> BoxFuture<'_, Result<Vec<LayerHere>, DriverError>> {
+        Box::pin(self.host.layers.all())
     }
 
     fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use soulbox_artifacts::{ArtifactError, Artifacts, LayerFacts, Written};
-use soulbox_driver::{BareLayers, DriverError, SavedLayer, TAR};
+use soulbox_driver::{BareLayers, DriverError, LayerHere, SavedLayer, TAR};
 use soulbox_types::{ErrorKind, LayerDigest, SandboxSpec, SlotIndex};
 use tokio::sync::Semaphore;
 
@@ -97,6 +97,16 @@ impl Layers {
             })
         });
         made.await
+    }
+
+    pub(crate) async fn all(&self) -> Result<Vec<LayerHere>, DriverError> {
+        let here = |layer: soulbox_artifacts::LayerHere| LayerHere {
+            layer: saved_layer(layer.facts),
+            made_at: layer.made_at.into(),
+            named: layer.named,
+        };
+        let found = self.work("list layers", Artifacts::all_layers).await?;
+        Ok(found.into_iter().map(here).collect())
     }
 
     pub(crate) async fn remove(

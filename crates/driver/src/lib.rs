@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec, Timestamp, VolumeId};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
@@ -164,6 +164,17 @@ pub struct SavedLayer {
     pub content_bytes: u64,
 }
 
+/// A layer that lies on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerHere {
+    /// What it holds.
+    pub layer: SavedLayer,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Whether it belongs to a template that was made without this server.
+    pub named: bool,
+}
+
 /// What an image that brings everything else is unpacked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BareLayers {
@@ -217,6 +228,9 @@ pub trait Driver: Debug + Send + Sync {
         &'a self,
         layers: &'a [LayerDigest],
     ) -> BoxFuture<'a, Result<Vec<LayerDigest>, DriverError>>;
+
+    /// Every layer on this host that is whole; of very many, some.
+    fn all_layers(&self) -> BoxFuture<'_, Result<Vec<LayerHere>, DriverError>>;
 
     /// The layers that an image is unpacked on. Made when they are not there; they may be removed like any other.
     fn bare_layers(&self) -> BoxFuture<'_, Result<BareLayers, DriverError>>;

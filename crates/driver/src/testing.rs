@@ -11,14 +11,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, Timestamp, VolumeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
-    VolumeAnswer, VolumeError, VolumeRequest,
+    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, LayerHere, OomKill,
+    SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
 };
 
 /// The fake host. A copy is another handle on the same one.
@@ -34,6 +34,8 @@ struct Host {
     failures: Mutex<VecDeque<DriverError>>,
     create_delay: Mutex<Duration>,
     open: watch::Sender<bool>,
+    /// Whether a guest that goes on can be saved now.
+    saving: watch::Sender<bool>,
     /// What saves have made and nobody has removed.
     layers: Mutex<BTreeSet<LayerDigest>>,
     layers_made: AtomicU64,
@@ -84,6 +86,7 @@ impl FakeDriver {
                 failures: Mutex::default(),
                 create_delay: Mutex::default(),
                 open: watch::Sender::new(true),
+                saving: watch::Sender::new(true),
                 layers: Mutex::default(),
                 layers_made: AtomicU64::new(0),
                 saves: Mutex::default(),
@@ -105,6 +108,16 @@ impl FakeDriver {
     /// Lets the waiting creates go on.
     pub fn release_creates(&self) {
         self.host.open.send_replace(true);
+    }
+
+    /// Every later save of a guest that goes on waits until [`FakeDriver::release_saves`].
+    pub fn hold_saves(&self) {
+        self.host.saving.send_replace(false);
+    }
+
+    /// Lets the waiting saves go on.
+    pub fn release_saves(&self) {
+        self.host.saving.send_replace(true);
     }
 
     /// The next create fails like this, leaving nothing.
@@ -224,6 +237,21 @@ impl Driver for FakeDriver {
             let made = self.host.new_layer();
             there.insert(made.digest);
             Ok(made)
+        })
+    }
+
+    fn all_layers(&self) -> BoxFuture<'_, Result<Vec<LayerHere>, DriverError>> {
+        Box::pin(async move {
+            let here = |digest| LayerHere {
+                layer: SavedLayer {
+                    digest,
+                    entries: 2,
+                    content_bytes: 1,
+                },
+                made_at: Timestamp(0),
+                named: false,
+            };
+            Ok(self.layers().into_iter().map(here).collect())
         })
     }
 
@@ -436,7 +464,13 @@ impl Guest for FakeGuest {
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
-        Box::pin(async move { self.host_of_files()?.save() })
+        Box::pin(async move {
+            let host = self.host_of_files()?;
+            let mut saving = host.saving.subscribe();
+            // The host lives as long as the guest.
+            let _open = saving.wait_for(|open| *open).await;
+            host.save()
+        })
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {

@@ -166,6 +166,25 @@ pub static POINTS: &[Point] = &[
         "the record says running, nobody can reach it",
     ),
     point("resume.answered", "the caller knows that it runs"),
+    // A sandbox is saved and runs on.
+    point(
+        "snapshot.frozen",
+        "all of it stands still, no record says so",
+    ),
+    point(
+        "snapshot.files-saved",
+        "it stands still, its files are a layer that no record knows",
+    ),
+    point(
+        "snapshot.thawed",
+        "it runs on, its files are a layer that no record knows",
+    ),
+    point(
+        "snapshot.row-written",
+        "the snapshot can be used, nobody knows",
+    ),
+    // And branches.
+    point("fork.saved", "its files are a layer, no fork has begun"),
     // A sandbox ends.
     point("kill.begun", "it is on its way out, its route is open"),
     point("kill.route-closed", "nobody can reach it, it runs"),

@@ -60,8 +60,8 @@ fn names_say_how_to_get_there() {
         let (operation, step) = point.name.split_once('.').unwrap();
         assert!(
             [
-                "start", "create", "timeout", "pause", "resume", "kill", "save", "volume", "build",
-                "stop"
+                "start", "create", "timeout", "pause", "resume", "snapshot", "fork", "kill",
+                "save", "volume", "build", "stop"
             ]
             .contains(&operation),
             "{}",

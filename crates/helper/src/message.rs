@@ -4,8 +4,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use soulbox_driver::{
-    BareLayers, DialError, DriverError, GuestStats, OomKill, SavedLayer, VolumeAnswer, VolumeError,
-    VolumeRequest,
+    BareLayers, DialError, DriverError, GuestStats, LayerHere, OomKill, SavedLayer, VolumeAnswer,
+    VolumeError, VolumeRequest,
 };
 use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 
@@ -71,6 +71,8 @@ pub enum Request {
     },
     /// Make the layers that images are unpacked on.
     BareLayers,
+    /// List the layers that are there.
+    AllLayers,
     /// Remove layers that no guest stands on.
     RemoveLayers {
         /// Which.
@@ -144,6 +146,8 @@ pub enum Answer {
     Squashed(SavedLayer),
     /// The layers that images are unpacked on.
     Bare(BareLayers),
+    /// The layers that are there; of very many, some.
+    Layers(Vec<LayerHere>),
     /// The layers that are gone now.
     Removed(Vec<LayerDigest>),
     /// How a request on a volume went; a file may come with this message.

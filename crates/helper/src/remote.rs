@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{
-    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, OomKill, SavedLayer,
-    VolumeAnswer, VolumeError, VolumeRequest,
+    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, LayerHere, OomKill,
+    SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
 };
 use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
@@ -160,6 +160,15 @@ impl Driver for RemoteDriver {
             let request = Request::RemoveLayers { layers };
             match self.ask(request, "remove layers").await? {
                 Answer::Removed(layers) => Ok(layers),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn all_layers(&self) -> BoxFuture<'_, Result<Vec<LayerHere>, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Request::AllLayers, "list layers").await? {
+                Answer::Layers(layers) => Ok(layers),
                 other => Err(unexpected(&other)),
             }
         })

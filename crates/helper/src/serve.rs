@@ -23,6 +23,8 @@ const STARTING: u8 = 1;
 const STARTED: u8 = 2;
 /// Lost sandboxes that the server is told the reason of: as many as fit into a message.
 const LOST_TOLD: usize = 500;
+/// Layers that the server is told of at once: as many as it may ask to be removed.
+const LAYERS_TOLD: usize = 10_000;
 
 /// Why the helper has nothing more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +148,7 @@ impl Helper {
             Request::Save { guest } => self.answer(id, self.save(guest).await),
             Request::Squash { layers } => self.answer(id, self.squash(&layers).await),
             Request::BareLayers => self.answer(id, self.bare_layers().await),
+            Request::AllLayers => self.answer(id, self.all_layers().await),
             Request::RemoveLayers { layers } => {
                 self.answer(id, self.remove_layers(&layers).await);
             }
@@ -260,6 +263,12 @@ impl Helper {
 
     async fn bare_layers(&self) -> Done {
         Ok((Answer::Bare(self.driver.bare_layers().await?), None))
+    }
+
+    async fn all_layers(&self) -> Done {
+        let mut layers = self.driver.all_layers().await?;
+        layers.truncate(LAYERS_TOLD);
+        Ok((Answer::Layers(layers), None))
     }
 
     /// Not before it is known what runs: the layers that it stands on must stay.

@@ -13,7 +13,7 @@ use soulbox_store::{Pause, PauseMode};
 use soulbox_types::lifecycle::{
     Decision, Outcome, Rejection, Request, State, Transition, complete, decide,
 };
-use soulbox_types::{OnTimeout, SandboxId};
+use soulbox_types::{OnTimeout, SandboxId, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::end_time::{EndChange, Run, changed};
@@ -22,6 +22,7 @@ use crate::journal::{self, About};
 use crate::live::{Handle, Published, RunningSandbox};
 use crate::node::{Node, store_error};
 use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
+use crate::saving::{self, Saved};
 use crate::transitions::{self, Killed};
 use crate::{NewSandbox, SandboxError, SandboxView, reconcile};
 
@@ -49,6 +50,11 @@ pub(crate) enum Message {
     },
     /// Save and stop it. Answered when it is paused.
     Pause { how: HowToPause, reply: Reply<()> },
+    /// Save its files: [`Request::Snapshot`] or [`Request::Fork`]. Answered when it runs on.
+    Save {
+        request: Request,
+        reply: Reply<Saved>,
+    },
     /// Make sure that it runs: [`Request::Connect`] or [`Request::Resume`].
     Start {
         request: Request,
@@ -57,6 +63,11 @@ pub(crate) enum Message {
     },
     /// Its end time may have come.
     Expire,
+    /// It is kept no longer, if it is still as it was when that was found out: paused since then. True when it ends.
+    LetGo {
+        paused_at: Timestamp,
+        reply: Reply<bool>,
+    },
 }
 
 /// A sandbox that runs.
@@ -74,6 +85,7 @@ enum Ended {
     Kill(Killed),
     Pause(Result<PausedSandbox, SandboxError>),
     Resume(Result<RunningSandbox, SandboxError>),
+    Save(Result<Saved, SandboxError>),
 }
 
 /// See the module.
@@ -101,6 +113,8 @@ pub(crate) struct Actor {
     kill_replies: Vec<Reply<bool>>,
     pause_replies: Vec<Reply<()>>,
     resume_replies: Vec<Reply<Started>>,
+    /// Who waits for the files that are being saved.
+    save_reply: Option<Reply<Saved>>,
     /// Requests that are asked again when the transition in flight has ended.
     waiting: Vec<Message>,
 }
@@ -178,6 +192,7 @@ impl Actor {
             kill_replies: Vec::new(),
             pause_replies: Vec::new(),
             resume_replies: Vec::new(),
+            save_reply: None,
             waiting: Vec::new(),
         }
     }
@@ -190,6 +205,7 @@ impl Actor {
                 Event::Ended(Ended::Kill(killed)) => self.kill_ended(killed),
                 Event::Ended(Ended::Pause(outcome)) => self.pause_ended(outcome),
                 Event::Ended(Ended::Resume(outcome)) => self.resume_ended(outcome).await,
+                Event::Ended(Ended::Save(outcome)) => self.save_ended(outcome),
                 Event::GuestEnded => self.guest_is_gone().await,
                 Event::CreateDeadline => self.create_takes_too_long(),
                 Event::OomKill(kill) => self.note_oom_kill(&kill),
@@ -214,7 +230,9 @@ impl Actor {
         match message {
             Message::Kill { reason, reply } => self.kill(reason, reply),
             Message::Expire => self.expire(),
+            Message::LetGo { paused_at, reply } => self.let_go(paused_at, reply),
             Message::Pause { how, reply } => self.pause(how, reply),
+            Message::Save { request, reply } => self.save(request, reply),
             Message::Start {
                 request,
                 how,
@@ -302,6 +320,15 @@ impl Actor {
         }
     }
 
+    fn let_go(&mut self, paused_at: Timestamp, reply: Reply<bool>) {
+        let unchanged = |paused: &PausedSandbox| paused.record.end_at == paused_at;
+        if self.state == State::Paused && self.paused.as_ref().is_some_and(unchanged) {
+            self.kill(KillReason::KeptLongEnough, Some(reply));
+        } else {
+            drop(reply.send(Ok(false)));
+        }
+    }
+
     fn expire(&mut self) {
         let Some(record) = self.run.as_ref().map(|run| run.record.clone()) else {
             return;
@@ -332,7 +359,8 @@ impl Actor {
                     strict: false,
                 });
             }
-            Decision::Satisfied | Decision::Join(_) | Decision::After(_) | Decision::Reject(_) => {}
+            Decision::After(_) => self.waiting.push(Message::Expire),
+            Decision::Satisfied | Decision::Join(_) | Decision::Reject(_) => {}
         }
     }
 
@@ -685,6 +713,41 @@ impl Actor {
         }
     }
 
+    // Save
+
+    fn save(&mut self, request: Request, reply: Reply<Saved>) {
+        match (self.decide(request), self.run.clone()) {
+            (Decision::Start(_), Some(run)) => {
+                self.save_reply = Some(reply);
+                self.state = Transition::Snapshot.state();
+                self.publish();
+                let work = saving::save(self.node.clone(), run);
+                self.in_flight = Some(Box::pin(async move { Ended::Save(work.await) }));
+            }
+            (Decision::Reject(rejection), _) => drop(reply.send(Err(self.refusal(rejection)))),
+            // Only requests that may wait are answered so; they have functions of their own.
+            _ => drop(reply.send(Err(Node::not_found(self.id())))),
+        }
+    }
+
+    fn save_ended(&mut self, outcome: Result<Saved, SandboxError>) {
+        let ended = match &outcome {
+            Ok(_) => Outcome::Done,
+            Err(error) => {
+                tracing::warn!(sandbox.id = %self.id(), error = %soulbox_telemetry::chain(error), "sandbox not saved");
+                Outcome::Undone
+            }
+        };
+        self.state = complete(Transition::Snapshot, ended);
+        self.publish();
+        if let Some(reply) = self.save_reply.take() {
+            drop(reply.send(outcome));
+        }
+        if let Some(reason) = self.kill_reason {
+            self.begin_kill(reason);
+        }
+    }
+
     // Kill
 
     /// First nobody may come in any more, then those inside are put out, then it ends.
@@ -776,7 +839,8 @@ impl Actor {
                 } => drop(reply.send(Ok(false))),
                 Message::SetEnd { reply, .. } => drop(reply.send(Err(Node::not_found(self.id())))),
                 // Whoever hears nothing looks once more: a paused sandbox may be there, without an actor.
-                Message::Pause { .. } | Message::Start { .. } => {}
+                Message::Pause { .. } | Message::Save { .. } | Message::Start { .. } => {}
+                Message::LetGo { reply, .. } => drop(reply.send(Ok(false))),
                 Message::Kill { reply: None, .. } | Message::Expire => {}
             }
         }

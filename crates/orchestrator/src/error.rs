@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use soulbox_client::startup::StartupError;
 use soulbox_driver::DriverError;
-use soulbox_store::StoreError;
+use soulbox_store::{RequestBuildError, StoreError};
 use soulbox_types::lifecycle::{Rejection, Transition};
 use soulbox_types::{ErrorKind, SandboxId};
 
@@ -94,6 +94,22 @@ pub enum SandboxError {
         #[source]
         source: Arc<DriverError>,
     },
+    /// The driver or the disk could not save its files; it runs on.
+    #[error("cannot save the files of sandbox {id}")]
+    Snapshot {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// What was saved cannot have the name that was asked for, or no record.
+    #[error("cannot name a snapshot")]
+    SnapshotName {
+        /// Why.
+        #[source]
+        source: Arc<RequestBuildError>,
+    },
     /// Its envd does not answer, and whoever wants to pause it wants it to; it runs on.
     #[error("envd of sandbox {id} does not answer")]
     GuestUnresponsive {
@@ -150,7 +166,9 @@ impl SandboxError {
             Self::MaxLength { .. } => ErrorKind::InvalidArgument,
             Self::GuestUnresponsive { .. } => ErrorKind::Unavailable,
             Self::PausedUnresponsive { .. } | Self::StartInFlight { .. } => ErrorKind::Conflict,
-            Self::Pause { source, .. } | Self::Resume { source, .. } => match source.kind() {
+            Self::Pause { source, .. }
+            | Self::Resume { source, .. }
+            | Self::Snapshot { source, .. } => match source.kind() {
                 kind @ (ErrorKind::StorageFull | ErrorKind::Unimplemented) => kind,
                 _ => ErrorKind::Internal,
             },
@@ -166,6 +184,7 @@ impl SandboxError {
                 StartupError::Start(_) | StartupError::Envd(_) => ErrorKind::Internal,
             },
             Self::CreateTimeout { .. } => ErrorKind::Timeout,
+            Self::SnapshotName { source } => source.kind(),
             Self::Store { source, .. } => source.kind(),
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
             Self::ShuttingDown => ErrorKind::Unavailable,
@@ -223,6 +242,16 @@ impl SandboxError {
                 format!("Error pausing sandbox: {source}")
             }
             Self::Pause { .. } => "Error pausing sandbox".into(),
+            Self::Snapshot { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                format!("Error creating snapshot template: {source}")
+            }
+            Self::Snapshot { .. } => "Error creating snapshot template".into(),
+            Self::SnapshotName { source } => match &**source {
+                RequestBuildError::Store(error) => {
+                    error.user_message().unwrap_or("internal error").into()
+                }
+                other => other.to_string(),
+            },
             Self::Resume { .. } => "Error resuming sandbox".into(),
             Self::GuestUnresponsive { id } => format!(
                 "Sandbox '{id}' cannot be paused right now because its guest agent does not answer. \

@@ -17,6 +17,8 @@ pub(crate) enum KillReason {
     GuestEnded,
     /// It has no record (any more), or an earlier kill failed.
     Reconciled,
+    /// It was paused for as long as its team keeps what is paused.
+    KeptLongEnough,
     /// It could not be completed.
     CreateFailed,
 }
@@ -28,6 +30,7 @@ impl KillReason {
             Self::Expired => "expired",
             Self::GuestEnded => "guest_ended",
             Self::Reconciled => "reconciled",
+            Self::KeptLongEnough => "kept_long_enough",
             Self::CreateFailed => "create_failed",
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use soulbox_driver::OomKill;
-use soulbox_store::{LogEntry, LogLevel, PauseMode, SandboxRecord};
+use soulbox_store::{LogEntry, LogLevel, PauseMode, SandboxRecord, Snapshot};
 use soulbox_types::{SandboxId, TeamId, Timestamp};
 
 use crate::SandboxError;
@@ -69,6 +69,19 @@ pub(crate) fn not_paused(record: &SandboxRecord, at: Timestamp, error: &SandboxE
     About::of(record).entry(at, LogLevel::Error, message)
 }
 
+/// Its files are a snapshot now.
+pub(crate) fn saved(record: &SandboxRecord, at: Timestamp, snapshot: &Snapshot) -> LogEntry {
+    let mut entry = About::of(record).entry(at, LogLevel::Info, "Snapshot taken");
+    let fields = [
+        ("templateID", snapshot.template.to_string()),
+        ("buildID", snapshot.build.to_string()),
+    ];
+    for (name, value) in fields {
+        entry.fields.insert(name.into(), value);
+    }
+    entry
+}
+
 /// The sandbox runs again.
 pub(crate) fn resumed(record: &SandboxRecord) -> LogEntry {
     About::of(record).entry(record.started_at, LogLevel::Info, "Sandbox resumed")
@@ -91,6 +104,10 @@ pub(crate) fn ended(about: About<'_>, at: Timestamp, reason: KillReason) -> LogE
         ),
         KillReason::GuestEnded => (LogLevel::Warn, "Sandbox ended by itself"),
         KillReason::Reconciled => (LogLevel::Warn, "Sandbox had no record and was killed"),
+        KillReason::KeptLongEnough => (
+            LogLevel::Info,
+            "Paused sandbox was removed: its team keeps them no longer",
+        ),
         KillReason::CreateFailed => (LogLevel::Error, "Sandbox could not be created"),
     };
     about.entry(at, level, message)

@@ -5,9 +5,11 @@
 //! [`soulbox_types::lifecycle::decide`] what to do; everybody else sends it requests or reads what it has published.
 //! A server that dies leaves its sandboxes running, and the next one adopts them.
 //!
-//! Suggested reading order: [`sandboxes`] (what callers use), `actor`, `live`, `expiry`, `reconcile`, `sampler`.
+//! Suggested reading order: [`sandboxes`] (what callers use), `actor`, `live`, `expiry`, `reconcile`, `sampler`. What a
+//! pause keeps is in `pausing`, what becomes of saved files in `saving` and `branching`.
 
 mod actor;
+mod branching;
 pub mod clock;
 mod end_time;
 pub mod error;
@@ -21,6 +23,7 @@ mod pausing;
 mod reconcile;
 mod sampler;
 pub mod sandboxes;
+mod saving;
 pub mod settings;
 mod tokens;
 mod transitions;

@@ -77,7 +77,7 @@ impl Handle {
     /// The sandbox as it runs now, unless it does not.
     pub(crate) fn running(&self) -> Option<RunningSandbox> {
         let published = self.published.lock();
-        (published.state == State::Running)
+        matches!(published.state, State::Running | State::Snapshotting)
             .then(|| published.run.clone())
             .flatten()
     }

@@ -11,13 +11,13 @@ use futures_util::FutureExt as _;
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{NewRun, Pause, PauseMode, RecordState, SandboxRecord};
-use soulbox_types::digest::{self, TALL_STACK};
-use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp};
+use soulbox_types::{ExecutionId, OnTimeout, SandboxId, SandboxSpec, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::journal::{self, About};
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
+use crate::saving::put_on_top;
 use crate::transitions::{bring_up, envd, kill_guest, make_guest};
 use crate::{SandboxError, reconcile};
 
@@ -89,7 +89,7 @@ async fn freeze_and_keep(
     let mut spec = run.guest.spec().clone();
     spec.envd_access_token.clear();
     if how.mode == PauseMode::Filesystem {
-        save_files(node, &run.guest, &mut spec, not_paused(id)).await?;
+        put_on_top(node, &run.guest, &mut spec.image.layers, not_paused(id)).await?;
     }
     fault::point!("pause.files-saved");
     let pause = Pause {
@@ -148,26 +148,6 @@ async fn write_pause(
     written.map_err(store_error("record a pause"))
 }
 
-/// Puts what a frozen guest has written on top of its layers.
-async fn save_files(
-    node: &Node,
-    guest: &Arc<dyn Guest>,
-    spec: &mut SandboxSpec,
-    failed: impl Fn(DriverError) -> SandboxError,
-) -> Result<(), SandboxError> {
-    let Some(saved) = guest.snapshot().await.map_err(&failed)? else {
-        return Ok(());
-    };
-    let layers = &mut spec.image.layers;
-    lay(node, layers, saved.digest).await?;
-    if layers.len() >= TALL_STACK {
-        let upper: Vec<LayerDigest> = layers.drain(..TALL_STACK / 2).collect();
-        let one = node.driver.squash(&upper).await.map_err(failed)?;
-        lay(node, layers, one.digest).await?;
-    }
-    Ok(())
-}
-
 /// What is left of a paused sandbox whose guest has ended: its files, if they were saved.
 pub(crate) async fn without_guest(node: &Node, paused: PausedSandbox) -> Option<PausedSandbox> {
     let mut record = (*paused.record).clone();
@@ -221,8 +201,8 @@ pub(crate) fn save_in_a_while(
         let (done, saved) = oneshot::channel();
         let saver = Arc::clone(&node);
         node.tasks.spawn("save a paused sandbox", async move {
-            match save_files(&saver, &guest, &mut pause.spec, not_paused(&id)).await {
-                Ok(()) => {
+            match put_on_top(&saver, &guest, &mut pause.spec.image.layers, not_paused(&id)).await {
+                Ok(_) => {
                     pause.files_saved = true;
                     // Whoever does not wait any more has no use for it.
                     drop(done.send(pause));
@@ -234,18 +214,6 @@ pub(crate) fn save_in_a_while(
         });
         saved.await.ok()
     }
-}
-
-/// Puts a layer on top that was made just now.
-async fn lay(
-    node: &Node,
-    layers: &mut Vec<LayerDigest>,
-    layer: LayerDigest,
-) -> Result<(), SandboxError> {
-    let noted = node.store.note_saved_layer(layer, node.now()).await;
-    noted.map_err(store_error("note a layer"))?;
-    digest::lay(layers, layer);
-    Ok(())
 }
 
 /// What it was is safe: it ends, now or in a while.
@@ -333,7 +301,7 @@ async fn reboot(
 ) -> Result<RunningSandbox, SandboxError> {
     let id = &paused.record.id;
     if !pause.files_saved {
-        save_files(node, guest, &mut pause.spec, not_resumed(id)).await?;
+        put_on_top(node, guest, &mut pause.spec.image.layers, not_resumed(id)).await?;
     }
     pause.mode = PauseMode::Filesystem;
     pause.files_saved = true;

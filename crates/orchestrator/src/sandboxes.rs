@@ -9,7 +9,8 @@ use std::time::Duration;
 use soulbox_driver::route::Woken;
 use soulbox_driver::{Driver, Route};
 use soulbox_store::{
-    ListQuery, LogEntry, LogQuery, MetricSample, Pause, PauseMode, RecordState, SandboxPage, Store,
+    ListQuery, LogEntry, LogQuery, MetricSample, Overdue, Pause, PauseMode, RecordState,
+    SandboxPage, Store,
 };
 use soulbox_types::lifecycle::Request;
 use soulbox_types::{OnTimeout, SandboxId, TeamId, Timestamp};
@@ -64,7 +65,14 @@ impl Sandboxes {
         node.tasks.spawn("sampler", sampler::run(node.clone()));
         node.tasks.spawn("flush", housekeeping::flush(node.clone()));
         node.tasks.spawn("prune", housekeeping::prune(node.clone()));
-        Ok(Self { node })
+        let sandboxes = Self { node };
+        let letting_go = housekeeping::let_go(sandboxes.clone());
+        sandboxes.node.tasks.spawn("let go", letting_go);
+        Ok(sandboxes)
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     /// Creates a sandbox and returns when it is usable. It is made in a task of its own: a caller that goes away
@@ -160,6 +168,16 @@ impl Sandboxes {
         }
     }
 
+    /// Ends a paused sandbox that is kept no longer; false when it is not paused since then any more.
+    pub(crate) async fn let_go(&self, overdue: &Overdue) -> Result<bool, SandboxError> {
+        let paused_at = overdue.paused_at;
+        self.ask_for(&overdue.team, &overdue.sandbox, |reply| Message::LetGo {
+            paused_at,
+            reply,
+        })
+        .await
+    }
+
     /// Pauses a sandbox. Returns when it stands still and nobody reaches it any more; `strict` refuses when its envd does
     /// not answer.
     ///
@@ -249,7 +267,7 @@ impl Sandboxes {
     }
 
     /// Asks the sandbox's actor; a paused sandbox of which only files are left gets one for this.
-    async fn ask_for<T>(
+    pub(crate) async fn ask_for<T>(
         &self,
         team: &TeamId,
         id: &SandboxId,

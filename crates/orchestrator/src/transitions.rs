@@ -173,6 +173,7 @@ fn record(node: &Node, id: SandboxId, new: NewSandbox) -> SandboxRecord {
         volume_mounts: new.volume_mounts,
         state: RecordState::Running,
         pause: None,
+        forked_from: new.forked_from,
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use soulbox_store::SandboxRecord;
 use soulbox_types::{
-    BuildId, Limits, NetworkMode, OnTimeout, StartCommand, TeamId, TemplateImage, VolumeMount,
+    BuildId, Limits, NetworkMode, OnTimeout, SandboxId, StartCommand, TeamId, TemplateImage,
+    VolumeMount,
 };
 
 /// A sandbox to create. Everything is validated: templates are resolved, time limits are checked.
@@ -56,6 +57,8 @@ pub struct NewSandbox {
     pub volumes: Vec<VolumeMount>,
     /// The same as the creator gave them, for the record; an array.
     pub volume_mounts: serde_json::Value,
+    /// The sandbox that it is a fork of.
+    pub forked_from: Option<SandboxId>,
 }
 
 /// A sandbox as its owner may see it.

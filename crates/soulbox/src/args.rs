@@ -1,5 +1,6 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod branch;
 mod build;
 pub(crate) mod versions;
 mod volume;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
+pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
 pub(crate) use volume::VolumeCommand;
 
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// Templates that sandboxes start from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// What sandboxes were saved as, for others to be created from
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Files that outlive sandboxes and that several can share
     #[command(subcommand, visible_alias = "vol")]
     Volume(VolumeCommand),
@@ -79,6 +84,8 @@ pub(crate) enum Command {
     /// Look inside
     #[command(subcommand)]
     Debug(DebugCommand),
+    /// Have a running server remove the files that nothing needs any more; it does so every hour by itself
+    Gc(GcArgs),
     /// Remove what the server has left on this host
     Purge(PurgeArgs),
     /// Look at the configuration
@@ -245,6 +252,12 @@ pub(crate) enum SandboxCommand {
     Pause(PauseArgs),
     /// Bring a paused sandbox back
     Resume(ResumeArgs),
+    /// Make sandboxes from what a running one has at this moment, and print their IDs
+    Fork(ForkArgs),
+    /// Save a running sandbox as a snapshot that others can be created from, and print the snapshot's ID
+    Snapshot(SnapshotArgs),
+    /// Show which sandboxes and snapshots come from which
+    Tree,
     /// Kill sandboxes
     Kill(KillArgs),
     /// Show one sandbox
@@ -253,6 +266,14 @@ pub(crate) enum SandboxCommand {
     Metrics(MetricsArgs),
     /// Show what has happened in a sandbox
     Logs(LogsArgs),
+}
+
+/// `soulbox gc`
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct GcArgs {
+    /// Only show what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `soulbox sandbox create`
@@ -548,6 +569,8 @@ pub(crate) enum BenchCommand {
     Transfer(BenchArgs),
     /// Create and kill as fast as it goes
     Sustained(BenchArgs),
+    /// Pause, resume, snapshot, fork
+    Lifecycle(BenchArgs),
     /// Builds of templates: steps, cache, and sandboxes of small and large ones
     Template(BenchArgs),
     /// All of the above
@@ -564,6 +587,7 @@ impl BenchCommand {
             | Self::Idle(args)
             | Self::Transfer(args)
             | Self::Sustained(args)
+            | Self::Lifecycle(args)
             | Self::Template(args)
             | Self::All(args) => args,
         }

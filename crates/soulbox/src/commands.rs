@@ -1,12 +1,14 @@
 //! What each command does. One file per group of commands.
 
 pub(crate) mod bench;
+pub(crate) mod branch;
 pub(crate) mod config;
 pub(crate) mod contents;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 mod file_body;
+pub(crate) mod gc;
 pub(crate) mod key;
 pub(crate) mod pause;
 pub(crate) mod purge;
@@ -14,6 +16,7 @@ pub(crate) mod sandbox;
 pub(crate) mod template;
 pub(crate) mod template_build;
 pub(crate) mod terminal;
+pub(crate) mod tree;
 pub(crate) mod versions;
 pub(crate) mod volume;
 pub(crate) mod watch;

@@ -109,6 +109,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             as_client(commands::key::run(&api, command, output))?;
         }
         Command::Template(command) => template(&global, command, output)?,
+        Command::Snapshot(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::branch::run(&api, command, output))?;
+        }
         Command::Volume(command) => {
             let api = session::api(&global)?;
             as_client(commands::volume::run(&api, command, output))?;
@@ -120,6 +124,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         }
         Command::Debug(DebugCommand::Filter) => commands::debug::filter(output)?,
         Command::Debug(DebugCommand::FaultPoints) => commands::debug::fault_points(output)?,
+        Command::Gc(args) => {
+            let api = session::api(&global)?;
+            as_client(commands::gc::run(&api, args, output))?;
+        }
         Command::Purge(args) => {
             let purge = commands::purge::run(session::data_dir(&global)?, args, output);
             runtime()?.block_on(purge)?;
@@ -129,13 +137,16 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{exec, pause, sandbox, terminal, watch};
+    use commands::{branch, exec, pause, sandbox, terminal, tree, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
         SandboxCommand::Info(args) => sandbox::info(api, args, output).await?,
         SandboxCommand::Pause(args) => pause::pause(api, &args, output).await?,
         SandboxCommand::Resume(args) => pause::resume(api, &args, output).await?,
+        SandboxCommand::Fork(args) => branch::fork(api, &args, output).await?,
+        SandboxCommand::Snapshot(args) => branch::take(api, &args, output).await?,
+        SandboxCommand::Tree => tree::show(api, output).await?,
         SandboxCommand::Kill(args) => sandbox::kill(api, args, output).await?,
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,

@@ -94,6 +94,16 @@ fn no_endpoint(data_dir: &Path, error: &EndpointError) -> Failure {
     }
 }
 
+/// Some calls need the operator's token.
+pub(crate) fn must_be_operator(api: &Api) -> Result<(), Failure> {
+    if api.endpoint().admin_token.is_some() {
+        return Ok(());
+    }
+    Err(Failure::user("the operator's token is not readable").fix(
+        "run this on the server's machine as its user, with --data-dir if it is not the usual one",
+    ))
+}
+
 /// What a failed call means here. `sandbox` is the one it was about.
 pub(crate) fn failure(error: &ClientError, sandbox: Option<&str>) -> Failure {
     match (error, error.kind()) {

@@ -131,7 +131,7 @@ fn question(team: &Team, words: &[String], skip: i64, limit: u32) -> QueryBuilde
         push_score(&mut query, number, word);
     }
     query
-        .push(" FROM templates t JOIN teams m ON m.id = t.team_id WHERE t.deleted_at IS NULL AND (t.public OR t.team_id = ")
+        .push(" FROM templates t JOIN teams m ON m.id = t.team_id WHERE t.deleted_at IS NULL AND (t.public OR NOT t.is_snapshot AND t.team_id = ")
         .push_bind(team.id.to_string())
         .push(")) WHERE TRUE");
     for number in 0..words.len() {

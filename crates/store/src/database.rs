@@ -486,6 +486,21 @@ pub(crate) fn parsed<T: std::str::FromStr>(
         })
 }
 
+/// The same for one that may be absent.
+pub(crate) fn maybe_parsed<T: std::str::FromStr>(
+    row: &DbRow,
+    table: &'static str,
+    name: &'static str,
+) -> Result<Option<T>, StoreError> {
+    column::<Option<&str>>(row, table, name)?
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| StoreError::Damaged {
+            table,
+            column: name,
+        })
+}
+
 /// Reads a column that holds a number that is never negative.
 pub(crate) fn unsigned<T: TryFrom<i64>>(
     row: &DbRow,

@@ -1,4 +1,4 @@
-//! What SoulBox must remember: teams, keys, templates, sandboxes, volumes, metrics, logs.
+//! What SoulBox must remember: teams, keys, templates, sandboxes, snapshots, volumes, metrics, logs.
 //!
 //! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
 //! user asks names the team, so that a foreign row is the same as none.
@@ -13,6 +13,7 @@ pub mod database;
 pub mod error;
 mod files;
 pub mod idempotency;
+pub mod keeping;
 pub mod keys;
 pub mod layer_cache;
 pub mod logs;
@@ -22,6 +23,7 @@ pub mod pauses;
 pub mod request_build;
 pub mod retention;
 pub mod sandboxes;
+pub mod snapshots;
 pub mod tags;
 pub mod teams;
 pub mod template_changes;
@@ -38,6 +40,7 @@ pub use database::Store;
 pub use error::StoreError;
 pub use files::Expect;
 pub use idempotency::Begin;
+pub use keeping::{Keeping, Overdue};
 pub use keys::{ApiKey, KeyMask};
 pub use layer_cache::CachedStep;
 pub use logs::{Direction, LogEntry, LogLevel, LogQuery};
@@ -47,6 +50,7 @@ pub use pauses::{NewRun, Pause, PauseMode};
 pub use request_build::{NewBuild, RequestBuildError, RequestedBuild};
 pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
+pub use snapshots::{NewSnapshot, Snapshot, SnapshotFilter};
 pub use tags::{TagAssignment, TaggedBuild};
 pub use teams::Team;
 pub use template_changes::{DeleteTemplateError, PublishError};

@@ -105,16 +105,12 @@ impl Store {
         let now = Timestamp::now();
         let mut transaction = self.write().await?;
         fail_overdue(&mut transaction).await?;
-        let found = find(&mut transaction, team, &new.reference).await?;
-        // What the server brings with it is nobody's to rebuild: the name then means a template of the team's own.
-        let own = found.filter(|template| template.team == team.id && !template.is_default);
-        let own = own.map(|template| template.id);
+        let own = own_template(&mut transaction, team, &new.reference, now).await?;
         check_room(&mut transaction, team, own.as_ref(), new, now).await?;
-        check_name(&mut transaction, team, own.as_ref(), &new.reference).await?;
         let template = match own {
             Some(id) => {
                 supersede(&mut transaction, &id, &new.tags, now).await?;
-                touch(&mut transaction, &id, now).await?;
+                list_among_templates(&mut transaction, &id).await?;
                 id
             }
             None => add_template(&mut transaction, &team.id, now).await?,
@@ -162,6 +158,24 @@ fn waiting(template: &TemplateId, limits: Limits, semver: String, now: Timestamp
         updated_at: now,
         finished_at: None,
     }
+}
+
+/// The template of the team's own that gets a build under this name, now; `None` when there is to be a new one.
+pub(crate) async fn own_template(
+    transaction: &mut Transaction<'static, Db>,
+    team: &Team,
+    reference: &TemplateRef,
+    now: Timestamp,
+) -> Result<Option<TemplateId>, RequestBuildError> {
+    let found = find(transaction, team, reference).await?;
+    // What the server brings with it is nobody's to rebuild: the name then means a template of the team's own.
+    let own = found.filter(|template| template.team == team.id && !template.is_default);
+    let own = own.map(|template| template.id);
+    check_name(transaction, team, own.as_ref(), reference).await?;
+    if let Some(id) = &own {
+        touch(transaction, id, now).await?;
+    }
+    Ok(own)
 }
 
 /// The template that the name means for this team. Its aliases stay empty.
@@ -304,6 +318,19 @@ async fn supersede(
         .map(drop)
 }
 
+/// What was a snapshot only is built like a template from now on.
+async fn list_among_templates(
+    transaction: &mut Transaction<'static, Db>,
+    template: &TemplateId,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE templates SET is_snapshot = FALSE WHERE id = $1 AND is_snapshot")
+        .bind(template.as_str())
+        .execute(&mut **transaction)
+        .await
+        .during("update a template")
+        .map(drop)
+}
+
 async fn touch(
     transaction: &mut Transaction<'static, Db>,
     template: &TemplateId,
@@ -318,7 +345,7 @@ async fn touch(
         .map(drop)
 }
 
-async fn add_template(
+pub(crate) async fn add_template(
     transaction: &mut Transaction<'static, Db>,
     team: &TeamId,
     now: Timestamp,
@@ -339,7 +366,7 @@ async fn add_template(
 }
 
 /// Gives the template this alias in the team's namespace, in place of the one it has there.
-async fn claim_alias(
+pub(crate) async fn claim_alias(
     transaction: &mut Transaction<'static, Db>,
     team: &Team,
     template: &TemplateId,

@@ -11,7 +11,7 @@ use soulbox_types::{
 use sqlx::{QueryBuilder, Transaction};
 
 use crate::builds::limits_of;
-use crate::database::{Db, DbRow, column, json, maybe_json, parsed, time, to_json};
+use crate::database::{Db, DbRow, column, json, maybe_json, maybe_parsed, parsed, time, to_json};
 use crate::error::During;
 use crate::page::{Keyset, cut, fetch_limit, keyset};
 use crate::pauses::{Pause, pause_of};
@@ -71,6 +71,8 @@ pub struct SandboxRecord {
     pub state: RecordState,
     /// What there is of a paused one; absent exactly when it runs.
     pub pause: Option<Pause>,
+    /// The sandbox that it is a fork of; that one may be gone.
+    pub forked_from: Option<SandboxId>,
 }
 
 /// The state as the wire shows it.
@@ -414,8 +416,9 @@ async fn insert_record<'c>(
         "INSERT INTO sandboxes (id, team_id, template_id, build_id, execution_id, alias, metadata, started_at, end_at, \
          on_timeout, auto_pause_memory, auto_resume, auto_resume_timeout_seconds, vcpu_count, memory_mib, pids, disk_mib, \
          envd_version, allow_internet_access, network, allow_public_traffic, mask_request_host, https_ports, \
-         volume_mounts, state, pause_mode, guest_unresponsive, files_saved, spec) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)",
+         volume_mounts, state, pause_mode, guest_unresponsive, files_saved, spec, \
+         forked_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)",
     )
     .bind(record.id.as_str())
     .bind(record.team.as_str())
@@ -446,6 +449,7 @@ async fn insert_record<'c>(
     .bind(record.pause.as_ref().map(|pause| pause.guest_unresponsive))
     .bind(record.pause.as_ref().map(|pause| pause.files_saved))
     .bind(record.pause.as_ref().map(|pause| to_json(&pause.spec)))
+    .bind(record.forked_from.as_ref().map(SandboxId::as_str))
     .execute(executor)
     .await
     .during("add a sandbox")?;
@@ -528,6 +532,7 @@ pub(crate) fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
         https_ports: json(row, TABLE, "https_ports")?,
         volume_mounts: json(row, TABLE, "volume_mounts")?,
         state: state_of(row)?,
+        forked_from: maybe_parsed(row, TABLE, "forked_from")?,
     })
 }
 
@@ -577,6 +582,7 @@ pub(crate) mod tests {
             volume_mounts: serde_json::json!([{"name": "v", "path": "/v"}]),
             state: RecordState::Running,
             pause: None,
+            forked_from: None,
         }
     }
 

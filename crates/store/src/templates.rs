@@ -199,7 +199,9 @@ impl Store {
         page: &PageRequest,
     ) -> Result<Page<TemplateSummary>, StoreError> {
         let mut query = QueryBuilder::new(SUMMARY);
-        query.push(" AND t.team_id = ").push_bind(team.as_str());
+        query
+            .push(" AND NOT t.is_snapshot AND t.team_id = ")
+            .push_bind(team.as_str());
         push_page(&mut query, ("t.created_at", "t.id"), order, page)?;
         let mut items = self.summaries(query).await?;
         let next_cursor = cut(&mut items, page.limit, order, |item| Keyset {

@@ -6,7 +6,7 @@ use soulbox_api_types::logs::{SandboxLogs, SandboxLogsV2};
 use soulbox_api_types::metrics::{SandboxMetric, SandboxesWithMetrics};
 use soulbox_api_types::network::SandboxNetworkUpdate;
 use soulbox_api_types::sandbox::{
-    ConnectSandbox, ForkSandbox, ListedSandbox, NewSandbox, NewSnapshot, PauseSandbox,
+    ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, NewSnapshot, PauseSandbox,
     ResumeSandbox, Sandbox, SandboxDetail, SandboxRefresh, SandboxTimeout, SnapshotInfo,
 };
 
@@ -19,7 +19,7 @@ use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
 const KEY: &str = "^[a-z0-9-]{1,255}$";
 
 pub(super) fn operations() -> Vec<Operation> {
-    [lives(), lifetimes(), observed(), later()]
+    [lives(), lifetimes(), observed(), branches(), later()]
         .into_iter()
         .flatten()
         .collect()
@@ -202,25 +202,44 @@ fn observed() -> Vec<Operation> {
     ]
 }
 
-/// What this version refuses, each with its 501.
-fn later() -> Vec<Operation> {
+/// Snapshots and forks.
+fn branches() -> Vec<Operation> {
     vec![
         operation(
             "POST",
             "/sandboxes/{sandboxID}/fork",
             "forkSandbox",
-            "Not available in this version: 501 for every sandbox that exists.",
+            "Makes sandboxes from what a running one has at this moment. Files alone in this version: 501 without `memory: false`.",
         )
         .may_take::<ForkSandbox>()
-        .refuses(&[501]),
+        .creates::<Vec<ForkResult>>()
+        .refuses(&[409, 501]),
         operation(
             "POST",
             "/sandboxes/{sandboxID}/snapshots",
             "createSnapshot",
-            "Not available in this version: 501 for every sandbox that exists.",
+            "Saves a running sandbox, which goes on. Files alone in this version: 501 without `memory: false`.",
         )
         .takes::<NewSnapshot>()
-        .refuses(&[501]),
+        .creates::<SnapshotInfo>()
+        .refuses(&[409, 501]),
+        with_page(
+            operation(
+                "GET",
+                "/snapshots",
+                "listSnapshots",
+                "Of each snapshot template its newest snapshot, the newest template first.",
+            )
+            .query("sandboxID", text())
+            .query("name", text()),
+        )
+        .answers::<Vec<SnapshotInfo>>(),
+    ]
+}
+
+/// What this version refuses, each with its 501.
+fn later() -> Vec<Operation> {
+    vec![
         operation(
             "PUT",
             "/sandboxes/{sandboxID}/network",
@@ -229,16 +248,5 @@ fn later() -> Vec<Operation> {
         )
         .takes::<SandboxNetworkUpdate>()
         .refuses(&[501]),
-        with_page(
-            operation(
-                "GET",
-                "/snapshots",
-                "listSnapshots",
-                "Always empty: nothing can make a snapshot yet.",
-            )
-            .query("sandboxID", text())
-            .query("name", text()),
-        )
-        .answers::<Vec<SnapshotInfo>>(),
     ]
 }

@@ -3,7 +3,8 @@
 use http::StatusCode;
 use serde_json::json;
 use soulbox_api_types::admin::{
-    BuildCancelResult, Node, NodeStatusChange, RunningCounts, SandboxKillResult,
+    BuildCancelResult, CollectGarbage, GarbageCollected, Node, NodeStatusChange, Retention,
+    RunningCounts, SandboxKillResult,
 };
 use soulbox_api_types::metrics::{MaxTeamMetric, TeamMetric};
 use soulbox_api_types::secret::{NewSecret, Secret, SecretUpdate};
@@ -311,9 +312,38 @@ fn mass_actions() -> Vec<Operation> {
         .refuses(&[404]),
         operation(
             "POST",
+            "/admin/gc",
+            "collectGarbage",
+            "Removes layers of files that nothing needs, or tells which they are. 409 while a template is being built.",
+        )
+        .of(Caller::Operator)
+        .may_take::<CollectGarbage>()
+        .answers::<GarbageCollected>()
+        .refuses(&[409]),
+        operation(
+            "GET",
+            "/admin/teams/{teamID}/retention",
+            "getRetention",
+            "For how long a team's paused sandboxes and snapshots are kept.",
+        )
+        .of(Caller::Operator)
+        .answers::<Retention>()
+        .refuses(&[404]),
+        operation(
+            "PUT",
+            "/admin/teams/{teamID}/retention",
+            "setRetention",
+            "Sets for how long a team's paused sandboxes and snapshots are kept.",
+        )
+        .of(Caller::Operator)
+        .takes::<Retention>()
+        .answers::<Retention>()
+        .refuses(&[404]),
+        operation(
+            "POST",
             "/admin/teams/{teamID}/builds/cancel",
             "cancelBuildsOfTeam",
-            "No build is ever in progress, so both counts are 0.",
+            "Cancels every build of a team.",
         )
         .of(Caller::Operator)
         .answers::<BuildCancelResult>()

@@ -7,19 +7,26 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use soulbox_api_types::admin::{BuildCancelResult, RunningCounts, SandboxKillResult};
+use soulbox_api_types::admin::{
+    BuildCancelResult, CollectGarbage, GarbageCollected, GarbageLayer, Retention, RunningCounts,
+    SandboxKillResult,
+};
 use soulbox_api_types::team::ApiKeyName;
-use soulbox_store::{BuildReason, ListQuery, Team};
+use soulbox_builder::GarbageError;
+use soulbox_store::{BuildReason, Keeping, ListQuery, Team};
 use soulbox_types::{ApiKeyId, SandboxId};
 
 use crate::auth::{self, AdminAuth};
 use crate::convert;
 use crate::error::ApiError;
-use crate::extract::{JsonBody, PathArgs};
+use crate::extract::{Body, JsonBody, OptionalJsonBody, PathArgs};
 use crate::state::{Api, Shared};
 
 /// Enough to keep the kernel busy, and not the whole server.
 const PARALLEL_KILLS: usize = 16;
+
+/// Days that state can be kept for.
+const DAYS: std::ops::RangeInclusive<u32> = 1..=36_500;
 
 /// Kills every sandbox of a team. One that ends by itself meanwhile is neither killed nor failed.
 pub(crate) async fn kill_sandboxes(
@@ -82,6 +89,81 @@ pub(crate) async fn running_counts(
 }
 
 /// Ends every build of a team that waits or is in progress. One that ends by itself meanwhile is neither.
+/// Removes the files that nothing needs, or only tells which they are.
+pub(crate) async fn collect_garbage(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    OptionalJsonBody(body): OptionalJsonBody<CollectGarbage>,
+) -> Result<Json<GarbageCollected>, ApiError> {
+    let found = api.builds.collect(body.dry_run == Some(true)).await?;
+    let layers = found.layers.into_iter().map(|layer| GarbageLayer {
+        digest: layer.digest.to_string(),
+        size_bytes: layer.content_bytes,
+        entries: layer.entries,
+    });
+    Ok(Json(GarbageCollected {
+        layers: layers.collect(),
+        in_use: found.in_use,
+    }))
+}
+
+impl Body for CollectGarbage {}
+
+/// For how long a team's paused sandboxes and snapshots are kept.
+pub(crate) async fn retention(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+) -> Result<Json<Retention>, ApiError> {
+    let team = path_team(&api, &path).await?;
+    let keeping = api.store.keeping(&team.id).await?.unwrap_or_default();
+    Ok(Json(Retention {
+        paused_days: keeping.paused_days,
+        snapshot_days: keeping.snapshot_days,
+    }))
+}
+
+pub(crate) async fn set_retention(
+    State(api): State<Shared>,
+    _admin: AdminAuth,
+    path: PathArgs,
+    JsonBody(body): JsonBody<Retention>,
+) -> Result<Json<Retention>, ApiError> {
+    let team = path_team(&api, &path).await?;
+    let keeping = Keeping {
+        paused_days: body.paused_days,
+        snapshot_days: body.snapshot_days,
+    };
+    api.store.set_keeping(&team.id, keeping).await?;
+    Ok(Json(body))
+}
+
+impl Body for Retention {
+    fn check(&self) -> Result<(), String> {
+        let given = [
+            ("pausedDays", self.paused_days),
+            ("snapshotDays", self.snapshot_days),
+        ];
+        for (name, days) in given {
+            if days.is_some_and(|days| !DAYS.contains(&days)) {
+                let (first, last) = DAYS.into_inner();
+                return Err(format!("{name}: must be {first} to {last}, or null"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<GarbageError> for ApiError {
+    fn from(error: GarbageError) -> Self {
+        match error {
+            GarbageError::Building => Self::new(error.kind(), error.to_string()),
+            GarbageError::Store(error) => error.into(),
+            GarbageError::Driver(error) => Self::internal(error),
+        }
+    }
+}
+
 pub(crate) async fn cancel_builds(
     State(api): State<Shared>,
     _admin: AdminAuth,

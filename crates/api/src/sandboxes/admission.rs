@@ -74,6 +74,9 @@ pub(crate) fn check(
     })
 }
 
+/// What a fork and a resume mean by no timeout.
+pub(crate) const SHORT_DEFAULT: Duration = Duration::from_secs(15);
+
 /// The timeout that a request means: positive and within the team's limit.
 pub(crate) fn timeout(
     given: Option<i32>,

@@ -1,6 +1,7 @@
 //! Sandboxes over HTTP, one file per thing that is asked of them.
 
 pub(crate) mod admission;
+pub(crate) mod branch;
 pub(crate) mod create;
 pub(crate) mod idempotency;
 pub(crate) mod later;

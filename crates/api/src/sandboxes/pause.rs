@@ -10,8 +10,7 @@ use crate::auth::TeamAuth;
 use crate::convert;
 use crate::error::ApiError;
 use crate::extract::{OptionalJsonBody, SandboxArg};
-use crate::sandboxes::admission::timeout;
-use crate::sandboxes::later::SHORT_DEFAULT;
+use crate::sandboxes::admission::{SHORT_DEFAULT, timeout};
 use crate::state::Shared;
 
 /// Without memory there is nothing that could bring a guest back which does not answer, so that is refused.

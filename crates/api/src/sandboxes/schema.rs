@@ -142,7 +142,8 @@ mod tests {
         assert!(
             ForkSandbox {
                 timeout: None,
-                count: Some(101)
+                count: Some(101),
+                memory: None,
             }
             .check()
             .is_err()
@@ -150,7 +151,8 @@ mod tests {
         assert!(
             ForkSandbox {
                 timeout: None,
-                count: Some(0)
+                count: Some(0),
+                memory: None,
             }
             .check()
             .is_err()

@@ -25,7 +25,7 @@ async fn on_a_running_sandbox() {
         (
             Method::POST,
             "snapshots",
-            vec![json!({}), json!({"name": "default/x:y", "memory": false})],
+            vec![json!({}), json!({"name": "default/x:y", "memory": true})],
         ),
         (
             Method::PUT,
@@ -156,6 +156,51 @@ async fn wrong_bodies_come_before_the_refusal() {
         .send()
         .await
         .refused(400, "validation error");
+}
+
+#[tokio::test]
+async fn files_are_branched() {
+    let s = Stack::start().await;
+    let id = s.create(json!({"metadata": {"a": "b"}})).await;
+    let wanted = json!({"memory": false, "count": 2, "timeout": 60});
+    let forks = s
+        .post(format!("/sandboxes/{id}/fork"), wanted)
+        .await
+        .ok(201);
+    for fork in forks.as_array().unwrap() {
+        let fork = fork["sandbox"]["sandboxID"].as_str().unwrap();
+        let shown = s.get(format!("/sandboxes/{fork}")).await.ok(200);
+        assert_eq!(shown["forkedFrom"], id);
+        assert_eq!(shown["metadata"], json!({"a": "b"}));
+    }
+    let named = json!({"memory": false, "name": "work:v1"});
+    let path = format!("/sandboxes/{id}/snapshots");
+    let taken = s.post(path.clone(), named).await.ok(201);
+    assert_eq!(taken["snapshotID"], "default/work:v1");
+    assert_eq!(taken["names"], json!(["default/work"]));
+    assert_eq!(taken["sandboxID"], id);
+    assert_eq!(
+        s.get("/snapshots?name=work:v1").await.ok(200),
+        json!([taken])
+    );
+    assert_eq!(
+        s.get("/snapshots?name=work:default").await.ok(200),
+        json!([])
+    );
+    assert_eq!(s.get("/snapshots?name=base").await.ok(200), json!([]));
+    let body = json!({"templateID": "default/work:v1"});
+    let made = s.post("/v2/sandboxes", body).await.ok(201)["sandboxID"].clone();
+    let made = made.as_str().unwrap();
+    s.delete("/templates/default%2Fwork%3Av1")
+        .await
+        .refused(400, "because there are running sandboxes using it");
+    for path in [
+        &format!("/sandboxes/{made}"),
+        "/templates/default%2Fwork%3Av1",
+    ] {
+        assert_eq!(s.delete(path).await.status, 204, "{path}");
+    }
+    assert_eq!(s.get("/snapshots").await.ok(200), json!([]));
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 // Said here although it always holds: it tells the lints that this is test code throughout.
 #[cfg(test)]
-mod common;
+mod branch;
 #[cfg(test)]
+mod common;
 mod life;
 #[cfg(test)]
 mod pause;

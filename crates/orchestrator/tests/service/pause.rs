@@ -28,7 +28,11 @@ fn envd(world: &World, id: &SandboxId) {
     });
 }
 
-async fn pause(world: &World, id: &SandboxId, mode: PauseMode) -> Result<(), SandboxError> {
+pub(crate) async fn pause(
+    world: &World,
+    id: &SandboxId,
+    mode: PauseMode,
+) -> Result<(), SandboxError> {
     envd(world, id);
     world.sandboxes.pause(&world.team.id, id, mode, false).await
 }
@@ -254,4 +258,38 @@ async fn a_kill_ends_what_is_paused() {
         let error = pause(&world, &id, mode).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_team_keeps_no_longer_goes() {
+    let world = world().await;
+    let (old, back) = (world.create(300).await, world.create(300).await);
+    for id in [&old, &back] {
+        pause(&world, id, PauseMode::Filesystem).await.unwrap();
+    }
+    let two_days = soulbox_store::Keeping {
+        paused_days: Some(2),
+        snapshot_days: None,
+    };
+    let set = world.store.set_keeping(&world.team.id, two_days).await;
+    assert!(set.unwrap());
+    pass(700).await;
+    assert_eq!(state(&world, &old).await, RecordState::Paused);
+    world.clock.jump(3 * 24 * 3600);
+    let resumed = world
+        .sandboxes
+        .resume(&world.team.id, &back, HOUR, None, true)
+        .await;
+    resumed.unwrap();
+    pass(700).await;
+    wait_for("the old one is gone", async || {
+        world.sandboxes.get(&world.team.id, &old).await.is_err()
+    })
+    .await;
+    assert_eq!(state(&world, &back).await, RecordState::Running);
+    let said = world.log(&old).await;
+    assert!(
+        said.last().unwrap().contains("keeps them no longer"),
+        "{said:?}"
+    );
 }

@@ -52,6 +52,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Idle(_) => vec![Bench::Idle],
         BenchCommand::Transfer(_) => vec![Bench::Transfer],
         BenchCommand::Sustained(_) => vec![Bench::Sustained],
+        BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::All(_) => Bench::ALL.into(),
     }

@@ -8,15 +8,12 @@ use soulbox_client::Api;
 use crate::args::KeyCommand;
 use crate::failure::Failure;
 use crate::output::{Output, note, table};
-use crate::session::failure;
+use crate::session::{failure, must_be_operator};
 use crate::text::ago;
 
 /// Runs one of them.
 pub(crate) async fn run(api: &Api, command: KeyCommand, output: Output) -> Result<(), Failure> {
-    if api.endpoint().admin_token.is_none() {
-        return Err(Failure::user("the operator's token is not readable")
-            .fix("run this on the server's machine as its user, with --data-dir if it is not the usual one"));
-    }
+    must_be_operator(api)?;
     match command {
         KeyCommand::Create { name } => create(api, &name, output).await,
         KeyCommand::List => list(api, output).await,
