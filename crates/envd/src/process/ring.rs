@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 /// What one ring may cost, its pieces' own cost included.
 pub(crate) const RING_MAX: usize = 256 * 1024;
-/// Small pieces of one stream share a block of at most this size: a terminal writes a byte or two at a time.
+/// Small pieces share a block of at most this size: a terminal writes a byte or two at a time, a program a line.
 const BLOCK: usize = 4 * 1024;
 /// What a piece costs besides its bytes, roughly.
 const PIECE_COST: usize = 128;
@@ -37,32 +37,66 @@ impl Chunk {
     }
 }
 
+/// Neighbouring bytes of one stream.
 #[derive(Debug)]
-enum Data {
-    /// As it was read, shared with the listeners.
-    Shared(Bytes),
-    /// Small ones, copied together.
-    Block(Vec<u8>),
+struct Run {
+    kind: Kind,
+    length: u32,
 }
 
 #[derive(Debug)]
-struct Piece {
-    kind: Kind,
-    data: Data,
+enum Piece {
+    /// As it was read, shared with the listeners.
+    Shared(Kind, Bytes),
+    /// Small ones, copied together.
+    Block { bytes: Vec<u8>, runs: Vec<Run> },
 }
 
 impl Piece {
     fn len(&self) -> usize {
-        match &self.data {
-            Data::Shared(data) => data.len(),
-            Data::Block(data) => data.len(),
+        match self {
+            Self::Shared(_, data) => data.len(),
+            Self::Block { bytes, .. } => bytes.len(),
         }
     }
 
-    fn part(&self, from: usize, to: usize) -> Bytes {
-        match &self.data {
-            Data::Shared(data) => data.slice(from..to),
-            Data::Block(data) => Bytes::copy_from_slice(data.get(from..to).unwrap_or_default()),
+    fn cost(&self) -> usize {
+        let runs = match self {
+            Self::Shared(..) => 0,
+            Self::Block { runs, .. } => runs.len() * size_of::<Run>(),
+        };
+        PIECE_COST + self.len() + runs
+    }
+
+    /// Adds output, if it is small and there is room.
+    fn extend(&mut self, kind: Kind, data: &[u8]) -> bool {
+        let Self::Block { bytes, runs } = self else {
+            return false;
+        };
+        if bytes.len() + data.len() > BLOCK {
+            return false;
+        }
+        let length = u32::try_from(data.len()).unwrap_or_default();
+        match runs.last_mut() {
+            Some(last) if last.kind == kind => last.length += length,
+            _ => runs.push(Run { kind, length }),
+        }
+        bytes.extend_from_slice(data);
+        true
+    }
+
+    /// Its bytes, stream by stream.
+    fn parts(&self) -> Vec<(Kind, Bytes)> {
+        match self {
+            Self::Shared(kind, data) => vec![(*kind, data.clone())],
+            Self::Block { bytes, runs } => {
+                let mut rest = Bytes::copy_from_slice(bytes);
+                let part = |run: &Run| {
+                    let length = usize::try_from(run.length).unwrap_or(usize::MAX);
+                    (run.kind, rest.split_to(length.min(rest.len())))
+                };
+                runs.iter().map(part).collect()
+            }
         }
     }
 }
@@ -73,6 +107,7 @@ pub(crate) struct Ring {
     pieces: VecDeque<Piece>,
     /// Bytes in the pieces.
     held: usize,
+    cost: usize,
     /// Bytes that were ever written.
     written: u64,
 }
@@ -94,7 +129,7 @@ impl Ring {
 
     /// What it costs in memory, roughly.
     pub(crate) fn cost(&self) -> usize {
-        self.held + self.pieces.len() * PIECE_COST
+        self.cost
     }
 
     /// Takes output; the oldest goes when there is too much. Gives its position.
@@ -104,23 +139,26 @@ impl Ring {
         let at = self.written;
         self.written += count(data.len());
         self.held += data.len();
-        match self.pieces.back_mut() {
-            Some(Piece {
-                kind: last,
-                data: Data::Block(block),
-            }) if *last == kind && block.len() + data.len() <= BLOCK => {
-                block.extend_from_slice(data);
+        if data.is_empty() {
+            return at;
+        }
+        let small = data.len() < BLOCK / 2;
+        let last = self.pieces.back_mut().filter(|_| small);
+        let before = last.as_ref().map_or(0, |piece| piece.cost());
+        if let Some(piece) = last
+            && piece.extend(kind, data)
+        {
+            self.cost += piece.cost() - before;
+        } else {
+            let mut piece = Piece::Block {
+                bytes: Vec::new(),
+                runs: Vec::new(),
+            };
+            if !small || !piece.extend(kind, data) {
+                piece = Piece::Shared(kind, data.clone());
             }
-            _ if data.is_empty() => {}
-            _ => {
-                let small = data.len() < BLOCK / 2;
-                let data = if small {
-                    Data::Block(data.to_vec())
-                } else {
-                    Data::Shared(data.clone())
-                };
-                self.pieces.push_back(Piece { kind, data });
-            }
+            self.cost += piece.cost();
+            self.pieces.push_back(piece);
         }
         while self.cost() > RING_MAX {
             self.drop_oldest();
@@ -132,6 +170,7 @@ impl Ring {
     pub(crate) fn drop_oldest(&mut self) {
         if let Some(piece) = self.pieces.pop_front() {
             self.held -= piece.len();
+            self.cost -= piece.cost();
         }
         if self.pieces.is_empty() {
             self.clear();
@@ -142,6 +181,7 @@ impl Ring {
     pub(crate) fn clear(&mut self) {
         self.pieces = VecDeque::new();
         self.held = 0;
+        self.cost = 0;
     }
 
     /// What is still here of the bytes from one position up to another.
@@ -149,19 +189,23 @@ impl Ring {
         let mut begin = self.start();
         let mut chunks = VecDeque::new();
         for piece in &self.pieces {
-            let within = |position: u64| {
-                let offset = usize::try_from(position.saturating_sub(begin));
-                offset.unwrap_or(usize::MAX).min(piece.len())
-            };
-            let (first, last) = (within(from), within(to));
-            if first < last {
-                chunks.push_back(Chunk {
-                    at: begin + count(first),
-                    kind: piece.kind,
-                    data: piece.part(first, last),
-                });
+            let after = begin + count(piece.len());
+            if after <= from || begin >= to {
+                begin = after;
+                continue;
             }
-            begin += count(piece.len());
+            for (kind, data) in piece.parts() {
+                let within = |position: u64| {
+                    let offset = usize::try_from(position.saturating_sub(begin));
+                    offset.unwrap_or(usize::MAX).min(data.len())
+                };
+                let (first, last) = (within(from), within(to));
+                if first < last {
+                    let (at, data) = (begin + count(first), data.slice(first..last));
+                    chunks.push_back(Chunk { at, kind, data });
+                }
+                begin += count(data.len());
+            }
         }
         chunks
     }
@@ -274,7 +318,9 @@ mod tests {
             };
             ring.append(kind, &Bytes::from_static(b"x"));
         }
-        assert!(ring.pieces.len() <= RING_MAX / PIECE_COST && ring.cost() <= RING_MAX);
+        assert!(ring.cost() <= RING_MAX);
+        // A byte and what says whose it is.
+        assert!((20_000..60_000).contains(&ring.held), "{}", ring.held);
         assert_eq!(ring.end(), 100_000);
         // One stream alone keeps nearly as much as it may.
         for _ in 0..500_000 {

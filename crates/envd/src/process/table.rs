@@ -27,6 +27,8 @@ use crate::sync::lock;
 pub(crate) const END_RETENTION: Duration = Duration::from_secs(30);
 /// How long to those that ask for what they missed.
 pub(crate) const OUTPUT_RETENTION: Duration = Duration::from_secs(60);
+/// How much longer it may be until the memory is given back: many that end soon after each other are one piece of work.
+const SWEEP_DELAY: Duration = Duration::from_secs(5);
 /// Ended processes whose output is kept.
 const ENDED_OUTPUTS_MAX: usize = 64;
 /// Ends remembered at once, so that a loop of short commands does not fill memory.
@@ -320,7 +322,7 @@ impl Table {
             let oldest = lock(&self.entries).ended.front().map(|e| e.at);
             match oldest {
                 Some(at) => {
-                    tokio::time::sleep_until((at + OUTPUT_RETENTION).into()).await;
+                    tokio::time::sleep_until((at + OUTPUT_RETENTION + SWEEP_DELAY).into()).await;
                     lock(&self.entries).forget_expired(Instant::now());
                     worked();
                 }

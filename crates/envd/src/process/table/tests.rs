@@ -145,7 +145,8 @@ async fn ends_are_forgotten_in_time() {
         let process = process(&table, number, None);
         table.retire(&process, &end());
     }
-    lock(&table.entries).ended[0].at = Instant::now().checked_sub(OUTPUT_RETENTION).unwrap();
+    let long_ago = OUTPUT_RETENTION + SWEEP_DELAY;
+    lock(&table.entries).ended[0].at = Instant::now().checked_sub(long_ago).unwrap();
     let first_is_gone = async {
         while lock(&table.entries).ended.len() > 1 {
             tokio::task::yield_now().await;
