@@ -1,20 +1,20 @@
 //! envd, the daemon inside one sandbox: processes and files.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::header::{self, HeaderName};
+use hyper::{Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::SandboxAddress;
+use crate::follow::Begin;
 use crate::http::{Body, Http, full, json, read_all, refusal};
 use crate::process::{
-    End, Event, Events, InputBody, ListAnswer, ProcessBody, ProcessInfo, Pty, Selector, Signal,
-    SignalBody, Size, Start, StartBody, UpdateBody,
+    End, Event, Events, InputBody, ListAnswer, OUTPUT_FROM, PROCESS, ProcessBody, ProcessInfo, Pty,
+    Selector, Signal, SignalBody, Size, Start, StartBody, UpdateBody,
 };
 use crate::tls::Dial;
 use crate::{ClientError, Endpoint, Secret, envelope};
@@ -23,6 +23,7 @@ use crate::{ClientError, Endpoint, Secret, envelope};
 const ENVD_PORT: u16 = 49983;
 /// After this many seconds of silence envd sends a sign of life, so that nothing on the way closes the stream.
 const KEEPALIVE_SECONDS: &str = "50";
+const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 
 /// The daemon of one sandbox. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
@@ -150,8 +151,7 @@ impl Envd {
         operation: &str,
         method: &str,
         body: &impl Serialize,
-        user: Option<&str>,
-        timeout: Option<Duration>,
+        headers: Vec<(HeaderName, String)>,
     ) -> Result<Events, ClientError> {
         let body =
             serde_json::to_vec(body).map_err(|error| ClientError::request(operation, error))?;
@@ -160,11 +160,8 @@ impl Envd {
             .header(header::CONTENT_TYPE, "application/connect+json")
             .header("Connect-Protocol-Version", "1")
             .header("Keepalive-Ping-Interval", KEEPALIVE_SECONDS);
-        if let Some(user) = user {
-            request = request.header(header::AUTHORIZATION, basic(user));
-        }
-        if let Some(timeout) = timeout {
-            request = request.header("Connect-Timeout-Ms", timeout.as_millis().to_string());
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         let request = self.finish(operation, request, full(envelope::encode(&body)))?;
         Events::of(operation, self.http.send(operation, request).await?).await
@@ -175,27 +172,41 @@ impl Envd {
     /// # Errors
     /// When it cannot be started; later failures come from the stream.
     pub async fn start(&self, start: &Start) -> Result<Events, ClientError> {
-        self.stream(
-            "start a process",
-            "Start",
-            &StartBody::new(start),
-            start.user.as_deref(),
-            start.timeout,
-        )
-        .await
+        let mut headers = Vec::new();
+        if let Some(user) = &start.user {
+            headers.push((header::AUTHORIZATION, basic(user)));
+        }
+        if let Some(timeout) = start.timeout {
+            headers.push((TIMEOUT, timeout.as_millis().to_string()));
+        }
+        self.stream("start a process", "Start", &StartBody::new(start), headers)
+            .await
     }
 
-    /// Follows a process that runs already; output from before is not shown again.
+    /// Follows a process that was started before, by its number and, where it is known, envd's name for it.
     ///
     /// # Errors
     /// When the request fails; an unknown process is reported by the stream.
-    pub async fn connect(&self, pid: u32) -> Result<Events, ClientError> {
+    pub(crate) async fn connect(
+        &self,
+        pid: u32,
+        begin: Begin,
+        process: Option<&str>,
+    ) -> Result<Events, ClientError> {
+        let mut headers = Vec::new();
+        match begin {
+            Begin::Now => {}
+            Begin::Oldest => headers.push((HeaderName::from_static(OUTPUT_FROM), "oldest".into())),
+            Begin::At(at) => headers.push((HeaderName::from_static(OUTPUT_FROM), at.to_string())),
+        }
+        if let Some(process) = process {
+            headers.push((HeaderName::from_static(PROCESS), process.to_owned()));
+        }
         self.stream(
             &format!("connect to process {pid}"),
             "Connect",
             &ProcessBody::new(pid),
-            None,
-            None,
+            headers,
         )
         .await
     }

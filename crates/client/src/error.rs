@@ -132,6 +132,12 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. })
     }
 
+    /// Whether there was no connection, or it broke: what was asked may have been done, and another connection may tell.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.kind() == ErrorKind::Unavailable
+    }
+
     pub(crate) fn answer(operation: &str, reason: impl fmt::Display) -> Self {
         Self::Answer {
             operation: operation.to_owned(),

@@ -2,9 +2,10 @@
 //! that run something in a sandbox.
 //!
 //! Written from the wire, not from the server: it shares only the control plane's body types with it. So it is also
-//! a second reading of the contract. Connections are kept and used again; nothing is retried, a caller decides.
+//! a second reading of the contract. Connections are kept and used again; nothing is retried, a caller decides. Except
+//! that [`follow`] takes up the stream of a process again.
 //!
-//! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`startup`], [`ClientError`].
+//! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`follow`], [`startup`], [`ClientError`].
 
 pub mod api;
 mod branches;
@@ -13,6 +14,7 @@ pub mod endpoint;
 pub mod envd;
 mod envelope;
 mod error;
+pub mod follow;
 mod http;
 pub mod lines;
 pub mod process;

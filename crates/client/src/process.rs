@@ -9,15 +9,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use http_body_util::BodyExt as _;
-use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{Decoder, Frame};
+use crate::follow::Place;
 use crate::{ClientError, Code, http};
 
 /// How long the end of a body is waited for once its last frame is there.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where a stream begins in the output of its process.
+const OUTPUT_AT: &str = "soulbox-output-at";
+/// Asks for a stream that begins there.
+pub(crate) const OUTPUT_FROM: &str = "soulbox-output-from";
+/// Which process it is, whatever its number.
+pub(crate) const PROCESS: &str = "soulbox-process";
 
 /// A process to start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -343,6 +351,8 @@ pub struct Events {
     operation: String,
     body: Incoming,
     decoder: Decoder,
+    /// None when envd does not count.
+    place: Option<Place>,
     ended: bool,
 }
 
@@ -361,8 +371,14 @@ impl Events {
             operation: operation.to_owned(),
             body,
             decoder: Decoder::default(),
+            place: place_of(&parts.headers),
             ended: false,
         })
+    }
+
+    /// Where it is in the process's output.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// The next event; None after the last one.
@@ -382,8 +398,9 @@ impl Events {
                 Some(Frame::Message(message)) => {
                     let event = parse_event(&message)
                         .map_err(|reason| ClientError::answer(&self.operation, reason))?;
-                    if event.is_some() {
-                        return Ok(event);
+                    if let Some(event) = event {
+                        self.count(&event);
+                        return Ok(Some(event));
                     }
                 }
                 Some(Frame::End(message)) => {
@@ -395,6 +412,14 @@ impl Events {
             }
         }
         Ok(None)
+    }
+
+    fn count(&mut self, event: &Event) {
+        if let (Some(place), Event::Stdout(data) | Event::Stderr(data) | Event::Pty(data)) =
+            (&mut self.place, event)
+        {
+            place.at += u64::try_from(data.len()).unwrap_or_default();
+        }
     }
 
     async fn read_more(&mut self) -> Result<(), ClientError> {
@@ -424,6 +449,15 @@ impl Events {
         // A server that keeps the body open costs us this connection, no more.
         tokio::time::timeout(TAIL_TIMEOUT, rest).await.ok();
     }
+}
+
+/// What SoulBox's envd says besides E2B's.
+fn place_of(headers: &HeaderMap) -> Option<Place> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    Some(Place {
+        at: text(OUTPUT_AT)?.parse().ok()?,
+        process: text(PROCESS)?.to_owned(),
+    })
 }
 
 #[cfg(test)]

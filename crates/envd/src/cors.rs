@@ -11,7 +11,8 @@ use crate::reply::{Reply, empty};
 
 const METHODS: &str = "HEAD, GET, POST, PUT, PATCH, DELETE";
 const EXPOSED: &str = "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, Connect-Content-Encoding, \
-                       Connect-Accept-Encoding, Location, Cache-Control, X-Content-Type-Options";
+                       Connect-Accept-Encoding, Location, Cache-Control, X-Content-Type-Options, \
+                       Soulbox-Output-At, Soulbox-Process";
 const MAX_AGE_SECONDS: &str = "7200";
 
 /// Answers a preflight, before any authentication: browsers send none with it.

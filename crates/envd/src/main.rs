@@ -173,7 +173,7 @@ async fn serve(
     status: Option<OwnedFd>,
 ) -> io::Result<std::convert::Infallible> {
     let started = start(args, prepared);
-    let (listener, endpoints) = match started {
+    let (listener, processes, endpoints) = match started {
         Ok(started) => started,
         Err(error) => {
             boot::report(status, &format!("listening on {}: {error}", args.listen));
@@ -183,10 +183,14 @@ async fn serve(
     announce(args, &listener);
     boot::report(status, "ready");
     tokio::spawn(async { idle::trim_after_work().await });
+    tokio::spawn(async move { processes.forget_in_time().await });
     server::serve(listener, endpoints).await
 }
 
-fn start(args: &Args, prepared: Prepared) -> io::Result<(tokio::net::TcpListener, Endpoints)> {
+fn start(
+    args: &Args,
+    prepared: Prepared,
+) -> io::Result<(tokio::net::TcpListener, Arc<Table>, Endpoints)> {
     let listener = server::listen(args.listen)?;
     let reaper = Arc::new(Reaper::default());
     reaper.start()?;
@@ -202,7 +206,8 @@ fn start(args: &Args, prepared: Prepared) -> io::Result<(tokio::net::TcpListener
             .filter(|p| !p.is_empty())
             .unwrap_or_else(|| DEFAULT_PATH.into()),
     };
-    Ok((listener, Endpoints::new(Arc::new(app))))
+    let processes = Arc::clone(&app.processes);
+    Ok((listener, processes, Endpoints::new(Arc::new(app))))
 }
 
 /// Outside a sandbox, whoever asked for port 0 needs to know which one it became.

@@ -1,5 +1,6 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod attach;
 mod branch;
 mod build;
 pub(crate) mod versions;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
+pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
 pub(crate) use volume::VolumeCommand;
@@ -246,6 +248,8 @@ pub(crate) enum SandboxCommand {
     List(ListArgs),
     /// Run a command in a sandbox; input, output and exit code are the command's
     Exec(ExecArgs),
+    /// Follow a command that runs already, or ended within the last minute
+    Attach(AttachArgs),
     /// Open a terminal in a sandbox
     Connect(ConnectArgs),
     /// Stop a sandbox and keep it as it is

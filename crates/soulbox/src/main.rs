@@ -137,7 +137,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{branch, exec, pause, sandbox, terminal, tree, watch};
+    use commands::{attach, branch, exec, pause, sandbox, terminal, tree, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
@@ -151,6 +151,7 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
         SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
+        SandboxCommand::Attach(args) => return attach::attach(api, args, output).await,
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -7,14 +7,14 @@ use futures_util::{StreamExt as _, stream};
 use soulbox_envd_proto::process::ProcessEvent;
 use soulbox_envd_proto::process::process_event::data_event::Output;
 use soulbox_envd_proto::process::process_event::{DataEvent, Event as Wire, StartEvent};
-use tokio::sync::mpsc;
 
-use super::table::Event;
+use super::heard::{Event, Heard};
+use super::ring::Kind;
 
 /// Start, then what is heard, with a sign of life whenever it is quiet for `keepalive`.
 pub(crate) struct Events {
     pub(crate) number: u32,
-    pub(crate) heard: mpsc::Receiver<Event>,
+    pub(crate) heard: Heard,
     pub(crate) keepalive: Duration,
     /// When the process is killed for its time. Its end, caused by that, must not reach the client before the error.
     pub(crate) deadline: Option<Instant>,
@@ -44,10 +44,10 @@ impl Events {
     }
 
     async fn next(&mut self) -> Option<(Result<ProcessEvent, ConnectError>, Step)> {
-        let event = match tokio::time::timeout(self.keepalive, self.heard.recv()).await {
+        let event = match tokio::time::timeout(self.keepalive, self.heard.next()).await {
             Err(_) => Wire::Keepalive(Box::default()),
             Ok(None) => return None,
-            Ok(Some(Event::End(end))) => {
+            Ok(Some(Event::End { end, .. })) => {
                 if self
                     .deadline
                     .is_some_and(|deadline| Instant::now() >= deadline)
@@ -61,9 +61,11 @@ impl Events {
                 }
                 return Some((Ok(wire(Wire::End(Box::new((*end).clone())))), Step::Done));
             }
-            Ok(Some(Event::Stdout(data))) => data_event(Output::Stdout(data.into())),
-            Ok(Some(Event::Stderr(data))) => data_event(Output::Stderr(data.into())),
-            Ok(Some(Event::Pty(data))) => data_event(Output::Pty(data.into())),
+            Ok(Some(Event::Output(chunk))) => data_event(match chunk.kind {
+                Kind::Stdout => Output::Stdout(chunk.data.into()),
+                Kind::Stderr => Output::Stderr(chunk.data.into()),
+                Kind::Pty => Output::Pty(chunk.data.into()),
+            }),
         };
         Some((Ok(wire(event)), Step::Listen))
     }

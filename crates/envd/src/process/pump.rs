@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::table::{Event, Process};
+use super::ring::Kind;
+use super::table::Process;
 use crate::watched::watched;
 
 /// Bytes per event of a pipe and of a terminal, as clients know them.
@@ -18,24 +19,6 @@ const PTY_CHUNK: usize = 16 * 1024;
 const LAST_WORDS_MAX: usize = 1024 * 1024;
 /// How long a listener that does not read may delay the end of a killed process.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Which stream it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    Stdout,
-    Stderr,
-    Pty,
-}
-
-impl Kind {
-    fn event(self, chunk: Bytes) -> Event {
-        match self {
-            Self::Stdout => Event::Stdout(chunk),
-            Self::Stderr => Event::Stderr(chunk),
-            Self::Pty => Event::Pty(chunk),
-        }
-    }
-}
 
 /// One output stream.
 #[derive(Debug)]
@@ -101,7 +84,7 @@ impl Output {
         };
         tokio::select! {
             biased;
-            () = process.publish(self.kind.event(chunk)) => true,
+            () = process.publish(self.kind, chunk) => true,
             () = out_of_patience => false,
         }
     }

@@ -5,7 +5,7 @@
 )]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connectrpc::{
     ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
@@ -22,12 +22,13 @@ use soulbox_envd_proto::process::{
     SendInputResponse, SendSignalRequest, SendSignalResponse, Signal, StartRequest, StartResponse,
     StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
-use tokio::sync::mpsc;
 
+use super::asked::{self, Asked};
 use super::events::Events;
+use super::heard::Heard;
 use super::input::InputError;
 use super::start::{start, window};
-use super::table::{Event, Found, Process, Selector};
+use super::table::{Found, Process, Selector};
 use crate::app::App;
 use crate::call;
 
@@ -50,6 +51,49 @@ impl ProcessService {
             .live(&selector)
             .ok_or_else(|| not_found(&selector))
     }
+
+    /// Finds what a Connect is to follow, and where it begins.
+    fn follow(&self, selector: &Selector, asked: &Asked) -> Result<Follow, ConnectError> {
+        let found = self.0.processes.find(selector, asked.retention());
+        match found.ok_or_else(|| not_found(selector))? {
+            Found::Live(process) if asked.means(&process.tape.name) => {
+                let heard = process.listen(asked.begin)?;
+                Ok(Follow {
+                    number: process.number(),
+                    heard,
+                    name: process.tape.name.clone(),
+                    deadline: process.deadline.filter(|_| asked.resumes()),
+                })
+            }
+            Found::Ended(ended) if asked.means(&ended.name) => Ok(Follow {
+                number: ended.number,
+                heard: Heard::of_ended(ended.tape, asked.begin, ended.written, ended.end)?,
+                name: ended.name,
+                deadline: ended.overran.filter(|_| asked.resumes()),
+            }),
+            Found::Live(_) | Found::Ended(_) => Err(taken(selector)),
+        }
+    }
+}
+
+/// What a Connect follows.
+struct Follow {
+    number: u32,
+    heard: Heard,
+    name: String,
+    /// As the stream of Start has it, when this one takes its place.
+    deadline: Option<Instant>,
+}
+
+fn taken(selector: &Selector) -> ConnectError {
+    let other = match selector {
+        Selector::Pid(number) => format!("pid {number}"),
+        Selector::Tag(tag) => format!("tag {tag}"),
+    };
+    ConnectError::not_found(format!(
+        "the process with {other} is gone: another one has that now\n\
+         FIX: leave out the header Soulbox-Process to connect to the other one"
+    ))
 }
 
 fn selector_of(selector: Option<ProcessSelector>) -> Result<Selector, ConnectError> {
@@ -109,33 +153,22 @@ impl Rpc for ProcessService {
         ctx: RequestContext,
         request: ServiceRequest<'_, ConnectRequest>,
     ) -> ServiceResult<ServiceStream<ConnectResponse>> {
+        let asked = Asked::of(&ctx)?;
         let selector = selector_of(request.to_owned_message().process.into_option())?;
-        let (number, heard) = match self.0.processes.find(&selector) {
-            Some(Found::Live(process)) => {
-                let heard = process
-                    .listen()
-                    .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
-                (process.number(), heard)
-            }
-            Some(Found::Ended { number, end }) => {
-                let (sender, heard) = mpsc::channel(1);
-                // A fresh channel has room.
-                drop(sender.try_send(Event::End(end)));
-                (number, heard)
-            }
-            None => return Err(not_found(&selector)),
-        };
+        let follow = self.follow(&selector, &asked)?;
         let events = Events {
-            number,
-            heard,
+            number: follow.number,
+            heard: follow.heard,
             keepalive: call::keepalive(&ctx),
-            deadline: None,
+            deadline: follow.deadline,
         };
+        let at = events.heard.at;
         let message = |event| ConnectResponse {
             event: Some(event).into(),
             ..ConnectResponse::default()
         };
-        Ok(call::streaming(events.into_stream(message)))
+        let response = call::streaming(events.into_stream(message));
+        Ok(asked::tell(response, at, &follow.name))
     }
 
     async fn start(
@@ -153,11 +186,13 @@ impl Rpc for ProcessService {
             keepalive,
             deadline,
         };
+        let at = events.heard.at;
         let message = |event| StartResponse {
             event: Some(event).into(),
             ..StartResponse::default()
         };
-        Ok(call::streaming(events.into_stream(message)))
+        let response = call::streaming(events.into_stream(message));
+        Ok(asked::tell(response, at, &started.process.tape.name))
     }
 
     async fn update(

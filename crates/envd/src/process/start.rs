@@ -13,12 +13,13 @@ use soulbox_envd_proto::process::pty::Size;
 use soulbox_envd_proto::process::{ProcessConfig, StartRequest};
 use soulbox_linux::pty::{self, Pty};
 use soulbox_linux::spawn::{Credentials, SpawnError, SpawnRequest};
-use tokio::sync::mpsc;
 
+use super::heard::{Begin, Heard};
 use super::input::{Input, Terminal};
-use super::pump::{Kind, Output};
+use super::pump::Output;
+use super::ring::Kind;
 use super::supervise::supervise;
-use super::table::{Event, PROCESSES_MAX, Process};
+use super::table::{PROCESSES_MAX, Process};
 use crate::app::App;
 use crate::path;
 use crate::spawner::Streams;
@@ -30,7 +31,7 @@ const OOM_SCORE: i32 = 100;
 /// A started process and its first listener.
 pub(crate) struct Started {
     pub(crate) process: Arc<Process>,
-    pub(crate) heard: mpsc::Receiver<Event>,
+    pub(crate) heard: Heard,
 }
 
 /// Starts what was asked for; it is listed when this returns.
@@ -86,19 +87,18 @@ pub(crate) async fn start(
         .await
         .map_err(|e| spawn_failed(&e))?;
 
-    let process = Arc::new(
-        Process::new(started.pid, config, tag, started.ending.reaped).with_streams(input, terminal),
-    );
-    let heard = process
-        .listen()
-        .map_err(|e| ConnectError::resource_exhausted(e.to_string()))?;
+    let tape = app.processes.open_tape();
+    let process = Process::new(started.pid, config, tag, started.ending.reaped, tape)
+        .with_streams(input, terminal)
+        .with_deadline(deadline);
+    let process = Arc::new(process);
+    let heard = process.listen(Begin::Now)?;
     app.processes.insert(Arc::clone(&process));
     tokio::spawn(supervise(
         Arc::clone(app),
         Arc::clone(&process),
         outputs,
         started.ending.status,
-        deadline,
         before,
     ));
     Ok(Started { process, heard })

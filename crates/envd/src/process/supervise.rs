@@ -1,7 +1,6 @@
 //! Sees a process from its start to its end event.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::join_all;
 use rustix::process::{Signal, kill_process};
@@ -9,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::exit_status::end_event;
 use super::pump::Output;
-use super::table::{Event, Process};
+use super::table::Process;
 use crate::app::App;
 use crate::oom::Mark;
 use crate::reaper::Exit;
@@ -23,11 +22,10 @@ pub(crate) async fn supervise(
     process: Arc<Process>,
     outputs: Vec<Output>,
     exit: oneshot::Receiver<Exit>,
-    deadline: Option<Instant>,
     before: Mark,
 ) {
     let pumps = join_all(outputs.into_iter().map(|output| output.pump(&process)));
-    let (exit, _) = futures_util::future::join(wait(&process, exit, deadline), pumps).await;
+    let (exit, _) = futures_util::future::join(wait(&process, exit), pumps).await;
     if let Some(input) = &process.input {
         input.close();
     }
@@ -39,18 +37,14 @@ pub(crate) async fn supervise(
     join_all(
         listeners
             .iter()
-            .map(|listener| listener.send(Event::End(Arc::clone(&end)))),
+            .map(|listener| listener.send(process.end_event(&end))),
     )
     .await;
 }
 
-async fn wait(
-    process: &Process,
-    mut exit: oneshot::Receiver<Exit>,
-    deadline: Option<Instant>,
-) -> Exit {
+async fn wait(process: &Process, mut exit: oneshot::Receiver<Exit>) -> Exit {
     let expired = async {
-        match deadline {
+        match process.deadline {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
         }

@@ -1,24 +1,36 @@
 //! The processes that clients started: which live, who listens, and how recent ones ended.
 //!
 //! A process is listed from before its start event until before its end event. Its end is kept for half a minute, so
-//! that a client that connects a moment too late still learns it.
+//! that a client that connects a moment too late still learns it; for those that ask for what they missed, twice as
+//! long, and the last output with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use connectrpc::ConnectError;
 use rustix::process::{Pid, Signal, kill_process};
 use soulbox_envd_proto::process::process_event::EndEvent;
 use soulbox_envd_proto::process::{ProcessConfig, ProcessInfo};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::archive::{Archive, Tape};
+use super::heard::{Ahead, Begin, Event, Heard};
 use super::input::{Input, Terminal};
+use super::ring::{Chunk, Kind};
+use crate::idle::worked;
 use crate::sync::lock;
 
-/// How long an end is remembered.
-const END_RETENTION: Duration = Duration::from_secs(30);
+/// How long an end is told to whoever connects.
+pub(crate) const END_RETENTION: Duration = Duration::from_secs(30);
+/// How long to those that ask for what they missed.
+pub(crate) const OUTPUT_RETENTION: Duration = Duration::from_secs(60);
+/// How much longer it may be until the memory is given back: many that end soon after each other are one piece of work.
+const SWEEP_DELAY: Duration = Duration::from_secs(5);
+/// Ended processes whose output is kept.
+const ENDED_OUTPUTS_MAX: usize = 64;
 /// Ends remembered at once, so that a loop of short commands does not fill memory.
 const ENDS_MAX: usize = 4096;
 /// Processes at once. Far more than a sandbox's pid limit usually is.
@@ -27,15 +39,6 @@ pub(crate) const PROCESSES_MAX: usize = 4096;
 const LISTENERS_MAX: usize = 256;
 /// Chunks that wait for one slow listener before the process has to.
 const LISTENER_BUFFER: usize = 64;
-
-/// What a listener hears.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Stdout(Bytes),
-    Stderr(Bytes),
-    Pty(Bytes),
-    End(Arc<EndEvent>),
-}
 
 /// How a client names a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +61,13 @@ pub(crate) struct Process {
     pub(crate) stop_output: CancellationToken,
     /// Cancelled by the reaper when it takes the exit status.
     pub(crate) reaped: CancellationToken,
+    /// When it is killed for its time.
+    pub(crate) deadline: Option<Instant>,
+    /// Its last output.
+    pub(crate) tape: Arc<Tape>,
     state: Mutex<State>,
+    /// Taken in the order of the ring, so that every listener hears what the ring says.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -69,10 +78,23 @@ struct State {
     end: Option<Arc<EndEvent>>,
 }
 
-/// Why nobody can listen.
+/// Why a client cannot listen.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many listeners on one process (limit {LISTENERS_MAX})")]
-pub(crate) struct TooManyListeners;
+pub(crate) enum ListenError {
+    #[error("too many listeners on one process (limit {LISTENERS_MAX})")]
+    TooMany,
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
+}
+
+impl From<ListenError> for ConnectError {
+    fn from(error: ListenError) -> Self {
+        match error {
+            ListenError::TooMany => Self::resource_exhausted(error.to_string()),
+            ListenError::Ahead(ahead) => ahead.into(),
+        }
+    }
+}
 
 impl Process {
     pub(crate) fn new(
@@ -80,6 +102,7 @@ impl Process {
         config: ProcessConfig,
         tag: Option<String>,
         reaped: CancellationToken,
+        tape: Arc<Tape>,
     ) -> Self {
         let stop_output = CancellationToken::new();
         Self {
@@ -90,8 +113,15 @@ impl Process {
             terminal: None,
             stop_output,
             reaped,
+            deadline: None,
+            tape,
             state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
+    }
+
+    pub(crate) fn with_deadline(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
     }
 
     pub(crate) fn with_streams(self, input: Option<Input>, terminal: Option<Terminal>) -> Self {
@@ -107,34 +137,56 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Hears everything from now on. A process that has just ended gives its end.
-    pub(crate) fn listen(&self) -> Result<mpsc::Receiver<Event>, TooManyListeners> {
-        let (sender, receiver) = mpsc::channel(LISTENER_BUFFER);
+    /// Hears everything from where the client wants to begin. A process that has just ended gives its end.
+    ///
+    /// # Errors
+    /// When there are too many listeners, or the client asks for what has not been written.
+    pub(crate) fn listen(&self, begin: Begin) -> Result<Heard, ListenError> {
+        let (sender, live) = mpsc::channel(LISTENER_BUFFER);
+        // What is written meanwhile waits for this lock: it is in the ring and missed, or heard, and never both.
         let mut state = lock(&self.state);
+        let heard = Heard::of_live(&self.tape, begin, live)?;
         if let Some(end) = &state.end {
             // A fresh channel has room.
-            drop(sender.try_send(Event::End(Arc::clone(end))));
-            return Ok(receiver);
+            drop(sender.try_send(self.end_event(end)));
+            return Ok(heard);
         }
         state.listeners.retain(|listener| !listener.is_closed());
         if state.listeners.len() >= LISTENERS_MAX {
-            return Err(TooManyListeners);
+            return Err(ListenError::TooMany);
         }
         state.listeners.push(sender);
-        Ok(receiver)
+        Ok(heard)
     }
 
-    /// Gives an event to every live listener, waiting for slow ones. With none it is simply gone.
-    pub(crate) async fn publish(&self, event: Event) {
-        let listeners = lock(&self.state).listeners.clone();
+    /// Keeps output and gives it to every live listener, waiting for slow ones.
+    ///
+    /// # Cancel safety
+    /// It is kept when the future has been polled once; listeners that have not taken it find it in the ring.
+    pub(crate) async fn publish(&self, kind: Kind, data: Bytes) {
+        let (chunk, listeners) = {
+            let state = lock(&self.state);
+            let at = self.tape.append(kind, &data);
+            (Chunk { at, kind, data }, state.listeners.clone())
+        };
+        // Those who wait for their turn get it in the order in which they were here, which is that of the ring.
+        let _turn = self.turn.lock().await;
         let mut gone = false;
         for listener in &listeners {
-            gone |= listener.send(event.clone()).await.is_err();
+            let event = Event::Output(chunk.clone());
+            gone |= listener.send(event).await.is_err();
         }
         if gone {
             lock(&self.state)
                 .listeners
                 .retain(|listener| !listener.is_closed());
+        }
+    }
+
+    pub(crate) fn end_event(&self, end: &Arc<EndEvent>) -> Event {
+        Event::End {
+            written: self.tape.end(),
+            end: Arc::clone(end),
         }
     }
 
@@ -165,41 +217,72 @@ impl Process {
     }
 }
 
-#[derive(Debug)]
-struct Ended {
-    number: u32,
+/// What is left of a process that has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) number: u32,
     tag: Option<String>,
-    end: Arc<EndEvent>,
-    until: Instant,
+    pub(crate) end: Arc<EndEvent>,
+    at: Instant,
+    /// When its time was up, if that was before its end.
+    pub(crate) overran: Option<Instant>,
+    /// How much output it wrote.
+    pub(crate) written: u64,
+    /// As [`Tape::name`].
+    pub(crate) name: String,
+    /// None when there were too many ends since.
+    pub(crate) tape: Option<Arc<Tape>>,
 }
 
 #[derive(Debug, Default)]
 struct Entries {
     live: HashMap<u32, Arc<Process>>,
     /// In the order of their ends.
-    ended: std::collections::VecDeque<Ended>,
+    ended: VecDeque<Ended>,
+}
+
+impl Entries {
+    fn forget_expired(&mut self, now: Instant) {
+        while self
+            .ended
+            .front()
+            .is_some_and(|e| now >= e.at + OUTPUT_RETENTION)
+        {
+            self.ended.pop_front();
+        }
+    }
 }
 
 /// All processes of this envd.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Mutex<Entries>);
+pub(crate) struct Table {
+    entries: Mutex<Entries>,
+    archive: Arc<Archive>,
+    /// Told when there is output of an ended process to forget later.
+    ended: Notify,
+}
 
 /// What a selector finds.
 #[derive(Debug)]
 pub(crate) enum Found {
     Live(Arc<Process>),
-    Ended { number: u32, end: Arc<EndEvent> },
+    Ended(Ended),
 }
 
 impl Table {
     pub(crate) fn is_full(&self) -> bool {
-        lock(&self.0).live.len() >= PROCESSES_MAX
+        lock(&self.entries).live.len() >= PROCESSES_MAX
+    }
+
+    /// Where a new process's output will be kept.
+    pub(crate) fn open_tape(&self) -> Arc<Tape> {
+        self.archive.open()
     }
 
     /// Enters a process; what ended under its number or tag is forgotten.
     pub(crate) fn insert(&self, process: Arc<Process>) {
         let number = process.number();
-        let mut entries = lock(&self.0);
+        let mut entries = lock(&self.entries);
         let tag = process.tag.as_deref();
         entries
             .ended
@@ -210,24 +293,46 @@ impl Table {
     /// Takes a process from the list and remembers its end.
     pub(crate) fn retire(&self, process: &Process, end: &Arc<EndEvent>) {
         let now = Instant::now();
-        let mut entries = lock(&self.0);
+        let mut entries = lock(&self.entries);
         let number = process.number();
         entries.live.remove(&number);
-        entries.ended.retain(|e| e.until > now);
+        entries.forget_expired(now);
         if entries.ended.len() >= ENDS_MAX {
             entries.ended.pop_front();
         }
-        let (tag, end) = (process.tag.clone(), Arc::clone(end));
         entries.ended.push_back(Ended {
             number,
-            tag,
-            end,
-            until: now + END_RETENTION,
+            tag: process.tag.clone(),
+            end: Arc::clone(end),
+            at: now,
+            overran: process.deadline.filter(|deadline| now >= *deadline),
+            written: process.tape.end(),
+            name: process.tape.name.clone(),
+            tape: Some(Arc::clone(&process.tape)),
         });
+        if let Some(older) = entries.ended.iter_mut().nth_back(ENDED_OUTPUTS_MAX) {
+            older.tape = None;
+        }
+        self.ended.notify_one();
+    }
+
+    /// Forgets ended processes when it is time. Sleeps for ever when there are none.
+    pub(crate) async fn forget_in_time(&self) -> ! {
+        loop {
+            let oldest = lock(&self.entries).ended.front().map(|e| e.at);
+            match oldest {
+                Some(at) => {
+                    tokio::time::sleep_until((at + OUTPUT_RETENTION + SWEEP_DELAY).into()).await;
+                    lock(&self.entries).forget_expired(Instant::now());
+                    worked();
+                }
+                None => self.ended.notified().await,
+            }
+        }
     }
 
     pub(crate) fn live(&self, selector: &Selector) -> Option<Arc<Process>> {
-        let entries = lock(&self.0);
+        let entries = lock(&self.entries);
         match selector {
             Selector::Pid(number) => entries.live.get(number).cloned(),
             Selector::Tag(tag) => entries
@@ -238,26 +343,23 @@ impl Table {
         }
     }
 
-    pub(crate) fn find(&self, selector: &Selector) -> Option<Found> {
+    /// What a selector means: a process that lives, or the last one that ended at most `retention` ago.
+    pub(crate) fn find(&self, selector: &Selector, retention: Duration) -> Option<Found> {
         if let Some(process) = self.live(selector) {
             return Some(Found::Live(process));
         }
         let now = Instant::now();
-        let entries = lock(&self.0);
+        let entries = lock(&self.entries);
         let matches = |e: &&Ended| match selector {
             Selector::Pid(number) => e.number == *number,
             Selector::Tag(tag) => e.tag.as_ref() == Some(tag),
         };
-        let ended = entries
-            .ended
-            .iter()
-            .rev()
-            .filter(|e| e.until > now)
+        let mut recent = entries.ended.iter().rev();
+        let ended = recent
+            .by_ref()
+            .take_while(|e| now < e.at + retention)
             .find(matches)?;
-        Some(Found::Ended {
-            number: ended.number,
-            end: Arc::clone(&ended.end),
-        })
+        Some(Found::Ended(ended.clone()))
     }
 
     pub(crate) fn list(&self) -> Vec<ProcessInfo> {
@@ -267,68 +369,9 @@ impl Table {
             tag: process.tag.clone(),
             ..ProcessInfo::default()
         };
-        lock(&self.0).live.values().map(info).collect()
+        lock(&self.entries).live.values().map(info).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::exit_status::end_event;
-    use crate::reaper::Exit;
-
-    fn process(number: i32, tag: Option<&str>) -> Arc<Process> {
-        let pid = Pid::from_raw(number).unwrap();
-        Arc::new(Process::new(
-            pid,
-            ProcessConfig::default(),
-            tag.map(str::to_owned),
-            CancellationToken::new(),
-        ))
-    }
-
-    fn end() -> Arc<EndEvent> {
-        Arc::new(end_event(Exit::Code(0), None))
-    }
-
-    #[test]
-    fn ends_are_remembered_until_the_name_is_taken_again() {
-        let table = Table::default();
-        let first = process(5, Some("a"));
-        table.insert(Arc::clone(&first));
-        assert!(matches!(
-            table.find(&Selector::Tag("a".into())),
-            Some(Found::Live(_))
-        ));
-        table.retire(&first, &end());
-        assert!(table.list().is_empty());
-        assert!(matches!(
-            table.find(&Selector::Pid(5)),
-            Some(Found::Ended { number: 5, .. })
-        ));
-        assert!(table.live(&Selector::Pid(5)).is_none());
-        table.insert(process(6, Some("a")));
-        assert!(table.find(&Selector::Pid(5)).is_none());
-        assert!(
-            matches!(table.find(&Selector::Tag("a".into())), Some(Found::Live(p)) if p.number() == 6)
-        );
-        assert!(table.find(&Selector::Tag("b".into())).is_none());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn listeners_hear_everything_since_they_came() {
-        let process = process(5, None);
-        process.publish(Event::Stdout("lost".into())).await;
-        let mut one = process.listen().unwrap();
-        process.publish(Event::Stdout("a".into())).await;
-        let mut two = process.listen().unwrap();
-        process.publish(Event::Stderr("b".into())).await;
-        drop(process.finish(&end()));
-        let mut late = process.listen().unwrap();
-        assert!(matches!(one.recv().await, Some(Event::Stdout(b)) if b == "a"));
-        assert!(matches!(one.recv().await, Some(Event::Stderr(b)) if b == "b"));
-        assert!(one.recv().await.is_none());
-        assert!(matches!(two.recv().await, Some(Event::Stderr(_))));
-        assert!(matches!(late.recv().await, Some(Event::End(_))));
-    }
-}
+mod tests;

@@ -160,6 +160,16 @@ impl Envd {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> Connection {
+        self.stream_and_head(method, body, headers).1
+    }
+
+    /// The same, with the answer's headers.
+    pub(crate) fn stream_and_head(
+        &self,
+        method: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> (Head, Connection) {
         let frame = frame(body);
         let length = frame.len().to_string();
         let mut all = vec![
@@ -172,7 +182,7 @@ impl Envd {
         connection.send(&frame);
         let head = connection.head();
         assert_eq!(head.status, 200);
-        connection
+        (head, connection)
     }
 
     pub(crate) fn stream(&self, method: &str, body: Value) -> Connection {

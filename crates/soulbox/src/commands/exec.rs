@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use soulbox_client::envd::Envd;
-use soulbox_client::process::{End, Event, Events, Signal, Start};
+use soulbox_client::follow::{Followed, patiently};
+use soulbox_client::process::{End, Event, Signal, Start};
 use soulbox_client::{Api, ClientError};
 use soulbox_types::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,12 +36,8 @@ pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<Ex
         .map_err(|error| failed(&error))?;
     let envd = api.envd_of_detail(&sandbox);
     let start = start(&args)?;
-    let mut events = envd.start(&start).await.map_err(|error| failed(&error))?;
-    let Some(Event::Started { pid }) = events.next().await.map_err(|error| failed(&error))? else {
-        return Err(Failure::internal(
-            "envd did not say that the command has started",
-        ));
-    };
+    let mut events = envd.follow(&start).await.map_err(|error| failed(&error))?;
+    let pid = events.pid();
     if args.detach {
         output.show(&json!({ "pid": pid }), |_| pid.to_string())?;
         return Ok(ExitCode::SUCCESS);
@@ -53,7 +50,7 @@ pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<Ex
         )))
     });
     let mut sink = Sink::new(output);
-    let end = match follow(&envd, pid, &mut events, &mut sink).await {
+    let end = match follow(&envd, &mut events, &mut sink, Follower::Owns).await {
         Ok(end) => end,
         Err(Stopped::Call(error))
             if args.timeout.is_some() && error.kind() == ErrorKind::Timeout =>
@@ -63,6 +60,7 @@ pub(crate) async fn exec(api: &Api, args: ExecArgs, output: Output) -> Result<Ex
         }
         Err(Stopped::Call(error)) => return Err(failed(&error)),
         Err(Stopped::Output(failure)) => return Err(failure),
+        Err(Stopped::Left) => return Ok(ExitCode::SUCCESS),
     };
     sink.finish(pid, &end)?;
     Ok(ExitCode::from(end.shell_code()))
@@ -81,17 +79,29 @@ fn start(args: &ExecArgs) -> Result<Start, Failure> {
     })
 }
 
-enum Stopped {
+/// Why the end of a command was not waited for.
+pub(crate) enum Stopped {
     Call(ClientError),
     Output(Failure),
+    /// Somebody who only watches has seen enough.
+    Left,
 }
 
-/// Passes events on until the command ends. The first interrupt asks the command to end, the next one kills it.
-async fn follow(
+/// What an interrupt means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follower {
+    /// The first asks the command to end, the next one kills it.
+    Owns,
+    /// The command goes on without us.
+    Watches,
+}
+
+/// Passes events on until the command ends.
+pub(crate) async fn follow(
     envd: &Envd,
-    pid: u32,
-    events: &mut Events,
+    events: &mut Followed,
     sink: &mut Sink,
+    follower: Follower,
 ) -> Result<End, Stopped> {
     let no_signals =
         |error| Stopped::Output(Failure::internal("cannot listen for signals").because(error));
@@ -101,10 +111,22 @@ async fn follow(
     let mut ended = None;
     loop {
         let event = tokio::select! {
-            event = events.next() => event.map_err(Stopped::Call)?,
-            _ = interrupt.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue; }
-            _ = terminate.recv() => { interrupts += 1; stop(envd, pid, interrupts).await; continue; }
+            event = events.next() => Some(event.map_err(Stopped::Call)?),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
         };
+        let Some(event) = event else {
+            if follower == Follower::Watches {
+                return Err(Stopped::Left);
+            }
+            interrupts += 1;
+            stop(envd, events.pid(), interrupts).await;
+            continue;
+        };
+        match events.take_lost() {
+            0 => {}
+            lost => output::note(&format!("{lost} bytes of output are no longer kept")),
+        }
         match event {
             Some(Event::Started { .. }) => {}
             Some(Event::Stdout(data) | Event::Pty(data)) => {
@@ -130,14 +152,14 @@ async fn stop(envd: &Envd, pid: u32, interrupts: u32) {
 }
 
 /// Where output goes: straight through, or collected for one JSON document.
-struct Sink {
+pub(crate) struct Sink {
     output: Output,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
 impl Sink {
-    fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             output,
             stdout: Vec::new(),
@@ -165,7 +187,7 @@ impl Sink {
         }
     }
 
-    fn finish(&self, pid: u32, end: &End) -> Result<(), Failure> {
+    pub(crate) fn finish(&self, pid: u32, end: &End) -> Result<(), Failure> {
         match self.output {
             Output::Json => self.output.json(&json!({
                 "pid": pid,
@@ -210,11 +232,21 @@ pub(crate) fn stdin_pieces() -> mpsc::Receiver<Bytes> {
 /// Sends input until it ends or the command takes no more. How the command ended is told elsewhere.
 async fn forward_input(envd: Envd, pid: u32, mut pieces: mpsc::Receiver<Bytes>) {
     while let Some(piece) = pieces.recv().await {
-        if envd.send_stdin(pid, &piece).await.is_err() {
-            return;
+        // What may have arrived is not sent twice.
+        let sent = patiently(ClientError::is_unreachable, || envd.send_stdin(pid, &piece));
+        match sent.await {
+            Ok(()) => {}
+            Err(error) if error.is_cut() => {
+                output::note(
+                    "the connection broke while input was sent: some of it may be missing",
+                );
+                break;
+            }
+            Err(_) => return,
         }
     }
-    envd.close_stdin(pid).await.ok();
+    let closed = patiently(ClientError::is_cut, || envd.close_stdin(pid));
+    closed.await.ok();
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

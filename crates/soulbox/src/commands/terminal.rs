@@ -12,7 +12,8 @@ use bytes::Bytes;
 use crossterm::terminal;
 use soulbox_api_types::sandbox::{ConnectSandbox, SandboxState};
 use soulbox_client::envd::Envd;
-use soulbox_client::process::{End, Event, Events, Size, Start};
+use soulbox_client::follow::{Begin, Followed, patiently};
+use soulbox_client::process::{End, Event, Size, Start};
 use soulbox_client::{Api, ClientError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,22 +40,18 @@ pub(crate) async fn connect(api: &Api, args: ConnectArgs) -> Result<ExitCode, Fa
     let failed = |error: &ClientError| failure(error, Some(&id));
     let envd = envd(api, &id).await.map_err(|error| failed(&error))?;
     let mut events = match args.attach {
-        Some(pid) => envd.connect(pid).await,
-        None => envd.start(&shell(args.user)).await,
+        Some(pid) => envd.attach(pid, Begin::Now).await,
+        None => envd.follow(&shell(args.user)).await,
     }
     .map_err(|error| failed(&error))?;
-    let Some(Event::Started { pid }) = events.next().await.map_err(|error| failed(&error))? else {
-        return Err(Failure::internal(
-            "envd did not say that the shell has started",
-        ));
-    };
+    let pid = events.pid();
     if args.attach.is_some() {
         envd.resize(pid, size())
             .await
             .map_err(|error| failed(&error))?;
     }
     let raw = RawMode::enter()?;
-    let outcome = session(&envd, pid, &mut events).await;
+    let outcome = session(&envd, &mut events).await;
     drop(raw);
     match outcome {
         Ok(Outcome::Ended(end)) => Ok(ExitCode::from(end.shell_code())),
@@ -109,7 +106,8 @@ enum Stopped {
     Here(Failure),
 }
 
-async fn session(envd: &Envd, pid: u32, events: &mut Events) -> Result<Outcome, Stopped> {
+async fn session(envd: &Envd, events: &mut Followed) -> Result<Outcome, Stopped> {
+    let pid = events.pid();
     let listen = |kind| {
         signal(kind).map_err(|error| {
             Stopped::Here(Failure::internal("cannot listen for signals").because(error))
@@ -159,7 +157,12 @@ async fn forward_keys(envd: Envd, pid: u32, mut pieces: mpsc::Receiver<Bytes>) -
     let mut escape = Escape::default();
     while let Some(piece) = pieces.recv().await {
         let (keys, detach) = escape.filter(&piece);
-        if !keys.is_empty() && envd.send_pty(pid, &keys).await.is_err() {
+        let send = || envd.send_pty(pid, &keys);
+        if !keys.is_empty()
+            && let Err(error) = patiently(ClientError::is_unreachable, send).await
+            // Keys that were on their way when the connection broke may be lost; whoever types sees it.
+            && !error.is_cut()
+        {
             return Left::Refused;
         }
         if detach {
