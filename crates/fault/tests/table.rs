@@ -61,7 +61,7 @@ fn names_say_how_to_get_there() {
         assert!(
             [
                 "start", "create", "timeout", "pause", "resume", "kill", "save", "volume", "build",
-                "stop"
+                "webhook", "stop"
             ]
             .contains(&operation),
             "{}",
