@@ -141,7 +141,7 @@ impl UnderWay {
         let (webhook, delivery) = (due.webhook.id.clone(), due.id.clone());
         let mine = self.of_webhook.entry(webhook.clone()).or_default();
         mine.insert(delivery.clone());
-        let task = self.tasks.spawn(deliver(Arc::clone(inner), due));
+        let task = self.tasks.spawn(guarded(deliver(Arc::clone(inner), due)));
         self.of_task.insert(task.id(), (webhook, delivery));
     }
 
@@ -161,14 +161,20 @@ impl UnderWay {
     async fn one_ends(&mut self) {
         match self.tasks.join_next_with_id().await {
             Some(Ok((task, ()))) => self.ended(task),
-            Some(Err(error)) => {
-                tracing::error!(%error, "a delivery to a webhook failed; it is sent again");
-                // As if it had failed to be written down: not at once.
-                tokio::time::sleep(TROUBLE).await;
-                self.ended(error.id());
-            }
+            Some(Err(error)) => self.ended(error.id()),
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Waits for a delivery. After a panic it is still due, and that is not looked at at once.
+async fn guarded(delivery: impl Future<Output = ()> + Send + 'static) {
+    // Dropped together: what is under way ends with the sender.
+    let mut one = JoinSet::new();
+    one.spawn(delivery);
+    if let Some(Err(error)) = one.join_next().await {
+        tracing::error!(%error, "a delivery to a webhook failed; it is sent again");
+        tokio::time::sleep(TROUBLE).await;
     }
 }
 
