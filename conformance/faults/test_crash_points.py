@@ -29,6 +29,7 @@ from e2b import Sandbox
 
 import host
 from crashing import call, options
+from receiver import SECRET, Receiver
 from registry import small_system
 from server import Server, ServerError, from_environment, kill_every_sandbox, patience, wait_until
 
@@ -68,12 +69,16 @@ class Case:
         # Sandboxes that were promised: id -> must be there (True), must not (False), may be either (None).
         self.promised: dict[str, bool | None] = {}
         self.filled: set[str] = set()
+        # Those whose rows somebody has removed by hand: nothing can tell of their end.
+        self.unrecorded: set[str] = set()
         self.died = False
         self.answered = ""
         # A template that is being built, and where its build is found.
         self.template: str | None = None
         self.build = ""
         self.volume = ""
+        # Who is told of events.
+        self.receiver: Receiver | None = None
 
     def run(self) -> None:
         try:
@@ -292,6 +297,41 @@ class Case:
         assert second.commands.run("cat /v/file").stdout == "shared\n"
         assert call(self.server, "POST", "/volumes", {"name": "other"})[0] == 201
 
+    def die_in_webhook(self) -> None:
+        """Somebody is told of a create, and the server dies before it has noted that."""
+        self.receiver = Receiver()
+        self.server.arguments = ("--private-webhooks", "127.0.0.1")
+        self.server.start(fault=self.armed())
+        wanted = {"name": "w", "url": self.receiver.url, "events": ["sandbox.lifecycle.created"], "signatureSecret": SECRET}
+        status, answer = call(self.server, "POST", "/events/webhooks", wanted)
+        assert status == 201, answer
+        self.attempt("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 300})
+        self.await_death()
+
+    def check_webhook(self) -> None:
+        """It was told at least once, and both times under the same id."""
+        (first, _), (again, told) = self.receiver.next(), self.receiver.next()
+        assert first["e2b-delivery-id"] == again["e2b-delivery-id"]
+        path = f"/events/webhooks/{again['e2b-webhook-id']}/deliveries"
+        log = lambda: json.loads(call(self.server, "GET", path)[1])  # noqa: E731
+        wait_until("that is noted", 10, lambda: [one["state"] for one in log()] == ["delivered"])
+        assert log()[0]["sandboxId"] == told["sandbox_id"]
+        self.receiver.close()
+
+    def check_events(self, listed: dict[str, dict]) -> None:
+        """What is told is so: who is there was created once and not killed, who is not there was killed once."""
+        told: dict[str, list[str]] = {}
+        while page := json.loads(call(self.server, "GET", f"/events/sandboxes?orderAsc=true&limit=100&offset={sum(map(len, told.values()))}")[1]):
+            for event in page:
+                told.setdefault(event["sandboxId"], []).append(event["type"].rpartition(".")[2])
+        for one, info in listed.items():
+            names = told[one]
+            assert names[0] == "created" and names.count("created") == 1 and "killed" not in names, (one, names)
+            state = [name for name in names if name in ("created", "paused", "resumed")][-1]
+            assert (state == "paused") == (info["state"] == "paused"), (one, info["state"], names)
+        for one in told.keys() - listed.keys() - self.unrecorded:
+            assert told[one][0] == "created" and told[one][-1] == "killed" and told[one].count("killed") == 1, (one, told[one])
+
     def die_in_stop(self) -> None:
         self.server.start(fault=self.armed())
         names = [point["name"] for point in points()]
@@ -308,6 +348,7 @@ class Case:
         without_process, without_row = self.make(), self.make()
         server.kill()
         self.promised |= {without_process: False, without_row: False}
+        self.unrecorded.add(without_row)
         os.kill(state(server, without_process)["pid"], signal.SIGKILL)
         with sqlite3.connect(server.data_dir / "soulbox.db") as database:
             database.execute("DELETE FROM sandboxes WHERE id = ?", (without_row,))
@@ -336,6 +377,7 @@ class Case:
         assert not lost, f"{lost} were promised and are gone\n{server.log_tail(60)}"
         unknown = set(listed) - set(self.promised)
         assert len(unknown) <= 1, unknown
+        self.check_events(listed)
         guests = sorted(one for one in listed if self.has_guest(one))
         wait_until("files and rows are of the same sandboxes", 10, lambda: directories(server) == guests)
         for one in listed:
@@ -347,6 +389,8 @@ class Case:
             self.check_templates()
         if self.operation == "snapshot":
             self.check_snapshots(next(iter(self.filled)))
+        if self.operation == "webhook":
+            self.check_webhook()
         if self.operation == "volume":
             self.check_volumes(next(iter(listed)))
         fresh = Sandbox.create(timeout=60, **options(server))

@@ -170,6 +170,21 @@ def test_a_fork_of_a_fork_is_paused_and_comes_back(sdk, create):
     sandbox.kill()
 
 
+def test_branches_are_events(snapshots, sdk, create):
+    sandbox = create(timeout=120)
+    taken = snapshots(sandbox).snapshot_id
+    made = [entry["sandbox"]["sandboxID"] for entry in fork(sandbox, count=2)]
+    of = lambda one: call("GET", f"/events/sandboxes/{one}?orderAsc=true", expect=200)
+    told = of(sandbox.sandbox_id)
+    assert [event["type"] for event in told] == [f"sandbox.lifecycle.{kind}" for kind in ("created", "checkpointed", "forked")]
+    assert told[1]["eventData"]["snapshot_template_id"] == taken.split(":")[0]
+    assert sorted(told[2]["eventData"]["forks"]) == sorted(made)
+    (begin,) = of(made[0])
+    assert begin["eventData"]["forked_from"] == sandbox.sandbox_id
+    for one in made:
+        sdk.kill(one)
+
+
 def test_what_cannot_be_branched(sdk, create):
     sandbox = create(timeout=120)
     # Memory is not saved in this version, and nobody gets less than he asked for.

@@ -6,13 +6,14 @@
 //! Nothing here knows what a value means; the `api` crate checks and converts.
 //!
 //! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`catalogue`], [`difference`], [`build`], [`tag`],
-//! [`team`], [`admin`], [`volume`], [`secret`].
+//! [`team`], [`admin`], [`volume`], [`event`], [`secret`].
 
 pub mod admin;
 pub mod build;
 pub mod catalogue;
 pub mod difference;
 pub mod error;
+pub mod event;
 pub mod logs;
 pub mod metrics;
 pub mod network;

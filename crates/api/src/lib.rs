@@ -12,6 +12,7 @@ mod convert;
 mod cors;
 mod derived;
 mod error;
+mod events;
 mod extract;
 mod keys;
 mod metadata;

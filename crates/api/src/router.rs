@@ -7,6 +7,7 @@ use axum::handler::Handler;
 use axum::middleware::from_fn;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 
+use crate::events::{self, webhooks};
 use crate::operator::{admin, nodes};
 use crate::sandboxes::{branch, create, later, lifetime, list, logs, metrics, pause, read};
 use crate::state::{Api, ApiState, Shared};
@@ -37,6 +38,7 @@ fn all() -> Routes {
         .merge(templates())
         .merge(team_routes())
         .merge(storage())
+        .merge(event_routes())
         .merge(operator())
         .merge(removed())
 }
@@ -147,6 +149,21 @@ fn storage() -> Routes {
         .get(content::FILE_ROUTE, files::read)
         .put(content::FILE_ROUTE, files::write)
         .merge(secrets)
+}
+
+fn event_routes() -> Routes {
+    Routes::default()
+        .get("/events/sandboxes", events::of_team)
+        .get("/events/sandboxes/{sandboxID}", events::of_sandbox)
+        .get("/events/webhooks", webhooks::list)
+        .post("/events/webhooks", webhooks::create)
+        .get("/events/webhooks/{webhookID}", webhooks::get)
+        .patch("/events/webhooks/{webhookID}", webhooks::update)
+        .delete("/events/webhooks/{webhookID}", webhooks::remove)
+        .get(
+            "/events/webhooks/{webhookID}/deliveries",
+            webhooks::deliveries,
+        )
 }
 
 fn operator() -> Routes {

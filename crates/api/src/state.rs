@@ -10,9 +10,11 @@ use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
+use soulbox_webhooks::Webhooks;
 use tokio_util::sync::CancellationToken;
 
 use crate::AdminToken;
+use crate::events::Streams;
 use crate::operator::HostReader;
 use crate::templates::uploads::UploadLinks;
 use crate::volumes::token::VolumeTokens;
@@ -36,6 +38,8 @@ pub struct ApiState {
     pub builds: Builds,
     /// The volumes of this node.
     pub volumes: Volumes,
+    /// Who tells webhooks of events.
+    pub webhooks: Webhooks,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
@@ -97,6 +101,9 @@ pub(crate) struct Api {
     /// What is in finished builds.
     pub(crate) looks: Looks,
     pub(crate) volumes: Volumes,
+    pub(crate) webhooks: Webhooks,
+    /// Who follows events.
+    pub(crate) streams: Streams,
     /// Who may see the content of volumes.
     pub(crate) volume_tokens: VolumeTokens,
     /// Where files are uploaded to.
@@ -122,6 +129,7 @@ impl Api {
             shutdown,
             builds,
             volumes,
+            webhooks,
             upload_key,
             public_url,
         } = state;
@@ -135,6 +143,8 @@ impl Api {
             looks: builds.looks(),
             builds,
             volumes,
+            webhooks,
+            streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),
             creates: CreateTally::default(),

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `pause`, `resume`, `kill`, `save`, `volume`, `build` or `stop`.
+    /// `pause`, `resume`, `kill`, `save`, `volume`, `build`, `webhook` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -284,6 +284,11 @@ pub static POINTS: &[Point] = &[
     point(
         "build.status-written",
         "its status is written, the table of builds knows it still",
+    ),
+    // Somebody is told of an event.
+    point(
+        "webhook.answered",
+        "the receiver has it, its row says that it waits",
     ),
     // The server stops.
     point("stop.begun", "it has been asked to stop"),

@@ -61,7 +61,7 @@ fn names_say_how_to_get_there() {
         assert!(
             [
                 "start", "create", "timeout", "pause", "resume", "snapshot", "fork", "kill",
-                "save", "volume", "build", "stop"
+                "save", "volume", "build", "webhook", "stop"
             ]
             .contains(&operation),
             "{}",

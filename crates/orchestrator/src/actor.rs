@@ -405,7 +405,7 @@ impl Actor {
         let written = self
             .node
             .store
-            .set_end_at(self.id(), end_at)
+            .set_end_at(self.id(), end_at, self.node.now())
             .await
             .map_err(store_error("set an end time"))?;
         fault::point!("timeout.row-written");
@@ -766,7 +766,7 @@ impl Actor {
         fault::point!("kill.begun");
         self.node.live.close_route(self.id());
         fault::point!("kill.route-closed");
-        let work = transitions::kill(self.node.clone(), self.id().clone(), guest);
+        let work = transitions::kill(self.node.clone(), self.id().clone(), reason.told(), guest);
         self.in_flight = Some(Box::pin(async move { Ended::Kill(work.await) }));
     }
 

@@ -55,7 +55,9 @@ impl Sandboxes {
             let build = worker.build_of(&saved).await?;
             let start = build.and_then(|build| build.start);
             let forks = (0..count).map(|_| worker.create(fork_of(&saved, start.clone(), timeout)));
-            Ok(join_all(forks).await)
+            let forks = join_all(forks).await;
+            worker.tell_of(&saved, &forks).await;
+            Ok(forks)
         })
         .await
     }
@@ -91,6 +93,23 @@ impl Sandboxes {
         fault::point!("snapshot.row-written");
         (node.store).log(journal::saved(&saved.record, node.now(), &snapshot));
         Ok(snapshot)
+    }
+
+    /// Records what was made. The forks are there, whether or not that succeeds.
+    async fn tell_of(&self, saved: &Saved, forks: &[Result<SandboxView, SandboxError>]) {
+        let made = forks.iter().flatten();
+        let ids: Vec<SandboxId> = made.map(|view| view.record.id.clone()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let node = self.node();
+        let told = (node.store)
+            .record_fork(&saved.record, &ids, node.now())
+            .await;
+        if let Err(error) = told {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::error!(sandbox.id = %saved.record.id, error, "a fork is not among the events");
+        }
     }
 
     /// The build that a sandbox was created from, if it is still known.

@@ -25,7 +25,8 @@ pub(crate) async fn flush(node: Arc<Node>) {
 /// Deletes what has been kept long enough, until the node stops.
 pub(crate) async fn prune(node: Arc<Node>) {
     while sleep(&node, PRUNE_INTERVAL).await {
-        match node.store.prune(node.now()).await {
+        let kept = node.settings.events_kept;
+        match node.store.prune(node.now(), kept).await {
             Ok(pruned) => tracing::debug!(?pruned, "old rows deleted"),
             Err(error) => {
                 tracing::error!(error = %soulbox_telemetry::chain(&error), "old rows not deleted");

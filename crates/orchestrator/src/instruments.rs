@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use soulbox_types::ErrorKind;
+use soulbox_types::{EndReason, ErrorKind};
 
 use crate::SandboxError;
 
@@ -24,6 +24,18 @@ pub(crate) enum KillReason {
 }
 
 impl KillReason {
+    /// As its owner is told.
+    pub(crate) fn told(self) -> EndReason {
+        match self {
+            Self::Request => EndReason::Request,
+            Self::Expired => EndReason::Timeout,
+            Self::KeptLongEnough => EndReason::Retention,
+            Self::GuestEnded => EndReason::Died,
+            Self::Reconciled => EndReason::Reconciled,
+            Self::CreateFailed => EndReason::CreateFailed,
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",

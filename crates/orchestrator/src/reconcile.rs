@@ -12,7 +12,7 @@ use soulbox_driver::Guest;
 use soulbox_fault as fault;
 use soulbox_store::SandboxRecord;
 use soulbox_types::lifecycle::State;
-use soulbox_types::{SandboxId, TeamId};
+use soulbox_types::{EndReason, SandboxId, TeamId};
 
 use crate::actor::{Actor, Message};
 use crate::instruments::KillReason;
@@ -213,7 +213,7 @@ async fn remove_record(
 ) -> Result<(), SandboxError> {
     if node
         .store
-        .delete_sandbox(id)
+        .end_sandbox(id, EndReason::Lost, node.now())
         .await
         .map_err(store_error("remove a record without guest"))?
     {

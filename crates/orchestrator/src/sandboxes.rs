@@ -13,7 +13,7 @@ use soulbox_store::{
     SandboxPage, Store,
 };
 use soulbox_types::lifecycle::Request;
-use soulbox_types::{OnTimeout, SandboxId, TeamId, Timestamp};
+use soulbox_types::{EndReason, OnTimeout, SandboxId, TeamId, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Message, Reply, Started};
@@ -158,8 +158,9 @@ impl Sandboxes {
                 let record = self.node.store.get_sandbox(team, id).await;
                 match record.map_err(store_error("read a sandbox"))? {
                     Some(record) if self.find(team, id).is_none() => {
-                        let deleted = self.node.store.delete_sandbox(&record.id).await;
-                        deleted.map_err(store_error("delete a sandbox"))
+                        let (reason, now) = (EndReason::Request, self.node.now());
+                        let ended = self.node.store.end_sandbox(&record.id, reason, now).await;
+                        ended.map_err(store_error("delete a sandbox"))
                     }
                     _ => Ok(false),
                 }

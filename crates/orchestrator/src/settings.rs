@@ -12,6 +12,8 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 const MAX_CONCURRENT: usize = 2048;
 /// Who pauses for a moment is spared the copy.
 const SAVE_PAUSED_AFTER: Duration = Duration::from_secs(30);
+/// How long it is known what has happened to sandboxes.
+const EVENTS_KEPT: Duration = Duration::from_hours(24 * 30);
 /// Clients expect a reading every five seconds.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,8 @@ pub struct Settings {
     /// How long after a pause with memory the files are saved, too: from then on, a restart of the machine costs only the
     /// memory.
     pub save_paused_after: Duration,
+    /// How long events of sandboxes are kept.
+    pub events_kept: Duration,
     /// Time between two readings of a sandbox.
     pub sample_interval: Duration,
     /// Where the time comes from.
@@ -45,6 +49,7 @@ impl Settings {
             token_seed,
             domain: None,
             save_paused_after: SAVE_PAUSED_AFTER,
+            events_kept: EVENTS_KEPT,
             sample_interval: SAMPLE_INTERVAL,
             clock: Arc::new(SystemClock),
         }
@@ -59,6 +64,7 @@ impl fmt::Debug for Settings {
             .field("max_concurrent_per_team", &self.max_concurrent_per_team)
             .field("domain", &self.domain)
             .field("save_paused_after", &self.save_paused_after)
+            .field("events_kept", &self.events_kept)
             .field("sample_interval", &self.sample_interval)
             .finish_non_exhaustive()
     }

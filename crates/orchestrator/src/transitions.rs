@@ -9,7 +9,7 @@ use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, StoreError};
-use soulbox_types::{ExecutionId, SandboxId, SandboxSpec, StartCommand};
+use soulbox_types::{EndReason, ExecutionId, SandboxId, SandboxSpec, StartCommand};
 use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
@@ -186,9 +186,14 @@ pub(crate) struct Killed {
 
 /// Deletes the record and ends the guest, at the same time: each is complete without the other, because whichever is
 /// left over after a crash is found and removed by the reconciler.
-pub(crate) async fn kill(node: Arc<Node>, id: SandboxId, guest: Option<Arc<dyn Guest>>) -> Killed {
+pub(crate) async fn kill(
+    node: Arc<Node>,
+    id: SandboxId,
+    reason: EndReason,
+    guest: Option<Arc<dyn Guest>>,
+) -> Killed {
     let record = async {
-        let deleted = node.store.delete_sandbox(&id).await;
+        let deleted = node.store.end_sandbox(&id, reason, node.now()).await;
         fault::point!("kill.row-deleted");
         deleted
     };

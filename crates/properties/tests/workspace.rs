@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 27] = [
+const ARROWS: [(&str, &[&str]); 29] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
@@ -40,7 +40,12 @@ const ARROWS: [(&str, &[&str]); 27] = [
     ),
     // services
     ("client", &["api-types", "types"]),
-    ("registry", &["client", "types"]),
+    ("outbound", &["client", "types"]),
+    ("registry", &["client", "outbound", "types"]),
+    (
+        "webhooks",
+        &["fault", "outbound", "store", "telemetry", "types"],
+    ),
     (
         "orchestrator",
         &["client", "driver", "fault", "store", "telemetry", "types"],
@@ -61,7 +66,14 @@ const ARROWS: [(&str, &[&str]); 27] = [
     ),
     (
         "api",
-        &["api-types", "builder", "orchestrator", "store", "types"],
+        &[
+            "api-types",
+            "builder",
+            "orchestrator",
+            "store",
+            "types",
+            "webhooks",
+        ],
     ),
     ("edge", &["driver", "types"]),
     ("bench", &["api-types", "client"]),
@@ -98,13 +110,27 @@ const WRAPPERS: [(&str, &[&str]); 14] = [
     ("axum", &["api"]),
     (
         "hyper",
-        &["client", "edge", "envd", "registry", "telemetry"],
+        &[
+            "client",
+            "edge",
+            "envd",
+            "outbound",
+            "registry",
+            "telemetry",
+        ],
     ),
     (
         "hyper-util",
-        &["client", "edge", "envd", "registry", "telemetry"],
+        &[
+            "client",
+            "edge",
+            "envd",
+            "outbound",
+            "registry",
+            "telemetry",
+        ],
     ),
-    ("rustls", &["client", "edge", "registry"]),
+    ("rustls", &["client", "edge", "outbound"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("ruzstd", &["tar"]),

@@ -5,30 +5,18 @@
 //! listed. The address that was looked at is the one that is connected to.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::OnceLock;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use soulbox_types::egress::is_public;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use url::{Host, Url};
+pub(crate) use soulbox_outbound::shown;
+use soulbox_outbound::{Outbound, OutboundError, Permits};
+use url::Url;
 
 use crate::error::PullError;
-
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// From a request to the beginning of its answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-const USER_AGENT: &str = concat!("soulbox/", env!("CARGO_PKG_VERSION"));
 
 /// A registry that builds may connect to wherever it is: `registry.lan`, `10.0.0.5:5000`, `http://127.0.0.1:5000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +54,7 @@ pub struct Network {
     private: Vec<PrivateRegistry>,
     /// For each registry another place to ask first.
     mirrors: BTreeMap<String, Url>,
-    tls: OnceLock<TlsConnector>,
+    outbound: Outbound,
 }
 
 impl std::fmt::Debug for Network {
@@ -86,7 +74,7 @@ impl Network {
         Self {
             private,
             mirrors,
-            tls: OnceLock::new(),
+            outbound: Outbound::default(),
         }
     }
 
@@ -109,83 +97,16 @@ impl Network {
     pub(crate) async fn send(
         &self,
         url: &Url,
-        mut request: Request<Full<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, PullError> {
-        let stream = self.connect(url).await?;
-        let failed = |error: hyper::Error| {
-            PullError::Unreachable(format!("{}: {}", shown(url), chain(&error)))
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
-        // It ends with the body, or when the body is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a registry broke");
+        let sent = self.outbound.send(self, url, request).await;
+        sent.map_err(|error| match error {
+            OutboundError::Plain(_) | OutboundError::NotPublic(_) => {
+                PullError::Closed(closed(&error))
             }
-        });
-        let authority = HeaderValue::from_str(url.authority());
-        let authority = authority.map_err(|error| PullError::Unreachable(error.to_string()))?;
-        request.headers_mut().insert(header::HOST, authority);
-        request
-            .headers_mut()
-            .insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        match timeout(ANSWER_PATIENCE, sender.send_request(request)).await {
-            Ok(answer) => answer.map_err(failed),
-            Err(_) => Err(PullError::Unreachable(format!(
-                "{} does not answer",
-                shown(url)
-            ))),
-        }
-    }
-
-    async fn connect(&self, url: &Url) -> Result<Box<dyn Stream>, PullError> {
-        let unreachable = |why: String| PullError::Unreachable(format!("{}: {why}", shown(url)));
-        let listed = self.listed(url);
-        if url.scheme() != "https" && !listed.is_some_and(|plain| plain) {
-            return Err(PullError::Closed(closed(url, "is not asked without TLS")));
-        }
-        let host = url
-            .host()
-            .ok_or_else(|| unreachable("no host".to_owned()))?
-            .to_owned();
-        let port = url.port_or_known_default().unwrap_or(443);
-        let connecting = async {
-            let found: Vec<SocketAddr> = match &host {
-                Host::Ipv4(address) => vec![(*address, port).into()],
-                Host::Ipv6(address) => vec![(*address, port).into()],
-                Host::Domain(name) => tokio::net::lookup_host((name.as_str(), port))
-                    .await
-                    .map_err(|error| unreachable(error.to_string()))?
-                    .collect(),
-            };
-            let allowed: Vec<SocketAddr> = found
-                .into_iter()
-                .filter(|address| listed.is_some() || is_public(address.ip()))
-                .collect();
-            if allowed.is_empty() {
-                return Err(PullError::Closed(closed(
-                    url,
-                    "is at an address that is not public",
-                )));
-            }
-            let stream = TcpStream::connect(allowed.as_slice()).await;
-            let stream = stream.map_err(|error| unreachable(error.to_string()))?;
-            if url.scheme() == "http" {
-                return Ok(Box::new(stream) as Box<dyn Stream>);
-            }
-            let name = ServerName::try_from(host.to_string().trim_matches(['[', ']']).to_owned())
-                .map_err(|error| unreachable(error.to_string()))?;
-            let secure = self.tls()?.connect(name, stream).await;
-            Ok(
-                Box::new(secure.map_err(|error| unreachable(error.to_string()))?)
-                    as Box<dyn Stream>,
-            )
-        };
-        match timeout(CONNECT_PATIENCE, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(unreachable("no connection within 10 s".to_owned())),
-        }
+            OutboundError::Unreachable(why) => PullError::Unreachable(why),
+            OutboundError::Trust(error) => error.into(),
+        })
     }
 
     /// Whether the operator lists a place, and whether it may do without TLS.
@@ -200,46 +121,24 @@ impl Network {
             .map(|one| one.plain)
             .or_else(|| mirror().map(|mirror| mirror.scheme() == "http"))
     }
+}
 
-    fn tls(&self) -> Result<&TlsConnector, PullError> {
-        if let Some(tls) = self.tls.get() {
-            return Ok(tls);
-        }
-        let made = soulbox_client::trust(None)?;
-        Ok(self.tls.get_or_init(|| made))
+impl Permits for Network {
+    fn without_tls(&self, url: &Url) -> bool {
+        self.listed(url).is_some_and(|plain| plain)
+    }
+
+    fn at(&self, url: &Url, _: IpAddr) -> bool {
+        self.listed(url).is_some()
     }
 }
 
-fn closed(url: &Url, why: &str) -> String {
-    let authority = url.authority();
+fn closed(error: &OutboundError) -> String {
     format!(
-        "the registry {authority} {why}\n\
+        "the registry {error}\n\
          FIX: let the operator of this server list it in private_registries, with http:// before it when it has no TLS"
     )
 }
-
-/// A URL without what may be secret.
-pub(crate) fn shown(url: &Url) -> String {
-    format!(
-        "{}://{}{}",
-        url.scheme(),
-        url.host_str().unwrap_or_default(),
-        url.path()
-    )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 #[cfg(test)]
 mod tests {

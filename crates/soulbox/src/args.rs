@@ -5,6 +5,7 @@ mod branch;
 mod build;
 pub(crate) mod versions;
 mod volume;
+mod webhook;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
 pub(crate) use volume::VolumeCommand;
+pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
 
 /// Sandboxes for untrusted code, on your own machine. Speaks the wire of the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// Files that outlive sandboxes and that several can share
     #[command(subcommand, visible_alias = "vol")]
     Volume(VolumeCommand),
+    /// Addresses that are told what happens to sandboxes
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -156,6 +161,12 @@ pub(crate) struct ServeArgs {
     /// Registries at private addresses or without TLS that builds may pull from, separated by commas
     #[arg(long, value_name = "HOSTS")]
     pub(crate) private_registries: Option<String>,
+    /// Hosts and ranges of addresses that webhooks may be at although they are not public, separated by commas
+    #[arg(long, value_name = "HOSTS")]
+    pub(crate) private_webhooks: Option<String>,
+    /// How long events of sandboxes are kept, in days [default: 30]
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) events_kept_days: Option<String>,
     /// Where tokens for Amazon's registries come from [default: Amazon's address for the region]
     #[arg(long, value_name = "URL")]
     pub(crate) ecr_endpoint: Option<String>,
@@ -219,6 +230,8 @@ impl ServeArgs {
             ),
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),
+            (Setting::PrivateWebhooks, &self.private_webhooks),
+            (Setting::EventsKeptDays, &self.events_kept_days),
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),
             (Setting::DiskReserveMib, &self.disk_reserve_mib),
@@ -270,6 +283,8 @@ pub(crate) enum SandboxCommand {
     Metrics(MetricsArgs),
     /// Show what has happened in a sandbox
     Logs(LogsArgs),
+    /// Show what has happened to a sandbox: its life, also after its end
+    Events(EventsArgs),
 }
 
 /// `soulbox gc`
@@ -442,6 +457,16 @@ pub(crate) struct LogsArgs {
     /// Leave out what is below this level
     #[arg(long, value_enum)]
     pub(crate) level: Option<Level>,
+}
+
+/// `soulbox sandbox events`
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// The sandbox
+    pub(crate) id: String,
+    /// Go on showing new events until the sandbox ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
 }
 
 /// Level of a log entry.

@@ -17,6 +17,7 @@ use soulbox_driver_linux::{BackingChoice, DiskSettings};
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
 use soulbox_types::Limits;
+use soulbox_webhooks::PrivateWebhook;
 
 use crate::failure::Failure;
 use raw::{Inputs, RawConfig, Setting, Source};
@@ -64,6 +65,11 @@ pub(crate) struct Config {
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
     /// `10.0.0.5:5000`, `http://127.0.0.1:5000`. Default none.
     pub(crate) private_registries: Vec<PrivateRegistry>,
+    /// Where webhooks may be although their addresses are not public: `hooks.lan`, `hooks.lan:8080`, `10.0.0.5`,
+    /// `10.0.0.0/8`. Default none.
+    pub(crate) private_webhooks: Vec<PrivateWebhook>,
+    /// How long events of sandboxes are kept, 1 to 3650 days. Default 30 days.
+    pub(crate) events_kept: Duration,
     /// Where tokens for Amazon's registries come from; `{region}` stands for the region.
     pub(crate) ecr_endpoint: String,
     /// By what means disks are limited (`disk_backing`: `auto`, `project-quota`, `image`, `none`; default `auto`), and
@@ -197,6 +203,8 @@ impl Judge<'_> {
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
+        let private_webhooks = self.private_webhooks();
+        let events_kept_days = self.number(Setting::EventsKeptDays, 1, 3650);
         let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
         let disk_reserve_mib = self.number(Setting::DiskReserveMib, 0, 16_777_216);
@@ -222,6 +230,8 @@ impl Judge<'_> {
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,
+            private_webhooks: private_webhooks?,
+            events_kept: Duration::from_hours(u64::from(events_kept_days?) * 24),
             ecr_endpoint: ecr_endpoint?,
             disk: DiskSettings {
                 backing: disk_backing?,
@@ -395,6 +405,19 @@ impl Judge<'_> {
             self.problem(
                 Setting::PrivateRegistries,
                 "hosts, with a port where it is not the usual one and http:// where there is no TLS, separated by commas",
+            );
+        }
+        parsed
+    }
+
+    fn private_webhooks(&mut self) -> Option<Vec<PrivateWebhook>> {
+        let texts = self.text(Setting::PrivateWebhooks).split(',');
+        let named = texts.map(str::trim).filter(|text| !text.is_empty());
+        let parsed: Option<Vec<PrivateWebhook>> = named.map(|text| text.parse().ok()).collect();
+        if parsed.is_none() {
+            self.problem(
+                Setting::PrivateWebhooks,
+                "hosts, with a port where only that one is meant, or ranges of addresses such as 10.0.0.0/8, separated by commas",
             );
         }
         parsed

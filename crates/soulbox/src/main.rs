@@ -117,6 +117,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let api = session::api(&global)?;
             as_client(commands::volume::run(&api, command, output))?;
         }
+        Command::Webhook(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::webhook::run(&api, command, output))?;
+        }
         Command::Bench(command) => return bench(&global, command, output),
         Command::Doctor => return commands::doctor::run(&global, output),
         Command::Debug(DebugCommand::Plan { template }) => {
@@ -137,7 +141,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{attach, branch, exec, pause, sandbox, terminal, tree, watch};
+    use commands::{attach, branch, events, exec, pause, sandbox, terminal, tree, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
@@ -150,6 +154,7 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Kill(args) => sandbox::kill(api, args, output).await?,
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
+        SandboxCommand::Events(args) => events::events(api, &args, output).await?,
         SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
         SandboxCommand::Attach(args) => return attach::attach(api, args, output).await,
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,

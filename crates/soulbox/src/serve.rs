@@ -36,6 +36,7 @@ use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
 use soulbox_registry::{Blobs, Network, Registries, Url};
 use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
+use soulbox_webhooks::{Places, Webhooks};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -146,6 +147,7 @@ async fn serve_until(
     soulbox_fault::point!("stop.edge-closed");
     server.builds.shutdown().await;
     server.sandboxes.shutdown().await;
+    server.webhooks.shutdown().await;
     soulbox_fault::point!("stop.sandboxes-settled");
     server.state.store.close().await;
     soulbox_fault::point!("stop.database-closed");
@@ -208,6 +210,7 @@ impl DnsForwarder {
 struct Server {
     sandboxes: Sandboxes,
     builds: Builds,
+    webhooks: Webhooks,
     state: ApiState,
     shutdown: CancellationToken,
 }
@@ -236,6 +239,7 @@ impl Server {
             max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
             domain: public_domain(config, address),
             save_paused_after: config.save_paused_after,
+            events_kept: config.events_kept,
             ..Settings::new(credentials.token_seed)
         };
         let upload_key = settings.token_seed;
@@ -245,6 +249,8 @@ impl Server {
         let volumes = Volumes::open(store.clone(), driver.clone(), config.volume_size_mib)
             .await
             .context("cannot take over the volumes")?;
+        let places = Places::new(config.private_webhooks.clone());
+        let webhooks = Webhooks::start(store.clone(), soulbox_webhooks::Settings::new(places));
         let registries = registries(config, data_dir)?;
         let building = BuildSettings {
             uploads: data_dir.join("uploads"),
@@ -267,6 +273,7 @@ impl Server {
             store,
             builds: builds.clone(),
             volumes,
+            webhooks: webhooks.clone(),
             upload_key,
             public_url: url(config, address),
             admin_token: AdminToken::new(&credentials.admin_token),
@@ -288,6 +295,7 @@ impl Server {
         Ok(Self {
             sandboxes,
             builds,
+            webhooks,
             state,
             shutdown,
         })

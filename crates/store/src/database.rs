@@ -19,7 +19,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::During;
 use crate::files::{self, Damage, Expect};
@@ -42,7 +42,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_DEFERRED_LOGS: usize = 20_000;
 
 /// What a server has promised to somebody.
-const PROMISES: [&str; 9] = [
+const PROMISES: [&str; 10] = [
     "teams",
     "api_keys",
     "templates",
@@ -52,6 +52,7 @@ const PROMISES: [&str; 9] = [
     "sandboxes",
     "sandbox_metadata",
     "idempotency",
+    "webhooks",
 ];
 
 /// The database. A copy is another handle on the same one.
@@ -66,6 +67,8 @@ struct Inner {
     readers: SqlitePool,
     deferred: Mutex<Deferred>,
     keys: KeyCache,
+    /// Wakes whoever waits for events.
+    news: watch::Sender<()>,
     /// Tells this run of the server from earlier ones.
     boot: String,
 }
@@ -131,6 +134,7 @@ impl Store {
             readers,
             deferred: Mutex::default(),
             keys: KeyCache::default(),
+            news: watch::Sender::new(()),
             boot: soulbox_types::id::random_label(20),
         };
         let store = Self {
@@ -229,6 +233,10 @@ impl Store {
 
     pub(crate) fn keys(&self) -> &KeyCache {
         &self.inner.keys
+    }
+
+    pub(crate) fn news(&self) -> &watch::Sender<()> {
+        &self.inner.news
     }
 
     pub(crate) fn boot(&self) -> &str {

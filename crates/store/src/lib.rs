@@ -1,4 +1,5 @@
-//! What SoulBox must remember: teams, keys, templates, sandboxes, snapshots, volumes, metrics, logs.
+//! What SoulBox must remember: teams, keys, templates, sandboxes, snapshots, volumes, metrics, logs, events and who is
+//! told of them.
 //!
 //! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
 //! user asks names the team, so that a foreign row is the same as none.
@@ -10,7 +11,9 @@ pub mod build_logs;
 pub mod builds;
 pub mod catalogue;
 pub mod database;
+pub mod deliveries;
 pub mod error;
+pub mod events;
 mod files;
 pub mod idempotency;
 pub mod keeping;
@@ -31,13 +34,16 @@ pub mod templates;
 mod unneeded;
 mod versions;
 pub mod volumes;
+pub mod webhooks;
 
 pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
 pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild};
 pub use catalogue::CatalogueEntry;
 pub use database::Store;
+pub use deliveries::{Delivery, DeliveryState, Due, Tried};
 pub use error::StoreError;
+pub use events::{EventQuery, SandboxEvent};
 pub use files::Expect;
 pub use idempotency::Begin;
 pub use keeping::{Keeping, Overdue};
@@ -57,3 +63,4 @@ pub use template_changes::{DeleteTemplateError, PublishError};
 pub use templates::{ResolveError, ResolvedTemplate, Template, TemplateSummary};
 pub use unneeded::Unneeded;
 pub use volumes::Volume;
+pub use webhooks::{Webhook, WebhookChange};

@@ -1,9 +1,13 @@
 //! What there is of a paused sandbox, and the steps into and out of that state.
 
-use soulbox_types::{ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp};
+use serde_json::Map;
+use soulbox_types::{
+    EndReason, EventKind, ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp,
+};
 
-use crate::database::{DbRow, column, maybe_json, to_json};
+use crate::database::{DbRow, column, maybe_json, time, to_json};
 use crate::error::During;
+use crate::events::{self, SUBJECT, Subject};
 use crate::sandboxes::{RecordState, SandboxRecord, on_timeout_text, record_of, state_of};
 use crate::{Store, StoreError};
 
@@ -78,7 +82,7 @@ impl Store {
     }
 
     /// Writes down that a sandbox is paused since `at`, or what has become of that pause; false when there is no such
-    /// sandbox.
+    /// sandbox. The first is an event; its reason is that the end time has come, or that somebody has asked.
     ///
     /// # Errors
     /// When the database fails; nothing has changed then.
@@ -88,7 +92,17 @@ impl Store {
         at: Timestamp,
         pause: &Pause,
     ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let mut transaction = self.write().await?;
+        let sql = format!("SELECT state, end_at, {SUBJECT} FROM sandboxes WHERE id = $1");
+        let before = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(id.as_str())
+            .fetch_optional(&mut *transaction)
+            .await
+            .during("pause a sandbox")?;
+        let Some(before) = before else {
+            return Ok(false);
+        };
+        sqlx::query(
             "UPDATE sandboxes SET state = 'paused', end_at = $2, pause_mode = $3, guest_unresponsive = $4, \
              files_saved = $5, spec = $6 WHERE id = $1",
         )
@@ -98,10 +112,23 @@ impl Store {
         .bind(pause.guest_unresponsive)
         .bind(pause.files_saved)
         .bind(to_json(&pause.spec))
-        .execute(self.writer())
+        .execute(&mut *transaction)
         .await
         .during("pause a sandbox")?;
-        Ok(done.rows_affected() > 0)
+        // What becomes of a pause later is no event.
+        if state_of(&before)? == RecordState::Running {
+            let over = at >= time(&before, TABLE, "end_at")?;
+            let reason = if over {
+                EndReason::Timeout
+            } else {
+                EndReason::Request
+            };
+            let (subject, said) = (Subject::of_row(&before)?, events::ended(reason));
+            events::record(&mut transaction, &subject, EventKind::Paused, at, said).await?;
+        }
+        transaction.commit().await.during("pause a sandbox")?;
+        self.events_recorded();
+        Ok(true)
     }
 
     /// Writes down that a paused sandbox runs again; false when there is no paused one.
@@ -110,19 +137,23 @@ impl Store {
     /// When the database fails; nothing has changed then.
     pub async fn resume_sandbox(&self, id: &SandboxId, run: &NewRun) -> Result<bool, StoreError> {
         let mut transaction = self.write().await?;
-        let done = sqlx::query(
+        let sql = format!(
             "UPDATE sandboxes SET state = 'running', execution_id = $2, started_at = $3, end_at = $4, \
              on_timeout = $5, pause_mode = NULL, guest_unresponsive = NULL, files_saved = NULL, spec = NULL \
-             WHERE id = $1 AND state = 'paused'",
-        )
-        .bind(id.as_str())
-        .bind(run.execution_id.as_str())
-        .bind(run.started_at.0)
-        .bind(run.end_at.0)
-        .bind(on_timeout_text(run.on_timeout))
-        .execute(&mut *transaction)
-        .await
-        .during("resume a sandbox")?;
+             WHERE id = $1 AND state = 'paused' RETURNING {SUBJECT}"
+        );
+        let running = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(id.as_str())
+            .bind(run.execution_id.as_str())
+            .bind(run.started_at.0)
+            .bind(run.end_at.0)
+            .bind(on_timeout_text(run.on_timeout))
+            .fetch_optional(&mut *transaction)
+            .await
+            .during("resume a sandbox")?;
+        let Some(running) = running else {
+            return Ok(false);
+        };
         // The copy that lists with a filter walk.
         sqlx::query("UPDATE sandbox_metadata SET started_at = $2 WHERE sandbox_id = $1")
             .bind(id.as_str())
@@ -130,8 +161,12 @@ impl Store {
             .execute(&mut *transaction)
             .await
             .during("resume a sandbox")?;
+        let (subject, said) = (Subject::of_row(&running)?, Map::new());
+        let at = run.started_at;
+        events::record(&mut transaction, &subject, EventKind::Resumed, at, said).await?;
         transaction.commit().await.during("resume a sandbox")?;
-        Ok(done.rows_affected() > 0)
+        self.events_recorded();
+        Ok(true)
     }
 
     /// Every sandbox that has a guest on this node: those that run, and those whose memory is kept.

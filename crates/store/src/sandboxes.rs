@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Map;
 use soulbox_types::{
-    BuildId, ExecutionId, Limits, OnTimeout, SandboxId, TeamId, TemplateId, Timestamp,
+    BuildId, EndReason, EventKind, ExecutionId, Limits, OnTimeout, SandboxId, TeamId, TemplateId,
+    Timestamp,
 };
 use sqlx::{QueryBuilder, Transaction};
 
 use crate::builds::limits_of;
 use crate::database::{Db, DbRow, column, json, maybe_json, maybe_parsed, parsed, time, to_json};
 use crate::error::During;
+use crate::events::{self, SUBJECT, Subject};
 use crate::page::{Keyset, cut, fetch_limit, keyset};
 use crate::pauses::{Pause, pause_of};
 use crate::{Order, Store, StoreError};
@@ -148,49 +151,76 @@ impl Store {
     /// # Errors
     /// When the database fails or the id is taken.
     pub async fn insert_sandbox(&self, record: &SandboxRecord) -> Result<(), StoreError> {
-        let pairs = record
-            .metadata
-            .as_ref()
-            .filter(|metadata| !metadata.is_empty());
-        match pairs {
-            // One statement is its own transaction, without the round trips of a spelled-out one.
-            None => insert_record(self.writer(), record).await?,
-            Some(pairs) => {
-                let mut transaction = self.write().await?;
-                insert_record(&mut *transaction, record).await?;
-                insert_pairs(&mut transaction, record, pairs).await?;
-                transaction.commit().await.during("add a sandbox")?;
-            }
+        let mut transaction = self.write().await?;
+        insert_record(&mut *transaction, record).await?;
+        if let Some(pairs) = &record.metadata {
+            insert_pairs(&mut transaction, record, pairs).await?;
         }
+        let subject = Subject::of_record(record);
+        let said = (record.forked_from.as_ref()).map_or_else(Map::new, |source| {
+            events::one("forked_from", source.as_str())
+        });
+        let at = record.started_at;
+        events::record(&mut transaction, &subject, EventKind::Created, at, said).await?;
+        transaction.commit().await.during("add a sandbox")?;
+        self.events_recorded();
         self.defer_spawn(&record.template_id, record.started_at);
         Ok(())
     }
 
-    /// Forgets a sandbox; false when there is none.
+    /// Forgets a sandbox that is gone since `at`; false when there is none.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn delete_sandbox(&self, id: &SandboxId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM sandboxes WHERE id = $1")
+    pub async fn end_sandbox(
+        &self,
+        id: &SandboxId,
+        reason: EndReason,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = format!("DELETE FROM sandboxes WHERE id = $1 RETURNING {SUBJECT}");
+        let gone = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())
-            .execute(self.writer())
+            .fetch_optional(&mut *transaction)
             .await
             .during("delete a sandbox")?;
-        Ok(done.rows_affected() > 0)
+        let Some(gone) = gone else { return Ok(false) };
+        let (subject, said) = (Subject::of_row(&gone)?, events::ended(reason));
+        events::record(&mut transaction, &subject, EventKind::Killed, at, said).await?;
+        transaction.commit().await.during("delete a sandbox")?;
+        self.events_recorded();
+        Ok(true)
     }
 
-    /// Moves a sandbox's end time; false when there is none.
+    /// Moves a sandbox's end time, at `at`; false when there is none.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_end_at(&self, id: &SandboxId, end_at: Timestamp) -> Result<bool, StoreError> {
-        let done = sqlx::query("UPDATE sandboxes SET end_at = $2 WHERE id = $1")
+    pub async fn set_end_at(
+        &self,
+        id: &SandboxId,
+        end_at: Timestamp,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = format!("UPDATE sandboxes SET end_at = $2 WHERE id = $1 RETURNING {SUBJECT}");
+        let changed = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())
             .bind(end_at.0)
-            .execute(self.writer())
+            .fetch_optional(&mut *transaction)
             .await
             .during("set the end time of a sandbox")?;
-        Ok(done.rows_affected() > 0)
+        let Some(changed) = changed else {
+            return Ok(false);
+        };
+        let said = events::one("set_timeout", &end_at.to_string());
+        let subject = Subject::of_row(&changed)?;
+        events::record(&mut transaction, &subject, EventKind::Updated, at, said).await?;
+        let committed = transaction.commit().await;
+        committed.during("set the end time of a sandbox")?;
+        self.events_recorded();
+        Ok(true)
     }
 
     /// The team's sandbox with this id.
@@ -675,7 +705,12 @@ pub(crate) mod tests {
         assert_eq!(running.len(), 2);
         assert!(!running.contains(&bare.id));
 
-        assert!(store.set_end_at(&full.id, Timestamp(77)).await.unwrap());
+        assert!(
+            store
+                .set_end_at(&full.id, Timestamp(77), Timestamp(5))
+                .await
+                .unwrap()
+        );
         assert_eq!(
             store
                 .get_sandbox(&team.id, &full.id)
@@ -685,9 +720,24 @@ pub(crate) mod tests {
                 .end_at,
             Timestamp(77)
         );
-        assert!(store.delete_sandbox(&full.id).await.unwrap());
-        assert!(!store.delete_sandbox(&full.id).await.unwrap());
-        assert!(!store.set_end_at(&full.id, Timestamp(78)).await.unwrap());
+        assert!(
+            store
+                .end_sandbox(&full.id, soulbox_types::EndReason::Request, Timestamp(9))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !store
+                .end_sandbox(&full.id, soulbox_types::EndReason::Request, Timestamp(9))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !store
+                .set_end_at(&full.id, Timestamp(78), Timestamp(5))
+                .await
+                .unwrap()
+        );
         let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sandbox_metadata")
             .fetch_one(store.reader())
             .await
@@ -751,7 +801,14 @@ pub(crate) mod tests {
             ..ListQuery::all(team.id.clone())
         };
         let first = store.list_sandboxes(&query).await.unwrap();
-        store.delete_sandbox(&records[2].id).await.unwrap();
+        store
+            .end_sandbox(
+                &records[2].id,
+                soulbox_types::EndReason::Request,
+                Timestamp(9),
+            )
+            .await
+            .unwrap();
         let second = store
             .list_sandboxes(&ListQuery {
                 cursor: first.next_cursor,

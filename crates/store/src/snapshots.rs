@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
-use soulbox_types::{BuildId, Limits, SandboxId, TeamId, TemplateId, TemplateRef, Timestamp};
+use soulbox_types::{
+    BuildId, EventKind, Limits, SandboxId, TeamId, TemplateId, TemplateRef, Timestamp,
+};
 use sqlx::{QueryBuilder, Transaction};
 
 use crate::builds::{Build, BuildStatus, FinishedBuild, insert_build};
 use crate::database::{Db, DbRow, column, parsed, time};
 use crate::error::During;
+use crate::events::{self, SUBJECT, Subject};
 use crate::page::{Keyset, cut};
 use crate::request_build::{self, RequestBuildError};
 use crate::tags::insert_tag;
@@ -100,7 +103,9 @@ impl Store {
             .execute(&mut *transaction)
             .await
             .during("add a snapshot")?;
+        record_checkpoint(&mut transaction, new, &template, &build.id, now).await?;
         transaction.commit().await.during("add a snapshot")?;
+        self.events_recorded();
         Ok(Snapshot {
             template,
             alias: (new.reference.as_ref()).map(|reference| reference.alias_or_id.clone()),
@@ -189,6 +194,27 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Records the event, unless the sandbox is gone by now.
+async fn record_checkpoint(
+    transaction: &mut Transaction<'static, Db>,
+    new: &NewSnapshot,
+    template: &TemplateId,
+    build: &BuildId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = format!("SELECT {SUBJECT} FROM sandboxes WHERE id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(new.saved_from.as_str())
+        .fetch_optional(&mut **transaction)
+        .await
+        .during("record a snapshot")?;
+    let Some(row) = row else { return Ok(()) };
+    let subject = Subject::of_row(&row)?;
+    let mut said = events::one("snapshot_template_id", template.as_str());
+    said.extend(events::one("snapshot_build_id", build.as_str()));
+    events::record(transaction, &subject, EventKind::Checkpointed, now, said).await
 }
 
 /// Without the order and the end of the page.

@@ -312,7 +312,10 @@ mod tests {
             let text =
                 format!("cannot delete template 'T' because there are {word} sandboxes using it");
             assert_eq!(delete().await.unwrap_err(), text);
-            store.delete_sandbox(&sandbox.id).await.unwrap();
+            store
+                .end_sandbox(&sandbox.id, soulbox_types::EndReason::Request, Timestamp(9))
+                .await
+                .unwrap();
         }
         assert!(resolve(&store, &team, "t").await.is_ok());
 

@@ -151,6 +151,18 @@ id_type!(
     /// A volume: files that outlive sandboxes.
     VolumeId, "volume ID", is_uuid, random_uuid()
 );
+id_type!(
+    /// Something that has happened to a sandbox.
+    EventId, "event ID", is_uuid, random_uuid()
+);
+id_type!(
+    /// An address that is told of events.
+    WebhookId, "webhook ID", is_uuid, random_uuid()
+);
+id_type!(
+    /// One event for one webhook; the same over all tries.
+    DeliveryId, "delivery ID", is_uuid, random_uuid()
+);
 
 impl SandboxId {
     /// Reads an id as clients may send it: `<id>` or the old `<id>-<clientID>`, whose suffix is dropped.

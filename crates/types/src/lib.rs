@@ -3,13 +3,14 @@
 //! Everything here is a plain value or a pure function.
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
-//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`slot`], [`egress`],
+//! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`event`], [`slot`], [`egress`],
 //! [`error_kind`].
 
 pub mod build;
 pub mod digest;
 pub mod egress;
 pub mod error_kind;
+pub mod event;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;
@@ -22,7 +23,11 @@ pub mod volume;
 pub use build::{BuildContext, StartCommand};
 pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
-pub use id::{ApiKeyId, BuildId, ExecutionId, SandboxId, TeamId, TemplateId, VolumeId};
+pub use event::{EndReason, EventKind};
+pub use id::{
+    ApiKeyId, BuildId, DeliveryId, EventId, ExecutionId, SandboxId, TeamId, TemplateId, VolumeId,
+    WebhookId,
+};
 pub use limits::Limits;
 pub use name::TemplateRef;
 pub use slot::SlotIndex;

@@ -6,6 +6,7 @@
 //! a key.
 
 mod document;
+mod events;
 mod operation;
 mod sandboxes;
 mod schema;
@@ -38,6 +39,7 @@ fn operations() -> Vec<Operation> {
         sandboxes::operations(),
         templates::operations(),
         teams::operations(),
+        events::operations(),
     ]
     .into_iter()
     .flatten()

@@ -158,7 +158,7 @@ pub(super) fn path_parameter(name: &str) -> Value {
     match name {
         "sandboxID" => text_like("^[a-z0-9]{1,63}(-[a-z0-9]{1,63})?$"),
         "hash" => text_like("^[0-9a-f]{64}$"),
-        "teamID" | "buildID" | "apiKeyID" | "volumeID" => uuid(),
+        "teamID" | "buildID" | "apiKeyID" | "volumeID" | "webhookID" => uuid(),
         _ => text(),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::stack::{Answer, Stack, assert_error_form};
 
 /// Addresses that take a body, with an id in the place of `@`.
-const WITH_BODY: [(&str, &str); 18] = [
+const WITH_BODY: [(&str, &str); 20] = [
     ("POST", "/sandboxes"),
     ("POST", "/v2/sandboxes"),
     ("POST", "/sandboxes/@/timeout"),
@@ -27,10 +27,12 @@ const WITH_BODY: [(&str, &str); 18] = [
     ("DELETE", "/templates/tags"),
     ("POST", "/secrets"),
     ("POST", "/volumes"),
+    ("POST", "/events/webhooks"),
+    ("PATCH", "/events/webhooks/@"),
 ];
 
 /// Addresses with queries.
-const WITH_QUERY: [&str; 12] = [
+const WITH_QUERY: [&str; 15] = [
     "/v2/sandboxes",
     "/sandboxes",
     "/sandboxes/@/metrics",
@@ -39,6 +41,9 @@ const WITH_QUERY: [&str; 12] = [
     "/sandboxes/metrics",
     "/snapshots",
     "/v2/templates",
+    "/events/sandboxes",
+    "/events/sandboxes/@",
+    "/events/webhooks/@/deliveries",
     "/template-catalogue",
     "/templates/@/diff",
     "/templates/@/tags/groups",

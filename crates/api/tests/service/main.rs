@@ -8,6 +8,7 @@
 mod auth;
 mod create;
 mod document;
+mod events;
 mod fuzz;
 mod idempotency;
 mod later;

@@ -16,6 +16,7 @@ use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
 use soulbox_types::{Limits, TeamId, TemplateId, Timestamp};
+use soulbox_webhooks::{Places, Webhooks};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -96,6 +97,10 @@ impl Stack {
             volumes: Volumes::open(store.clone(), Arc::new(driver.clone()), 64)
                 .await
                 .unwrap(),
+            webhooks: Webhooks::start(
+                store.clone(),
+                soulbox_webhooks::Settings::new(Places::new(vec!["127.0.0.1".parse().unwrap()])),
+            ),
             upload_key: [9; 32],
             public_url: "http://soulbox.test".into(),
         });

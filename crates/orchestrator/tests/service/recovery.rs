@@ -8,7 +8,8 @@ use soulbox_driver::{DriverError, Guest as _};
 use soulbox_orchestrator::{SandboxError, Sandboxes};
 use soulbox_store::{Pause, PauseMode, RecordState, SandboxRecord};
 use soulbox_types::{
-    ErrorKind, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
+    EndReason, ErrorKind, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
+    Timestamp,
 };
 
 fn stray_spec() -> SandboxSpec {
@@ -194,7 +195,11 @@ async fn records_and_guests_come_to_agree() {
         ..view.record
     };
     world.store.insert_sandbox(&phantom).await.unwrap();
-    world.store.delete_sandbox(&unrecorded).await.unwrap();
+    world
+        .store
+        .end_sandbox(&unrecorded, EndReason::Request, Timestamp(1))
+        .await
+        .unwrap();
     world.sandboxes.reconcile_soon();
     world.wait_gone(&unrecorded).await;
     world.wait_gone(&phantom.id).await;
@@ -213,7 +218,11 @@ async fn records_and_guests_come_to_agree() {
 async fn nobody_needs_to_ask_for_a_comparison() {
     let world = world().await;
     let id = world.create(300).await;
-    world.store.delete_sandbox(&id).await.unwrap();
+    world
+        .store
+        .end_sandbox(&id, EndReason::Request, Timestamp(1))
+        .await
+        .unwrap();
     pass(31).await;
     world.wait_gone(&id).await;
 }
@@ -222,7 +231,11 @@ async fn nobody_needs_to_ask_for_a_comparison() {
 async fn an_update_that_finds_no_record_brings_the_end() {
     let world = world().await;
     let id = world.create(300).await;
-    world.store.delete_sandbox(&id).await.unwrap();
+    world
+        .store
+        .end_sandbox(&id, EndReason::Request, Timestamp(1))
+        .await
+        .unwrap();
     let error = world
         .sandboxes
         .set_timeout(&world.team.id, &id, Duration::from_secs(9))

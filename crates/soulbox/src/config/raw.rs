@@ -30,6 +30,8 @@ pub(crate) enum Setting {
     SavePausedAfterSeconds,
     DnsUpstreams,
     PrivateRegistries,
+    PrivateWebhooks,
+    EventsKeptDays,
     EcrEndpoint,
     DiskBacking,
     DiskReserveMib,
@@ -46,7 +48,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -65,6 +67,8 @@ impl Setting {
         Self::SavePausedAfterSeconds,
         Self::DnsUpstreams,
         Self::PrivateRegistries,
+        Self::PrivateWebhooks,
+        Self::EventsKeptDays,
         Self::EcrEndpoint,
         Self::DiskBacking,
         Self::DiskReserveMib,
@@ -100,6 +104,8 @@ impl Setting {
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
+            Self::PrivateWebhooks => "private_webhooks",
+            Self::EventsKeptDays => "events_kept_days",
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
             Self::DiskReserveMib => "disk_reserve_mib",
@@ -124,7 +130,9 @@ impl Setting {
             | Self::TlsCert
             | Self::TlsKey
             | Self::DnsUpstreams
-            | Self::PrivateRegistries => "",
+            | Self::PrivateRegistries
+            | Self::PrivateWebhooks => "",
+            Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",
             Self::MetricsListen => "off",

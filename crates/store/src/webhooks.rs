@@ -1,0 +1,258 @@
+//! Addresses that teams want to be told of events.
+
+use std::fmt;
+
+use soulbox_types::{EventKind, TeamId, Timestamp, WebhookId};
+
+use crate::database::{DbRow, column, json, parsed, time, to_json};
+use crate::error::During;
+use crate::{Store, StoreError};
+
+const TABLE: &str = "webhooks";
+
+/// A team's wish to be told of events.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// Whose events.
+    pub team: TeamId,
+    /// What its owner calls it.
+    pub name: String,
+    /// Where deliveries go.
+    pub url: String,
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Which events.
+    pub kinds: Vec<EventKind>,
+    /// What deliveries are signed with.
+    pub secret: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+// Written by hand so that no log ever shows the secret.
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("id", &self.id)
+            .field("team", &self.team)
+            .field("enabled", &self.enabled)
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be another about a webhook; what is absent stays.
+#[derive(Clone, Default)]
+pub struct WebhookChange {
+    /// See [`Webhook::name`].
+    pub name: Option<String>,
+    /// See [`Webhook::url`].
+    pub url: Option<String>,
+    /// See [`Webhook::enabled`].
+    pub enabled: Option<bool>,
+    /// See [`Webhook::kinds`].
+    pub kinds: Option<Vec<EventKind>>,
+    /// See [`Webhook::secret`].
+    pub secret: Option<String>,
+}
+
+// As above.
+impl fmt::Debug for WebhookChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookChange")
+            .field("enabled", &self.enabled)
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Adds a webhook; false when the team has `most` already.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add_webhook(&self, webhook: &Webhook, most: u32) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO webhooks (id, team_id, name, url, enabled, events, secret, created_at) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8 \
+             WHERE (SELECT COUNT(*) FROM webhooks WHERE team_id = $2) < $9",
+        )
+        .bind(webhook.id.as_str())
+        .bind(webhook.team.as_str())
+        .bind(&webhook.name)
+        .bind(&webhook.url)
+        .bind(webhook.enabled)
+        .bind(kinds_text(&webhook.kinds))
+        .bind(&webhook.secret)
+        .bind(webhook.created_at.0)
+        .bind(i64::from(most))
+        .execute(self.writer())
+        .await
+        .during("add a webhook")?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// The team's webhooks, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn webhooks(&self, team: &TeamId) -> Result<Vec<Webhook>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM webhooks WHERE team_id = $1 ORDER BY created_at, id")
+            .bind(team.as_str())
+            .fetch_all(self.reader())
+            .await
+            .during("list webhooks")?;
+        rows.iter().map(webhook_of).collect()
+    }
+
+    /// The team's webhook with this id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn webhook(
+        &self,
+        team: &TeamId,
+        id: &WebhookId,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let row = sqlx::query("SELECT * FROM webhooks WHERE id = $1 AND team_id = $2")
+            .bind(id.as_str())
+            .bind(team.as_str())
+            .fetch_optional(self.reader())
+            .await
+            .during("read a webhook")?;
+        row.as_ref().map(webhook_of).transpose()
+    }
+
+    /// Changes a webhook and gives it as it is then; none when the team has none with this id. Deliveries that wait go
+    /// where it says from now on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn change_webhook(
+        &self,
+        team: &TeamId,
+        id: &WebhookId,
+        change: &WebhookChange,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let row = sqlx::query(
+            "UPDATE webhooks SET name = COALESCE($3, name), url = COALESCE($4, url), \
+             enabled = COALESCE($5, enabled), events = COALESCE($6, events), secret = COALESCE($7, secret) \
+             WHERE id = $1 AND team_id = $2 RETURNING *",
+        )
+        .bind(id.as_str())
+        .bind(team.as_str())
+        .bind(&change.name)
+        .bind(&change.url)
+        .bind(change.enabled)
+        .bind(change.kinds.as_deref().map(kinds_text))
+        .bind(&change.secret)
+        .fetch_optional(self.writer())
+        .await
+        .during("change a webhook")?;
+        // Deliveries may have waited for it to be enabled.
+        self.events_recorded();
+        row.as_ref().map(webhook_of).transpose()
+    }
+
+    /// Removes a webhook with its deliveries; false when the team has none with this id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove_webhook(&self, team: &TeamId, id: &WebhookId) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM webhooks WHERE id = $1 AND team_id = $2")
+            .bind(id.as_str())
+            .bind(team.as_str())
+            .execute(self.writer())
+            .await
+            .during("remove a webhook")?;
+        Ok(done.rows_affected() > 0)
+    }
+}
+
+fn kinds_text(kinds: &[EventKind]) -> String {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+    to_json(&names)
+}
+
+/// Reads the kinds that a webhook wants. One that this program does not know (any more) is left out.
+pub(crate) fn kinds_of(row: &DbRow) -> Result<Vec<EventKind>, StoreError> {
+    let names: Vec<String> = json(row, TABLE, "events")?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Reads a row of `webhooks`.
+pub(crate) fn webhook_of(row: &DbRow) -> Result<Webhook, StoreError> {
+    Ok(Webhook {
+        id: parsed(row, TABLE, "id")?,
+        team: parsed(row, TABLE, "team_id")?,
+        name: column(row, TABLE, "name")?,
+        url: column(row, TABLE, "url")?,
+        enabled: column(row, TABLE, "enabled")?,
+        kinds: kinds_of(row)?,
+        secret: column(row, TABLE, "secret")?,
+        created_at: time(row, TABLE, "created_at")?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::database::tests::temp_store;
+
+    pub(crate) fn webhook(team: &TeamId, kinds: &[EventKind]) -> Webhook {
+        Webhook {
+            id: WebhookId::random(),
+            team: team.clone(),
+            name: "n".into(),
+            url: "https://hooks.example/a".into(),
+            enabled: true,
+            kinds: kinds.to_vec(),
+            secret: "hidden".into(),
+            created_at: Timestamp(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn made_changed_and_removed_by_their_team() {
+        let store = temp_store().await;
+        let team = store.default_team().await.unwrap().id;
+        let other = TeamId::random();
+        let made = webhook(&team, &[EventKind::Created, EventKind::Killed]);
+        assert!(store.add_webhook(&made, 1).await.unwrap());
+        assert!(!store.add_webhook(&webhook(&team, &[]), 1).await.unwrap());
+        assert_eq!(
+            store.webhooks(&team).await.unwrap(),
+            std::slice::from_ref(&made)
+        );
+        assert_eq!(store.webhook(&other, &made.id).await.unwrap(), None);
+        assert!(!format!("{made:?}").contains("hidden"));
+        let change = WebhookChange {
+            enabled: Some(false),
+            kinds: Some(vec![EventKind::Paused]),
+            ..WebhookChange::default()
+        };
+        assert_eq!(
+            store
+                .change_webhook(&other, &made.id, &change)
+                .await
+                .unwrap(),
+            None
+        );
+        let changed = store
+            .change_webhook(&team, &made.id, &change)
+            .await
+            .unwrap()
+            .unwrap();
+        let wanted = Webhook {
+            enabled: false,
+            kinds: vec![EventKind::Paused],
+            ..made.clone()
+        };
+        assert_eq!(changed, wanted);
+        assert!(!store.remove_webhook(&other, &made.id).await.unwrap());
+        assert!(store.remove_webhook(&team, &made.id).await.unwrap());
+        assert!(!store.remove_webhook(&team, &made.id).await.unwrap());
+    }
+}
