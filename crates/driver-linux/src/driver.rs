@@ -404,17 +404,21 @@ impl Launch {
         let (status_read, status_write) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
         let volumes = self.attach_volumes(files)?;
+        let envd = self
+            .host
+            .mount_envd()
+            .map_err(host("show envd to a sandbox"))?;
         let (facts, filter) = (&self.host.facts, &self.host.seccomp);
         let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
         let launched = slot
             .jail
             .launch(
                 &plan,
-                [&self.host.envd, &boot, &status_write],
+                [&envd, &boot, &status_write],
                 disk.mount().into_iter().chain(&volumes),
             )
             .map_err(jail_error)?;
-        drop((status_write, volumes));
+        drop((status_write, volumes, envd));
         match self.finish(slot, files, &launched, status_read) {
             Ok(()) => Ok(launched),
             Err(error) => {

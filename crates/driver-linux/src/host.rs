@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use soulbox_launch_plan::{LaunchPlan, SlotPlan};
 use soulbox_linux::seccomp::Instruction;
-use soulbox_linux::{exec, landlock};
+use soulbox_linux::{exec, landlock, mount};
 use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
@@ -19,7 +19,7 @@ use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
 use crate::volumes::Volumes;
-use crate::{seccomp, shadow, view};
+use crate::{program, seccomp, shadow, view};
 
 /// The programs that the driver brings into sandboxes.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,8 @@ pub(crate) struct Host {
     pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
     pub(crate) jail: OwnedFd,
-    pub(crate) envd: OwnedFd,
+    /// envd's program, in a directory that is named by what is in it.
+    envd: PathBuf,
     pub(crate) boot_id: String,
     data: PathBuf,
     layers_dir: PathBuf,
@@ -83,6 +84,7 @@ impl Host {
         make_shared_dir(&empty)?;
         fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
         fs::write(covers.join("empty-file"), "")?;
+        let envd = program::keep(&covers, programs.envd)?;
         let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
@@ -92,7 +94,7 @@ impl Host {
             texts: HostTexts::read()?,
             seccomp: seccomp::program(),
             jail: exec::sealed_memfd("soulbox-jail", programs.jail, true)?,
-            envd: exec::sealed_memfd("soulbox-envd", programs.envd, true)?,
+            envd,
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
                 .trim()
                 .to_owned(),
@@ -107,6 +109,11 @@ impl Host {
 
     pub(crate) fn sandboxes_dir(&self) -> &Path {
         &self.sandboxes
+    }
+
+    /// A mount of envd's program for one sandbox.
+    pub(crate) fn mount_envd(&self) -> io::Result<OwnedFd> {
+        mount::detached_program(&self.envd)
     }
 
     pub(crate) fn files(&self, id: &str) -> SandboxFiles {

@@ -17,6 +17,7 @@ mod layers;
 mod lock;
 mod oom;
 pub mod plan;
+mod program;
 mod report;
 pub mod seccomp;
 pub mod shadow;

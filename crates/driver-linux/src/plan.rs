@@ -151,11 +151,14 @@ const MASKED_DIRECTORIES: [&str; 9] = [
     "scsi",
 ];
 
-/// Capabilities of root inside, `linux/capability.h`. Every namespace but the user namespace belongs to the host, so
-/// these reach the sandbox's own files and processes and nothing else: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+/// Capabilities of root inside, `linux/capability.h`. Most namespaces of the sandbox belong to its user namespace, so none
+/// may be here that means something to a network, a mount, a clock or a host name; these reach the sandbox's own files and
+/// processes and nothing else: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
 /// SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE, SETFCAP.
 const CAPABILITIES: [u8; 12] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31];
 
+/// Where envd's program is, below the root. On the `tmpfs` of devices, which no template has a say in.
+const ENVD_PATH: &str = "dev/.envd";
 /// Group `tty` on Debian, which owns terminals.
 const TTY_GID: u32 = 5;
 const DEV_BYTES: u64 = 1024 * 1024;
@@ -184,12 +187,12 @@ pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: NetworkMode) -> 
                 procs_files: cgroup.limit_procs_files(),
                 oom_file: cgroup.user_oom_file(),
             },
-            SlotStep::CreateUserNamespace {
+            SlotStep::CreateNamespaces {
                 uid_base: slot.uid_base(),
                 count: UIDS_PER_SLOT,
             },
-            SlotStep::UnshareNetwork(network),
-            SlotStep::UnshareMountIpcUtsCgroup,
+            SlotStep::EnterNetwork(network),
+            SlotStep::EnterMountIpcUtsCgroup,
             SlotStep::MakeMountsPrivate,
         ],
     }
@@ -212,6 +215,9 @@ pub fn launch_plan(
         slot.uid_base(),
         spec.limits.memory_bytes() / 2,
     ));
+    steps.push(LaunchStep::ShowEnvd {
+        target: PathBuf::from(ENVD_PATH),
+    });
     steps.push(LaunchStep::BindReadOnly {
         source: places.sys.clone(),
         target: PathBuf::from("sys"),
@@ -220,7 +226,6 @@ pub fn launch_plan(
     let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
     steps.extend(hold_steps(files, places, host, cut_cpus));
     steps.extend([
-        LaunchStep::NewTimeNamespace,
         LaunchStep::PivotRoot {
             new_root: places.root.clone(),
         },
@@ -228,6 +233,7 @@ pub fn launch_plan(
             name: spec.id.to_string(),
         },
         LaunchStep::ClonePid1,
+        LaunchStep::NewSession,
     ]);
     steps.extend(proc_steps(host, cut_cpus));
     if cut_cpus {
@@ -251,6 +257,7 @@ pub fn launch_plan(
             value: OPEN_FILES.min(host.open_files_limit),
         },
         LaunchStep::BecomeGuestRoot,
+        LaunchStep::NewTimeNamespace,
     ]);
     steps.extend(host.has_scopes.then_some(LaunchStep::RestrictScope));
     steps.extend([

@@ -1,8 +1,7 @@
 //! The launch half of a plan: from a prepared slot to envd.
 //!
-//! Up to `clone-pid-1` this is a process of the host that has a mount namespace of its own; all mounts are made with
-//! the host's root, so that the mount namespace belongs to the host and nobody inside may change it.
-//! After `become-guest-root` no power over the host is left.
+//! Up to `become-guest-root` this is a process of the host's root in a mount namespace that belongs to the sandbox's user
+//! namespace; all mounts are made with the host's rights. After it no power over the host is left.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
@@ -17,7 +16,7 @@ use rustix::thread::{
 };
 use soulbox_launch_plan::{LaunchPlan, LaunchStep, Reply, Rlimit};
 use soulbox_linux::mount::{self, Attributes};
-use soulbox_linux::namespace::{self, Cloned};
+use soulbox_linux::namespace::{self, Clocks, Cloned};
 use soulbox_linux::{capability, exec, landlock, process, seccomp};
 
 use crate::slot::Slot;
@@ -42,6 +41,7 @@ const READ_ONLY: Attributes = Attributes {
 /// The descriptors that come with a launch plan.
 #[derive(Debug)]
 pub(crate) struct Handed {
+    /// A mount of envd's program.
     envd: OwnedFd,
     boot: OwnedFd,
     status: OwnedFd,
@@ -89,6 +89,8 @@ pub(crate) fn carry_out(
         handed,
         held: HashMap::new(),
         root: PathBuf::new(),
+        // Before process 1 is started: none may be older than the machine it seems to be on.
+        clocks: Some(Clocks::now()),
     };
     for step in &plan.steps {
         if matches!(step, LaunchStep::ClonePid1) {
@@ -111,6 +113,8 @@ struct Launch<'a> {
     handed: Handed,
     held: HashMap<String, OwnedFd>,
     root: PathBuf,
+    /// Taken by the time namespace.
+    clocks: Option<Clocks>,
 }
 
 type Failed = (String, io::Error);
@@ -123,20 +127,22 @@ fn on(what: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failed {
 impl Launch<'_> {
     fn step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
         match step {
-            LaunchStep::NewTimeNamespace => {
-                namespace::unshare_time_from_zero().map_err(on("time namespace"))
-            }
             LaunchStep::PivotRoot { new_root } => mount::pivot_root(new_root).map_err(on(new_root)),
             LaunchStep::SetHostname { name } => {
                 rustix::system::sethostname(name.as_bytes()).map_err(|e| (name.clone(), e.into()))
             }
             LaunchStep::ClonePid1 => Ok(()),
+            LaunchStep::NewSession => match rustix::process::setsid() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(on("setsid")(error.into())),
+            },
             LaunchStep::IdmapInPlace { .. }
             | LaunchStep::AttachDisk { .. }
             | LaunchStep::MountOverlay { .. }
             | LaunchStep::MountTmpfs { .. }
             | LaunchStep::PopulateDev { .. }
             | LaunchStep::MountDevpts { .. }
+            | LaunchStep::ShowEnvd { .. }
             | LaunchStep::BindReadOnly { .. }
             | LaunchStep::MountVolume { .. }
             | LaunchStep::HoldReadOnly { .. } => self.mount_step(step),
@@ -148,6 +154,7 @@ impl Launch<'_> {
             | LaunchStep::SetOomScore { .. }
             | LaunchStep::SetRlimit { .. }
             | LaunchStep::BecomeGuestRoot
+            | LaunchStep::NewTimeNamespace
             | LaunchStep::RestrictScope
             | LaunchStep::KeepCapabilities { .. }
             | LaunchStep::InstallSeccomp { .. }
@@ -209,6 +216,9 @@ impl Launch<'_> {
             LaunchStep::MountDevpts { target, tty_gid } => {
                 self.mount_devpts(target, *tty_gid).map_err(on(target))
             }
+            LaunchStep::ShowEnvd { target } => mount::make_file_below(&self.root, target)
+                .and_then(|file| mount::attach_to(&self.handed.envd, file))
+                .map_err(on(target)),
             LaunchStep::BindReadOnly { source, target } => {
                 let copy = read_only_copy(source).map_err(on(source))?;
                 self.attach_below(&copy, target).map_err(on(target))
@@ -231,7 +241,7 @@ impl Launch<'_> {
 
     fn proc_step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
         match step {
-            LaunchStep::MountProc => mount_proc().map_err(on("/proc")),
+            LaunchStep::MountProc => self.mount_proc().map_err(on("/proc")),
             LaunchStep::MaskProc { files, directories } => {
                 self.mask("empty-file", files)?;
                 self.mask("empty-directory", directories)
@@ -261,7 +271,15 @@ impl Launch<'_> {
             }
             LaunchStep::RestrictScope => landlock::restrict_scope().map_err(on("Landlock domain")),
             LaunchStep::BecomeGuestRoot => {
-                become_guest_root(&self.slot.user).map_err(on("user namespace"))
+                if let Some(clocks) = &mut self.clocks {
+                    clocks.open_offsets().map_err(on("timens_offsets"))?;
+                }
+                become_guest_root(&self.slot.namespaces.user).map_err(on("user namespace"))
+            }
+            LaunchStep::NewTimeNamespace => {
+                let clocks = self.clocks.take();
+                let clocks = clocks.ok_or_else(|| on("clocks")(io::ErrorKind::InvalidInput.into()));
+                clocks?.enter_from_zero().map_err(on("time namespace"))
             }
             LaunchStep::KeepCapabilities { keep } => {
                 capability::keep_only(keep).map_err(on("capabilities"))
@@ -280,13 +298,17 @@ impl Launch<'_> {
             read_only,
             ..Attributes::default()
         };
-        mount::set_attributes(&copy, attributes, Some(&self.slot.user))?;
+        mount::set_attributes(&copy, attributes, Some(&self.slot.namespaces.user))?;
         mount::attach(copy, path)
     }
 
     fn attach_disk(&mut self, target: &Path) -> io::Result<()> {
         let disk = self.handed.mount()?;
-        mount::set_attributes(&disk, Attributes::default(), Some(&self.slot.user))?;
+        mount::set_attributes(
+            &disk,
+            Attributes::default(),
+            Some(&self.slot.namespaces.user),
+        )?;
         mount::attach(disk, target)
     }
 
@@ -299,13 +321,29 @@ impl Launch<'_> {
             no_dev: true,
             ..Attributes::default()
         };
-        mount::set_attributes(&volume, attributes, Some(&self.slot.user))?;
+        mount::set_attributes(&volume, attributes, Some(&self.slot.namespaces.user))?;
         mount::attach(volume, scratch)?;
         let data = mount::detached_copy(&scratch.join("data"))?;
         capability::set_fs_ids(owner, owner)?;
         let directory = mount::make_directory_in(&self.root, target);
         capability::set_fs_ids(0, 0)?;
         mount::attach_to(data, directory?)
+    }
+
+    /// In a mount namespace that does not belong to the host the kernel makes a procfs only where another one can be seen
+    /// whole: it is made among the host's mounts, of which this process is not a part any more, and attached here.
+    fn mount_proc(&self) -> io::Result<()> {
+        namespace::enter_mount(&self.slot.host_mounts)?;
+        let made = mount::new_filesystem("proc", &[], NO_POWERS);
+        namespace::enter_mount(&self.slot.namespaces.mount)?;
+        mount::attach_to(made?, mount::open_below(Path::new("/"), Path::new("proc"))?)?;
+        // A template could hold anything at /proc; what follows must really go to procfs (CVE-2025-52881).
+        let opened = mount::open_below(Path::new("/"), Path::new("proc"))?;
+        if mount::is_procfs(opened)? {
+            Ok(())
+        } else {
+            Err(io::Error::other("/proc is not a procfs"))
+        }
     }
 
     fn mount_devpts(&self, target: &Path, tty_gid: u32) -> io::Result<()> {
@@ -440,18 +478,6 @@ fn overlay(
     };
     // The names of the layers are longer than the newer interface takes.
     mount::mount_at("overlay", &options, attributes, target)
-}
-
-fn mount_proc() -> io::Result<()> {
-    let made = mount::new_filesystem("proc", &[], NO_POWERS)?;
-    mount::attach_to(made, mount::open_below(Path::new("/"), Path::new("proc"))?)?;
-    // A template could hold anything at /proc; what follows must really go to procfs (CVE-2025-52881).
-    let opened = mount::open_below(Path::new("/"), Path::new("proc"))?;
-    if mount::is_procfs(opened)? {
-        Ok(())
-    } else {
-        Err(io::Error::other("/proc is not a procfs"))
-    }
 }
 
 fn attach_on_proc(cover: &OwnedFd, name: &str) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! Carries out a launch plan, then becomes envd.
 //!
 //! The server starts this program once per slot with one socket as standard input. It reads a slot plan, carries it
-//! out, answers, and waits. When a sandbox is created it reads the launch plan with three descriptors (envd's program,
-//! the boot document, the status pipe), carries that out and is replaced by envd.
+//! out, answers, and waits. When a sandbox is created it reads the launch plan with its descriptors (a mount of envd's
+//! program, the boot document, the status pipe, the mounts of disks), carries that out and is replaced by envd.
 //! When the server goes away before that, so does this process.
 //!
 //! It is a program of its own because what it does (new namespaces, fork) is forbidden in a process with threads.
@@ -70,7 +70,11 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
     };
     let plan = SlotPlan::decode(&bytes).map_err(|e| malformed(&e))?;
     let slot = slot::prepare(&plan)?;
-    answer(control, &Reply::SlotReady, &[slot.network.as_fd()])?;
+    answer(
+        control,
+        &Reply::SlotReady,
+        &[slot.namespaces.network.as_fd()],
+    )?;
 
     let Some((bytes, fds)) = receive(control)? else {
         return Ok(());

@@ -47,18 +47,18 @@ pub enum SlotStep {
         /// Absolute path of the file that counts kills, to be read.
         oom_file: PathBuf,
     },
-    /// Makes the user namespace of the sandbox, maps its ids and keeps it by a file descriptor. It is joined last
-    /// and owns nothing: every other namespace belongs to the host.
-    CreateUserNamespace {
+    /// Makes the user namespace of the sandbox, maps its ids, and makes the mount, network, IPC and UTS namespaces that
+    /// belong to it. All are kept by file descriptors; that of users is joined last.
+    CreateNamespaces {
         /// First host id; inner id 0.
         uid_base: u32,
         /// How many ids.
         count: u32,
     },
-    /// Enters a new network namespace and sets it up.
-    UnshareNetwork(Network),
-    /// Enters new mount, IPC, UTS and cgroup namespaces.
-    UnshareMountIpcUtsCgroup,
+    /// Enters the network namespace and sets it up.
+    EnterNetwork(Network),
+    /// Enters the mount, IPC and UTS namespaces, and a new cgroup namespace, which belongs to the host.
+    EnterMountIpcUtsCgroup,
     /// Makes every mount private, so that nothing done here shows on the host.
     MakeMountsPrivate,
 }
@@ -145,6 +145,12 @@ pub enum LaunchStep {
         /// Host id of the group `tty` inside.
         tty_gid: u32,
     },
+    /// Shows envd's program, whose mount came with the plan, below the new root, in a file that is made for it. There must
+    /// be a file: a program without a name could not be found again by what brings a sandbox back from disk.
+    ShowEnvd {
+        /// Where it appears, below the new root.
+        target: PathBuf,
+    },
     /// Shows a host file or directory read-only below the new root.
     BindReadOnly {
         /// File or directory on the host.
@@ -169,8 +175,6 @@ pub enum LaunchStep {
         /// File or directory on the host.
         source: PathBuf,
     },
-    /// Enters a time namespace in which the machine has just been started.
-    NewTimeNamespace,
     /// Makes the new root `/` and lets go of the host's.
     PivotRoot {
         /// The mounted root.
@@ -181,9 +185,11 @@ pub enum LaunchStep {
         /// The name.
         name: String,
     },
-    /// Continues as the first process of a new PID namespace, in the new time namespace.
+    /// Continues as the first process of a new PID namespace.
     /// Everything after this step runs in that process.
     ClonePid1,
+    /// Starts a session of its own in the new PID namespace: that of the jail has no number there.
+    NewSession,
     /// Mounts a fresh `procfs` on `/proc` and checks that it is one.
     MountProc,
     /// Covers entries of `/proc` with what is held as `empty-file` and `empty-directory`. Missing entries are an
@@ -223,8 +229,10 @@ pub enum LaunchStep {
     },
     /// Joins the sandbox's user namespace and becomes its root. From here the process holds no power over the host.
     BecomeGuestRoot,
-    /// Enters a Landlock domain without signals, abstract UNIX sockets or tracing across its border. Needs CAP_SYS_ADMIN
-    /// in the user namespace, as the filter does.
+    /// Enters a time namespace in which the machine has just been started. It belongs to the sandbox's user namespace.
+    NewTimeNamespace,
+    /// Enters a Landlock domain without signals or tracing across its border. Needs CAP_SYS_ADMIN in the user namespace,
+    /// as the filter does.
     RestrictScope,
     /// Drops every capability but these, from every set.
     KeepCapabilities {
@@ -319,9 +327,9 @@ impl SlotStep {
             Self::NewSession => "new-session",
             Self::JoinCgroups { .. } => "join-cgroups",
             Self::KeepCgroups { .. } => "keep-cgroups",
-            Self::CreateUserNamespace { .. } => "create-user-namespace",
-            Self::UnshareNetwork(_) => "unshare-network",
-            Self::UnshareMountIpcUtsCgroup => "unshare-mount-ipc-uts-cgroup",
+            Self::CreateNamespaces { .. } => "create-namespaces",
+            Self::EnterNetwork(_) => "enter-network",
+            Self::EnterMountIpcUtsCgroup => "enter-mount-ipc-uts-cgroup",
             Self::MakeMountsPrivate => "make-mounts-private",
         }
     }
@@ -338,13 +346,14 @@ impl LaunchStep {
             Self::MountTmpfs { .. } => "mount-tmpfs",
             Self::PopulateDev { .. } => "populate-dev",
             Self::MountDevpts { .. } => "mount-devpts",
+            Self::ShowEnvd { .. } => "show-envd",
             Self::BindReadOnly { .. } => "bind-read-only",
             Self::MountVolume { .. } => MOUNT_VOLUME,
             Self::HoldReadOnly { .. } => "hold-read-only",
-            Self::NewTimeNamespace => "new-time-namespace",
             Self::PivotRoot { .. } => "pivot-root",
             Self::SetHostname { .. } => "set-hostname",
             Self::ClonePid1 => "clone-pid-1",
+            Self::NewSession => "new-session",
             Self::MountProc => "mount-proc",
             Self::MaskProc { .. } => "mask-proc",
             Self::ReadOnlyProc { .. } => "read-only-proc",
@@ -353,6 +362,7 @@ impl LaunchStep {
             Self::SetOomScore { .. } => "set-oom-score",
             Self::SetRlimit { .. } => "set-rlimit",
             Self::BecomeGuestRoot => "become-guest-root",
+            Self::NewTimeNamespace => "new-time-namespace",
             Self::RestrictScope => "restrict-scope",
             Self::KeepCapabilities { .. } => "keep-capabilities",
             Self::InstallSeccomp { .. } => "install-seccomp",

@@ -26,10 +26,12 @@ pub enum PlanViolation {
     NotLast,
 }
 
-const ONCE: [&str; 9] = [
+const ONCE: [&str; 11] = [
     "mount-overlay",
     "pivot-root",
+    "show-envd",
     "clone-pid-1",
+    "new-session",
     "mount-proc",
     "become-guest-root",
     "install-seccomp",
@@ -40,7 +42,7 @@ const ONCE: [&str; 9] = [
 
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 19] = [
+const BEFORE: [(&str, &str); 23] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
     ("attach-disk", "mount-overlay"),
@@ -48,15 +50,20 @@ const BEFORE: [(&str, &str); 19] = [
     ("mount-tmpfs", "pivot-root"),
     ("populate-dev", "pivot-root"),
     ("bind-read-only", "pivot-root"),
+    ("populate-dev", "show-envd"),
+    ("show-envd", "pivot-root"),
     // Descriptors come in this order, and nothing of a volume may lie under what the sandbox itself is given.
     ("attach-disk", MOUNT_VOLUME),
     ("bind-read-only", MOUNT_VOLUME),
     (MOUNT_VOLUME, "pivot-root"),
-    ("new-time-namespace", "pivot-root"),
     ("pivot-root", "clone-pid-1"),
+    ("clone-pid-1", "new-session"),
     ("clone-pid-1", "mount-proc"),
     ("mount-proc", "mask-proc"),
     ("mask-proc", "become-guest-root"),
+    // The time namespace belongs to whoever's user namespace this is, and the filter refuses to make one.
+    ("become-guest-root", "new-time-namespace"),
+    ("new-time-namespace", "install-seccomp"),
     ("become-guest-root", "restrict-scope"),
     ("restrict-scope", "install-seccomp"),
     ("become-guest-root", "install-seccomp"),
