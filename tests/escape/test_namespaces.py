@@ -10,7 +10,7 @@ from harness import control, judge
 # Root in a user namespace of his own that owns the rest, as the sandbox's does, and with every capability.
 OWNER = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--ipc", "--uts")
 # What belongs to the host even there is shown by the host's root.
-OF_THE_HOST = ("who owns the namespace of processes", "a class of real time for the disk", "something below /proc/net")
+OF_THE_HOST = ("who owns the namespace of processes", "a class of real time for the disk", "something below /proc/net", "a buffer beyond the limit")
 
 
 @pytest.mark.parametrize("user", ["root", "user"])

@@ -118,12 +118,6 @@ def all_namespaces():
     return "set"
 
 
-@attempt("unmount what covers /proc")
-def uncover():
-    check(LIBC.umount2(b"/proc", ctypes.c_int(2)))
-    return "unmounted"
-
-
 @attempt("another envd in the place of envd's program")
 def replace():
     """A file of one's own over the one that process one runs."""
