@@ -15,6 +15,7 @@ use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup, make_shared_dir};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
+use crate::hibernate::Criu;
 use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
@@ -50,6 +51,8 @@ pub(crate) struct Host {
     /// envd's program, in a directory that is named by what is in it.
     envd: PathBuf,
     pub(crate) boot_id: String,
+    /// What writes sandboxes to disk, or why there is nothing that does.
+    pub(crate) criu: Result<Criu, String>,
     data: PathBuf,
     layers_dir: PathBuf,
     run: PathBuf,
@@ -62,6 +65,7 @@ impl Host {
         layers_dir: &Path,
         block: Block,
         disk: DiskSettings,
+        criu_dir: Option<&Path>,
         programs: Programs<'_>,
     ) -> io::Result<Self> {
         let hierarchies = Hierarchies::detect()?;
@@ -69,13 +73,14 @@ impl Host {
         let run = data_dir.join("run");
         let sandboxes = data_dir.join("sandboxes");
         // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.
-        for directory in [data_dir, &run, &sandboxes, &run.join("root")] {
+        let hibernated = data_dir.join("hibernated");
+        for directory in [data_dir, &run, &sandboxes, &hibernated, &run.join("root")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)?;
         }
-        for directory in [&run, &sandboxes] {
+        for directory in [&run, &sandboxes, &hibernated] {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         // What covers others with it is read by users inside.
@@ -89,6 +94,17 @@ impl Host {
         Ok(Self {
             block,
             facts: facts(&hierarchies, disks.backing())?,
+            criu: match (criu_dir, disks.backing()) {
+                (None, _) => Err(
+                    "no CRIU is configured\nFIX: set criu_dir to a directory with CRIU 4.2"
+                        .to_owned(),
+                ),
+                (Some(directory), Backing::Image) => Criu::find(directory),
+                (Some(_), other) => Err(format!(
+                    "disks are limited by {other}, and only images can be kept with a sandbox's memory\n\
+                     FIX: disk_backing = \"image\""
+                )),
+            },
             disks,
             hierarchies,
             texts: HostTexts::read()?,
@@ -109,6 +125,16 @@ impl Host {
 
     pub(crate) fn sandboxes_dir(&self) -> &Path {
         &self.sandboxes
+    }
+
+    /// Where sandboxes are that were written to disk.
+    pub(crate) fn hibernated_dir(&self) -> PathBuf {
+        self.data.join("hibernated")
+    }
+
+    /// What sandboxes are shown of the host lies here.
+    pub(crate) fn covers(&self) -> PathBuf {
+        view::directory(self.block).join(COVERS)
     }
 
     /// A mount of envd's program for one sandbox.

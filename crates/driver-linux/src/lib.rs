@@ -11,6 +11,7 @@ mod dial;
 pub mod disk;
 mod driver;
 mod guest;
+mod hibernate;
 mod host;
 mod jail;
 mod layers;
@@ -28,6 +29,7 @@ mod volumes;
 
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};
+pub use hibernate::{criu_dir, look_for_criu};
 pub use host::{Programs, plans_for};
 
 /// Records of sandboxes as bytes, for `soulbox-properties`.

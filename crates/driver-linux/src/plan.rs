@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, Rlimit, SlotPlan, SlotStep};
+use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, ProcPlan, Rlimit, SlotPlan, SlotStep};
 use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::UIDS_PER_SLOT;
 use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, SlotIndex};
@@ -208,22 +208,8 @@ pub fn launch_plan(
     host: &HostFacts,
     seccomp: &[Instruction],
 ) -> LaunchPlan {
-    let mut steps = Vec::with_capacity(32);
-    let owner = slot.uid_base();
-    steps.extend(root_steps(spec, files, places, host.own_disks, owner));
-    steps.extend(device_steps(
-        slot.uid_base(),
-        spec.limits.memory_bytes() / 2,
-    ));
-    steps.push(LaunchStep::ShowEnvd {
-        target: PathBuf::from(ENVD_PATH),
-    });
-    steps.push(LaunchStep::BindReadOnly {
-        source: places.sys.clone(),
-        target: PathBuf::from("sys"),
-    });
-    steps.extend(volume_steps(spec, files, owner));
-    let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
+    let mut steps = file_steps(spec, slot, files, places, host);
+    let cut_cpus = cuts_cpus(spec, host);
     steps.extend(hold_steps(files, places, host, cut_cpus));
     steps.extend([
         LaunchStep::PivotRoot {
@@ -272,6 +258,102 @@ pub fn launch_plan(
         },
     ]);
     LaunchPlan { steps }
+}
+
+/// What turns a prepared slot into a sandbox that was written to disk: `criu` are the restorer's arguments, `clocks` the
+/// sandbox's two clocks since boot, in nanoseconds. The root is that of [`launch_plan`].
+#[must_use]
+pub fn restore_plan(
+    (spec, slot): (&SandboxSpec, SlotIndex),
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+    clocks: [i64; 2],
+    (loader, criu): (PathBuf, Vec<String>),
+) -> LaunchPlan {
+    let mut steps = file_steps(spec, slot, files, places, host);
+    steps.extend([
+        LaunchStep::MountWholeProc {
+            target: PathBuf::from("proc"),
+        },
+        hold("empty-file", &places.empty_file),
+        LaunchStep::CoverPreload,
+        LaunchStep::PivotRoot {
+            new_root: places.root.clone(),
+        },
+        LaunchStep::SetHostname {
+            name: spec.id.to_string(),
+        },
+    ]);
+    if cuts_cpus(spec, host) {
+        steps.push(LaunchStep::SetCpus {
+            cpus: choose_cpus(&host.cpus, spec.limits.vcpu_count, slot),
+        });
+    }
+    if host.may_protect_envd {
+        // What comes back may take a value down to this one.
+        steps.push(LaunchStep::SetOomScore {
+            value: ENVD_OOM_SCORE,
+        });
+    }
+    let [boottime_ns, monotonic_ns] = clocks;
+    steps.extend([
+        LaunchStep::BecomeGuestRoot,
+        LaunchStep::ResumeTimeNamespace {
+            boottime_ns,
+            monotonic_ns,
+        },
+    ]);
+    steps.extend(host.has_scopes.then_some(LaunchStep::RestrictScope));
+    steps.push(LaunchStep::ExecRestorer { loader, argv: criu });
+    LaunchPlan { steps }
+}
+
+/// What gives a sandbox that is being brought back the `/proc` of a launch; `pid` is its first process.
+#[must_use]
+pub fn proc_plan(
+    spec: &SandboxSpec,
+    pid: i32,
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+) -> ProcPlan {
+    let cut_cpus = cuts_cpus(spec, host);
+    let mut steps = hold_steps(files, places, host, cut_cpus);
+    let usual = proc_steps(host, cut_cpus).into_iter();
+    steps.extend(usual.map(|step| match step {
+        LaunchStep::MountProc => LaunchStep::ReplaceProc,
+        other => other,
+    }));
+    steps.push(LaunchStep::UncoverPreload);
+    ProcPlan { pid, steps }
+}
+
+fn cuts_cpus(spec: &SandboxSpec, host: &HostFacts) -> bool {
+    usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len())
+}
+
+/// The files that a sandbox sees, `/proc` aside.
+fn file_steps(
+    spec: &SandboxSpec,
+    slot: SlotIndex,
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+) -> Vec<LaunchStep> {
+    let mut steps = Vec::with_capacity(32);
+    let owner = slot.uid_base();
+    steps.extend(root_steps(spec, files, places, host.own_disks, owner));
+    steps.extend(device_steps(owner, spec.limits.memory_bytes() / 2));
+    steps.push(LaunchStep::ShowEnvd {
+        target: PathBuf::from(ENVD_PATH),
+    });
+    steps.push(LaunchStep::BindReadOnly {
+        source: places.sys.clone(),
+        target: PathBuf::from("sys"),
+    });
+    steps.extend(volume_steps(spec, files, owner));
+    steps
 }
 
 /// Descriptors 3 and 4 are the boot document and the status pipe; the kept files of cgroups follow, the counter of kills
@@ -364,16 +446,19 @@ fn volume_steps(
     })
 }
 
+fn hold(name: &str, source: &Path) -> LaunchStep {
+    LaunchStep::HoldReadOnly {
+        name: name.to_owned(),
+        source: source.to_owned(),
+    }
+}
+
 fn hold_steps(
     files: &SandboxFiles,
     places: &Places,
     host: &HostFacts,
     cut_cpus: bool,
 ) -> Vec<LaunchStep> {
-    let hold = |name: &str, source: &Path| LaunchStep::HoldReadOnly {
-        name: name.to_owned(),
-        source: source.to_owned(),
-    };
     let mut steps = vec![
         hold("empty-file", &places.empty_file),
         hold("empty-directory", &places.empty_directory),

@@ -21,6 +21,42 @@ pub use validate::{PlanViolation, validate};
 /// Name of [`LaunchStep::MountVolume`]: the one step that fails because of what a template and a caller have chosen.
 pub const MOUNT_VOLUME: &str = "mount-volume";
 
+/// Name of [`LaunchStep::ExecRestorer`]: the last step of a plan that brings a sandbox back.
+const EXEC_RESTORER: &str = "exec-restorer";
+
+/// The first message to a jail: what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Prepare a slot and wait for a launch.
+    Slot(SlotPlan),
+    /// Write a checkpoint.
+    Dump(DumpPlan),
+    /// Give a sandbox that is being brought back its `/proc`.
+    Proc(ProcPlan),
+}
+
+/// How the program is run that writes a checkpoint: on the host, as the owner of the sandbox's user namespace, with the
+/// capabilities of the caller. Becomes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpPlan {
+    /// First host id of the sandbox, the owner.
+    pub owner: u32,
+    /// The loader of the program, on the host.
+    pub loader: PathBuf,
+    /// Arguments, the loader's name first.
+    pub argv: Vec<String>,
+}
+
+/// Steps that are carried out with the host's root among the processes and the mounts of a sandbox that is being brought
+/// back, none of which runs yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcPlan {
+    /// Number of its first process on the host.
+    pub pid: i32,
+    /// The steps: what is held first, then those of `/proc`.
+    pub steps: Vec<LaunchStep>,
+}
+
 /// What is done ahead of time, in the host's user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotPlan {
@@ -245,6 +281,34 @@ pub enum LaunchStep {
         /// Classic BPF instructions: code, jt, jf, k.
         program: Vec<(u16, u8, u8, u32)>,
     },
+    /// Mounts a whole `procfs` of the host's processes below the new root, with nothing over it: the kernel lets a restorer
+    /// make one of its own only where such a one can be seen. It is replaced before anything of the guest's runs.
+    MountWholeProc {
+        /// Directory below the new root.
+        target: PathBuf,
+    },
+    /// Covers the guest's `/etc/ld.so.preload`, if it has one, with what is held as `empty-file`: the loader of a program that
+    /// is run inside would load what it names.
+    CoverPreload,
+    /// Takes away what [`LaunchStep::CoverPreload`] has put there.
+    UncoverPreload,
+    /// Takes away the whole `procfs` and mounts one of the sandbox's own processes in its place.
+    ReplaceProc,
+    /// Enters a time namespace whose clocks go on from these readings.
+    ResumeTimeNamespace {
+        /// The sandbox's clock since boot, in nanoseconds.
+        boottime_ns: i64,
+        /// The same without time of suspension.
+        monotonic_ns: i64,
+    },
+    /// Hands over the restorer's files (3), the images (4), its working directory (5) and the kept files of cgroups (6 and
+    /// up), closes everything else and becomes the loader of the restorer.
+    ExecRestorer {
+        /// The loader, below the restorer's files.
+        loader: PathBuf,
+        /// Arguments, the loader's name first.
+        argv: Vec<String>,
+    },
     /// Hands over the boot document (3), the status pipe (4) and the kept files of cgroups (5 and up, the counter of
     /// kills last), closes everything else and becomes envd.
     ExecEnvd {
@@ -269,6 +333,8 @@ pub enum Rlimit {
 /// What the jail answers on its socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
+    /// The order is carried out, and there is nothing to hand over.
+    Done,
     /// The slot half is done; the network namespace comes along as a file descriptor.
     SlotReady,
     /// The process that is becoming envd exists; its pidfd comes along.
@@ -317,7 +383,7 @@ macro_rules! codec {
         }
     )*};
 }
-codec!(SlotPlan => "slot plan", LaunchPlan => "launch plan", Reply => "jail reply");
+codec!(Order => "order", SlotPlan => "slot plan", LaunchPlan => "launch plan", Reply => "jail reply");
 
 impl SlotStep {
     /// The step's name, as in logs and errors.
@@ -366,6 +432,12 @@ impl LaunchStep {
             Self::RestrictScope => "restrict-scope",
             Self::KeepCapabilities { .. } => "keep-capabilities",
             Self::InstallSeccomp { .. } => "install-seccomp",
+            Self::MountWholeProc { .. } => "mount-whole-proc",
+            Self::CoverPreload => "cover-preload",
+            Self::UncoverPreload => "uncover-preload",
+            Self::ReplaceProc => "replace-proc",
+            Self::ResumeTimeNamespace { .. } => "resume-time-namespace",
+            Self::ExecRestorer { .. } => EXEC_RESTORER,
             Self::ExecEnvd { .. } => "exec-envd",
         }
     }

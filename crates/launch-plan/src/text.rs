@@ -44,6 +44,9 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         | LaunchStep::NewSession
         | LaunchStep::MountProc
         | LaunchStep::BecomeGuestRoot
+        | LaunchStep::CoverPreload
+        | LaunchStep::UncoverPreload
+        | LaunchStep::ReplaceProc
         | LaunchStep::RestrictScope => {}
         LaunchStep::IdmapInPlace { path, read_only } => {
             write!(
@@ -53,9 +56,9 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
                 if *read_only { " ro" } else { " rw" }
             )?;
         }
-        LaunchStep::AttachDisk { target } | LaunchStep::ShowEnvd { target } => {
-            write!(f, " {}", target.display())?
-        }
+        LaunchStep::AttachDisk { target }
+        | LaunchStep::ShowEnvd { target }
+        | LaunchStep::MountWholeProc { target } => write!(f, " {}", target.display())?,
         LaunchStep::MountOverlay {
             lower,
             upper,
@@ -115,6 +118,13 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::SetRlimit { resource, value } => write!(f, " {resource:?}={value}")?,
         LaunchStep::KeepCapabilities { keep } => write!(f, " {keep:?}")?,
         LaunchStep::InstallSeccomp { program } => write!(f, " {} instructions", program.len())?,
+        LaunchStep::ResumeTimeNamespace {
+            boottime_ns,
+            monotonic_ns,
+        } => write!(f, " boottime={boottime_ns} monotonic={monotonic_ns}")?,
+        LaunchStep::ExecRestorer { loader, argv } => {
+            write!(f, " {} {}", loader.display(), argv.join(" "))?;
+        }
         LaunchStep::ExecEnvd { argv } => write!(f, " {}", argv.join(" "))?,
     }
     writeln!(f)

@@ -1,6 +1,6 @@
 //! What must hold for every launch plan, whoever made it. The jail refuses a plan that breaks a rule.
 
-use crate::{LaunchPlan, LaunchStep, MOUNT_VOLUME};
+use crate::{EXEC_RESTORER, LaunchPlan, LaunchStep, MOUNT_VOLUME};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,14 @@ pub enum PlanViolation {
         second: &'static str,
     },
     /// Something follows the last step.
-    #[error("exec-envd must be the last step")]
+    #[error("exec-envd or exec-restorer must be the last step")]
     NotLast,
+    /// A step of the other kind of plan.
+    #[error("{step} has no place in this plan")]
+    Foreign {
+        /// The step.
+        step: &'static str,
+    },
 }
 
 const ONCE: [&str; 11] = [
@@ -40,9 +46,38 @@ const ONCE: [&str; 11] = [
     "exec-envd",
 ];
 
+/// The same of a plan that brings a sandbox back: the restorer makes the processes, and puts their filter, capabilities and
+/// sessions back as they were.
+const ONCE_OF_RESTORES: [&str; 8] = [
+    "mount-overlay",
+    "show-envd",
+    "mount-whole-proc",
+    "cover-preload",
+    "pivot-root",
+    "become-guest-root",
+    "resume-time-namespace",
+    EXEC_RESTORER,
+];
+
+/// What only one of the two kinds has.
+const OF_LAUNCHES: [&str; 6] = [
+    "clone-pid-1",
+    "new-session",
+    "mount-proc",
+    "new-time-namespace",
+    "install-seccomp",
+    "exec-envd",
+];
+const OF_RESTORES: [&str; 4] = [
+    "mount-whole-proc",
+    "cover-preload",
+    "resume-time-namespace",
+    EXEC_RESTORER,
+];
+
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 23] = [
+const BEFORE: [(&str, &str); 28] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
     ("attach-disk", "mount-overlay"),
@@ -68,6 +103,11 @@ const BEFORE: [(&str, &str); 23] = [
     ("restrict-scope", "install-seccomp"),
     ("become-guest-root", "install-seccomp"),
     ("install-seccomp", "keep-capabilities"),
+    ("hold-read-only", "cover-preload"),
+    ("mount-whole-proc", "pivot-root"),
+    ("cover-preload", "pivot-root"),
+    ("pivot-root", "become-guest-root"),
+    ("become-guest-root", "resume-time-namespace"),
 ];
 
 /// Checks a plan against the rules above.
@@ -76,7 +116,16 @@ const BEFORE: [(&str, &str); 23] = [
 /// The first rule that is broken.
 pub fn validate(plan: &LaunchPlan) -> Result<(), PlanViolation> {
     let names: Vec<&'static str> = plan.steps.iter().map(LaunchStep::name).collect();
-    for step in ONCE {
+    let restores = names.last() == Some(&EXEC_RESTORER);
+    let (once, foreign): (&[_], &[_]) = if restores {
+        (&ONCE_OF_RESTORES, &OF_LAUNCHES)
+    } else {
+        (&ONCE, &OF_RESTORES)
+    };
+    if let Some(step) = names.iter().copied().find(|name| foreign.contains(name)) {
+        return Err(PlanViolation::Foreign { step });
+    }
+    for step in once.iter().copied() {
         let count = names.iter().filter(|name| **name == step).count();
         if count != 1 {
             return Err(PlanViolation::Count { step, count });
@@ -91,7 +140,7 @@ pub fn validate(plan: &LaunchPlan) -> Result<(), PlanViolation> {
             return Err(PlanViolation::Order { first, second });
         }
     }
-    if names.last() == Some(&"exec-envd") {
+    if restores || names.last() == Some(&"exec-envd") {
         Ok(())
     } else {
         Err(PlanViolation::NotLast)

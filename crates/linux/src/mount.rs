@@ -284,6 +284,41 @@ pub fn make_directory_in(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
     Ok(at)
 }
 
+/// Opens a file as a process would that has this directory for a root: links are followed, and lead nowhere else. `None`
+/// when there is no such file.
+///
+/// # Errors
+/// When something on the way cannot be passed.
+pub fn open_file_in(root: &Path, relative: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&root, relative, flags, Mode::empty(), resolve) {
+        Ok(file) => Ok(Some(file)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Detaches the mount at a path, whoever still uses it.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(unmount(path, UnmountFlags::DETACH)?)
+}
+
+/// Detaches the mount whose root is open.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn detach_open(root: impl AsFd) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+    detach(Path::new(&path))
+}
+
 /// Makes `new_root` the root directory and detaches the old one.
 ///
 /// # Errors

@@ -196,6 +196,30 @@ impl Clocks {
     /// # Errors
     /// When the kernel refuses, or the offsets are not open.
     pub fn enter_from_zero(self) -> io::Result<()> {
+        let offsets = [
+            -1_000_000_000 * self.boot_seconds,
+            -1_000_000_000 * self.monotonic_seconds,
+        ];
+        self.enter(offsets)
+    }
+
+    /// Enters a new time namespace, whose clocks go on from these readings now.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the offsets are not open.
+    pub fn enter_from(self, boottime_ns: i64, monotonic_ns: i64) -> io::Result<()> {
+        let now = |id| {
+            let now = rustix::time::clock_gettime(id);
+            now.tv_sec * 1_000_000_000 + now.tv_nsec
+        };
+        let offsets = [
+            boottime_ns - now(rustix::time::ClockId::Boottime),
+            monotonic_ns - now(rustix::time::ClockId::Monotonic),
+        ];
+        self.enter(offsets)
+    }
+
+    fn enter(self, [boot, monotonic]: [i64; 2]) -> io::Result<()> {
         // Not in rustix's flags: CLONE_NEWTIME shares its bit with the exit signal of clone(2).
         const CLONE_NEWTIME: libc::c_int = 0x80;
         let mut file = self.offsets.ok_or(io::ErrorKind::NotFound)?;
@@ -203,8 +227,15 @@ impl Clocks {
         if unsafe { libc::unshare(CLONE_NEWTIME) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        let (boot, monotonic) = (self.boot_seconds, self.monotonic_seconds);
-        let offsets = format!("boottime -{boot} 0\nmonotonic -{monotonic} 0\n");
+        // The kernel wants the part below a second to be positive.
+        let line = |name: &str, offset: i64| {
+            let (seconds, rest) = (
+                offset.div_euclid(1_000_000_000),
+                offset.rem_euclid(1_000_000_000),
+            );
+            format!("{name} {seconds} {rest}\n")
+        };
+        let offsets = line("boottime", boot) + &line("monotonic", monotonic);
         file.write_all(offsets.as_bytes())?;
         let made = open(Path::new("/proc/self/ns/time_for_children"))?;
         move_into_link_name_space(made.as_fd(), Some(LinkNameSpaceType::Time))?;
@@ -264,6 +295,27 @@ pub fn clone_pid1() -> io::Result<Cloned> {
 fn zeroed_clone_args() -> libc::clone_args {
     // SAFETY: clone_args is a struct of u64 fields, for which all zeroes is a valid value meaning "unset".
     unsafe { std::mem::zeroed() }
+}
+
+/// Runs something in a child that stands in a PID namespace, and gives the child's exit code.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the child was killed.
+pub fn among_processes_of(namespace: impl AsFd, work: impl FnOnce() -> u8) -> io::Result<u8> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+    // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, so
+    // every lock is free in the child, which ends by exit.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        std::process::exit(i32::from(work()));
+    }
+    let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let status = waitpid(child, WaitOptions::empty())?.and_then(|(_, status)| status.exit_status());
+    let code = status.and_then(|code| u8::try_from(code).ok());
+    code.ok_or_else(|| io::Error::other("it was killed"))
 }
 
 /// The inode number of a namespace, which identifies it among those alive.
