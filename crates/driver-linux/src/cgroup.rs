@@ -447,6 +447,15 @@ impl SlotCgroup {
         }
     }
 
+    /// The directory whose processes are stopped together.
+    #[must_use]
+    pub fn freezer_directory(&self) -> PathBuf {
+        match &self.hierarchies {
+            Hierarchies::Unified { root } => root.join(&self.relative),
+            Hierarchies::Legacy { freezer, .. } => freezer.join(&self.relative),
+        }
+    }
+
     /// Every process in the slot, by the host's numbers.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk::{self, Disk, DiskSettings, Image};
 use crate::guest::NamespaceGuest;
+use crate::hibernate::{self, Restore};
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
 use crate::layers::Standing;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub slots_ready: usize,
     /// How disks are limited.
     pub disk: DiskSettings,
+    /// Where CRIU is: Debian's package and those that it needs, unpacked. Without it no sandbox is written to disk.
+    pub criu_dir: Option<PathBuf>,
 }
 
 type Present = HashMap<SandboxId, watch::Receiver<()>>;
@@ -91,6 +94,7 @@ impl NamespaceDriver {
             &settings.layers_dir,
             settings.block,
             settings.disk,
+            settings.criu_dir.as_deref(),
             programs,
         )?;
         let guests = Arc::<Guests>::default();
@@ -143,6 +147,25 @@ impl NamespaceDriver {
         self.gone(&spec.id).await;
         let launched = tokio::task::spawn_blocking(move || Launch { host, pool, spec }.run());
         let finished = launched.await.map_err(|_| closed())??;
+        let pid = finished.pid;
+        let guest = self.start_guest(finished);
+        separate_envd(guest.cgroup.clone(), pid);
+        Ok(guest)
+    }
+
+    async fn restore_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
+        let closed = || DriverError::Envd {
+            reason: "the server is stopping".to_owned(),
+        };
+        let _permit = self.launches.acquire().await.map_err(|_| closed())?;
+        let (host, pool, spec) = (
+            Arc::clone(&self.host),
+            Arc::clone(self.pool()),
+            spec.clone(),
+        );
+        self.gone(&spec.id).await;
+        let restored = tokio::task::spawn_blocking(move || Restore { host, pool, spec }.run());
+        let finished = restored.await.map_err(|_| closed())??;
         let pid = finished.pid;
         let guest = self.start_guest(finished);
         separate_envd(guest.cgroup.clone(), pid);
@@ -232,6 +255,36 @@ impl Driver for NamespaceDriver {
     fn lost(&self) -> Vec<(SandboxId, String)> {
         let lost = locked(&self.lost);
         lost.clone()
+    }
+
+    fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.host.criu.as_ref().map(drop).map_err(Clone::clone) })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(self.restore_guest(spec))
+    }
+
+    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
+        let host = Arc::clone(&self.host);
+        Box::pin(async move {
+            let found = tokio::task::spawn_blocking(move || hibernate::all(&host));
+            let found = found.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            found.map_err(|source| host_error("look for sandboxes on disk", source))
+        })
+    }
+
+    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let (host, id) = (Arc::clone(&self.host), id.clone());
+        Box::pin(async move {
+            let removed =
+                tokio::task::spawn_blocking(move || hibernate::forget(&host, id.as_str()));
+            let removed = removed.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            removed.map_err(|source| host_error("remove what is on disk of a sandbox", source))
+        })
     }
 
     fn squash<'a>(
@@ -408,17 +461,21 @@ impl Launch {
         let (status_read, status_write) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
         let volumes = self.attach_volumes(files)?;
+        let envd = self
+            .host
+            .mount_envd()
+            .map_err(host("show envd to a sandbox"))?;
         let (facts, filter) = (&self.host.facts, &self.host.seccomp);
         let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
         let launched = slot
             .jail
             .launch(
                 &plan,
-                [&self.host.envd, &boot, &status_write],
+                [&envd, &boot, &status_write],
                 disk.mount().into_iter().chain(&volumes),
             )
             .map_err(jail_error)?;
-        drop((status_write, volumes));
+        drop((status_write, volumes, envd));
         match self.finish(slot, files, &launched, status_read) {
             Ok(()) => Ok(launched),
             Err(error) => {
@@ -547,7 +604,7 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
     })
 }
 
-fn slot_error(error: SlotError) -> DriverError {
+pub(crate) fn slot_error(error: SlotError) -> DriverError {
     match error {
         SlotError::Exhausted => DriverError::NoSlot,
         SlotError::Cgroup(source) => host_error("make the cgroups of a sandbox", source),

@@ -20,6 +20,7 @@ use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk::{self, Disk};
 use crate::driver::{Finished, host_error};
+use crate::hibernate::Dump;
 use crate::host::Host;
 use crate::layers::Standing;
 use crate::lock::locked;
@@ -50,6 +51,8 @@ pub(crate) struct NamespaceGuest {
     pub(crate) cgroup: SlotCgroup,
     pub(crate) files: SandboxFiles,
     pub(crate) pidfd: OwnedFd,
+    /// envd's number on the host.
+    pid: i32,
     pub(crate) network: Arc<OwnedFd>,
     pub(crate) dialer: Dialer,
     /// Taken when it is ended.
@@ -70,11 +73,11 @@ impl NamespaceGuest {
         let Finished {
             spec,
             place: (slot, cgroup, files),
+            pid,
             pidfd,
             network,
             disk,
             standing,
-            ..
         } = finished;
         Self {
             spec,
@@ -82,6 +85,7 @@ impl NamespaceGuest {
             cgroup,
             files,
             pidfd,
+            pid,
             network: Arc::new(network),
             dialer,
             disk: Mutex::new(Some(disk)),
@@ -273,6 +277,54 @@ impl NamespaceGuest {
         saved
     }
 
+    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting, which finds no disk afterwards.
+    async fn write_to_disk(&self) -> Result<(), DriverError> {
+        let failed =
+            |source| host_error(&format!("write sandbox {} to disk", self.spec.id), source);
+        let _remains = self.remains.lock().await;
+        if !self.cgroup.is_frozen().map_err(failed)? {
+            return Err(DriverError::Checkpoint {
+                reason: "it is not frozen".to_owned(),
+            });
+        }
+        self.refuse_on_full_host()?;
+        let disk = locked(&self.disk).take();
+        let Some(Disk::Image(mut image)) = disk else {
+            *locked(&self.disk) = disk;
+            return Err(DriverError::Checkpoint {
+                reason: "its disk is no image, or it has ended".to_owned(),
+            });
+        };
+        let dump = Dump {
+            host: Arc::clone(&self.host),
+            spec: self.spec.clone(),
+            slot: self.slot,
+            cgroup: self.cgroup.clone(),
+            pid: self.pid,
+        };
+        let written = tokio::task::spawn_blocking(move || (dump.run(&mut image), image));
+        let (written, image) = written.await.map_err(|e| failed(io::Error::other(e)))?;
+        if let Err(error) = written {
+            *locked(&self.disk) = Some(Disk::Image(image));
+            // CRIU may have let it go on for a moment.
+            self.set_frozen(true).await?;
+            return Err(error);
+        }
+        self.kill_all().map_err(failed)?;
+        self.ended().await;
+        // When it ended, it was CRIU's to collect.
+        process::reap(&self.pidfd);
+        let host = Arc::clone(&self.host);
+        let settled = tokio::task::spawn_blocking(move || {
+            let path = image.path().to_owned();
+            drop(image);
+            host.disks.wait_unbound(&path)?;
+            std::fs::File::open(path)?.sync_all()
+        });
+        let settled = settled.await.map_err(|e| failed(io::Error::other(e)))?;
+        settled.map_err(failed)
+    }
+
     /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die.
     fn kill_all(&self) -> io::Result<()> {
         process::kill(&self.pidfd)?;
@@ -369,6 +421,10 @@ impl Guest for NamespaceGuest {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         Box::pin(self.save_frozen())
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.write_to_disk())
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {

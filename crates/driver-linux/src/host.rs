@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 
 use soulbox_launch_plan::{LaunchPlan, SlotPlan};
 use soulbox_linux::seccomp::Instruction;
-use soulbox_linux::{exec, landlock};
+use soulbox_linux::{exec, landlock, mount};
 use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup, make_shared_dir};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
+use crate::hibernate::Criu;
 use crate::layers::Layers;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
 use crate::volumes::Volumes;
-use crate::{seccomp, shadow, view};
+use crate::{program, seccomp, shadow, view};
 
 /// The programs that the driver brings into sandboxes.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +48,11 @@ pub(crate) struct Host {
     pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
     pub(crate) jail: OwnedFd,
-    pub(crate) envd: OwnedFd,
+    /// envd's program, in a directory that is named by what is in it.
+    envd: PathBuf,
     pub(crate) boot_id: String,
+    /// What writes sandboxes to disk, or why there is nothing that does.
+    pub(crate) criu: Result<Criu, String>,
     data: PathBuf,
     layers_dir: PathBuf,
     run: PathBuf,
@@ -61,6 +65,7 @@ impl Host {
         layers_dir: &Path,
         block: Block,
         disk: DiskSettings,
+        criu_dir: Option<&Path>,
         programs: Programs<'_>,
     ) -> io::Result<Self> {
         let hierarchies = Hierarchies::detect()?;
@@ -68,13 +73,14 @@ impl Host {
         let run = data_dir.join("run");
         let sandboxes = data_dir.join("sandboxes");
         // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.
-        for directory in [data_dir, &run, &sandboxes, &run.join("root")] {
+        let hibernated = data_dir.join("hibernated");
+        for directory in [data_dir, &run, &sandboxes, &hibernated, &run.join("root")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)?;
         }
-        for directory in [&run, &sandboxes] {
+        for directory in [&run, &sandboxes, &hibernated] {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         // What covers others with it is read by users inside.
@@ -83,16 +89,28 @@ impl Host {
         make_shared_dir(&empty)?;
         fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
         fs::write(covers.join("empty-file"), "")?;
+        let envd = program::keep(&covers, programs.envd)?;
         let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
             facts: facts(&hierarchies, disks.backing())?,
+            criu: match (criu_dir, disks.backing()) {
+                (None, _) => Err(
+                    "no CRIU is configured\nFIX: set criu_dir to a directory with CRIU 4.2"
+                        .to_owned(),
+                ),
+                (Some(directory), Backing::Image) => Criu::find(directory),
+                (Some(_), other) => Err(format!(
+                    "disks are limited by {other}, and only images can be kept with a sandbox's memory\n\
+                     FIX: disk_backing = \"image\""
+                )),
+            },
             disks,
             hierarchies,
             texts: HostTexts::read()?,
             seccomp: seccomp::program(),
             jail: exec::sealed_memfd("soulbox-jail", programs.jail, true)?,
-            envd: exec::sealed_memfd("soulbox-envd", programs.envd, true)?,
+            envd,
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
                 .trim()
                 .to_owned(),
@@ -107,6 +125,21 @@ impl Host {
 
     pub(crate) fn sandboxes_dir(&self) -> &Path {
         &self.sandboxes
+    }
+
+    /// Where sandboxes are that were written to disk.
+    pub(crate) fn hibernated_dir(&self) -> PathBuf {
+        self.data.join("hibernated")
+    }
+
+    /// What sandboxes are shown of the host lies here.
+    pub(crate) fn covers(&self) -> PathBuf {
+        view::directory(self.block).join(COVERS)
+    }
+
+    /// A mount of envd's program for one sandbox.
+    pub(crate) fn mount_envd(&self) -> io::Result<OwnedFd> {
+        mount::detached_program(&self.envd)
     }
 
     pub(crate) fn files(&self, id: &str) -> SandboxFiles {

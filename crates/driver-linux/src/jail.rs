@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use soulbox_launch_plan::{LaunchPlan, Reply, SlotPlan};
+use soulbox_launch_plan::{LaunchPlan, Order, Reply, SlotPlan};
 use soulbox_linux::socket;
 
 /// Replies are short.
@@ -54,6 +54,15 @@ pub(crate) struct Launched {
 impl Jail {
     /// Starts a jail and has it carry out the slot plan. Returns the slot's network namespace, too.
     pub(crate) fn start(program: &OwnedFd, plan: &SlotPlan) -> Result<(Self, OwnedFd), JailError> {
+        let jail = Self::order(program, &Order::Slot(plan.clone()))?;
+        match jail.receive()? {
+            (Reply::SlotReady, mut fds) if fds.len() == 1 => Ok((jail, fds.remove(0))),
+            (reply, _) => Err(failure(reply)),
+        }
+    }
+
+    /// Starts one and tells it what it is for.
+    pub(crate) fn order(program: &OwnedFd, order: &Order) -> Result<Self, JailError> {
         let (ours, theirs) = socket::seqpacket_pair().map_err(talk("connect to"))?;
         // The program is a sealed memfd: the path is resolved in the new process, where the number means the same file.
         let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
@@ -67,16 +76,47 @@ impl Jail {
             control: Some(ours),
             child,
         };
+        let bytes = order.encode();
         jail.send(
-            &plan
-                .encode()
-                .map_err(|e| talk("address")(io::Error::other(e)))?,
+            &bytes.map_err(|e| talk("address")(io::Error::other(e)))?,
             &[],
         )?;
-        match jail.receive()? {
-            (Reply::SlotReady, mut fds) if fds.len() == 1 => Ok((jail, fds.remove(0))),
+        Ok(jail)
+    }
+
+    /// Waits until an errand is done.
+    pub(crate) fn done(self) -> Result<(), JailError> {
+        match self.receive()? {
+            (Reply::Done, _) => Ok(()),
             (reply, _) => Err(failure(reply)),
         }
+    }
+
+    /// Has it carry out a plan that ends with another program than envd, which answers nothing.
+    pub(crate) fn become_restorer(
+        &self,
+        plan: &LaunchPlan,
+        fds: &[&OwnedFd],
+    ) -> Result<(), JailError> {
+        let bytes = plan.encode();
+        let bytes = bytes.map_err(|e| talk("address")(io::Error::other(e)))?;
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.send(&bytes, &fds)
+    }
+
+    /// Whether the program that it became has ended well; `None` while it runs.
+    pub(crate) fn ended(&mut self) -> io::Result<Option<bool>> {
+        Ok(self.child.try_wait()?.map(|status| status.success()))
+    }
+
+    /// Ends it, whatever it has become.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()
+    }
+
+    /// Its number, which is that of the program that it becomes.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or(-1)
     }
 
     /// Has the jail carry out the launch plan. The process that becomes envd goes on by itself; a step that fails in it

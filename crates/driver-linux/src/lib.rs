@@ -11,12 +11,14 @@ mod dial;
 pub mod disk;
 mod driver;
 mod guest;
+mod hibernate;
 mod host;
 mod jail;
 mod layers;
 mod lock;
 mod oom;
 pub mod plan;
+mod program;
 mod report;
 pub mod seccomp;
 pub mod shadow;
@@ -27,6 +29,7 @@ mod volumes;
 
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};
+pub use hibernate::{criu_dir, look_for_criu};
 pub use host::{Programs, plans_for};
 
 /// Records of sandboxes as bytes, for `soulbox-properties`.

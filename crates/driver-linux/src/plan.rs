@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, Rlimit, SlotPlan, SlotStep};
+use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, ProcPlan, Rlimit, SlotPlan, SlotStep};
 use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::UIDS_PER_SLOT;
 use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, SlotIndex};
@@ -151,11 +151,14 @@ const MASKED_DIRECTORIES: [&str; 9] = [
     "scsi",
 ];
 
-/// Capabilities of root inside, `linux/capability.h`. Every namespace but the user namespace belongs to the host, so
-/// these reach the sandbox's own files and processes and nothing else: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+/// Capabilities of root inside, `linux/capability.h`. Most namespaces of the sandbox belong to its user namespace, so none
+/// may be here that means something to a network, a mount, a clock or a host name; these reach the sandbox's own files and
+/// processes and nothing else: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
 /// SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE, SETFCAP.
 const CAPABILITIES: [u8; 12] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31];
 
+/// Where envd's program is, below the root. On the `tmpfs` of devices, which no template has a say in.
+const ENVD_PATH: &str = "dev/.envd";
 /// Group `tty` on Debian, which owns terminals.
 const TTY_GID: u32 = 5;
 const DEV_BYTES: u64 = 1024 * 1024;
@@ -184,12 +187,12 @@ pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: NetworkMode) -> 
                 procs_files: cgroup.limit_procs_files(),
                 oom_file: cgroup.user_oom_file(),
             },
-            SlotStep::CreateUserNamespace {
+            SlotStep::CreateNamespaces {
                 uid_base: slot.uid_base(),
                 count: UIDS_PER_SLOT,
             },
-            SlotStep::UnshareNetwork(network),
-            SlotStep::UnshareMountIpcUtsCgroup,
+            SlotStep::EnterNetwork(network),
+            SlotStep::EnterMountIpcUtsCgroup,
             SlotStep::MakeMountsPrivate,
         ],
     }
@@ -205,22 +208,10 @@ pub fn launch_plan(
     host: &HostFacts,
     seccomp: &[Instruction],
 ) -> LaunchPlan {
-    let mut steps = Vec::with_capacity(32);
-    let owner = slot.uid_base();
-    steps.extend(root_steps(spec, files, places, host.own_disks, owner));
-    steps.extend(device_steps(
-        slot.uid_base(),
-        spec.limits.memory_bytes() / 2,
-    ));
-    steps.push(LaunchStep::BindReadOnly {
-        source: places.sys.clone(),
-        target: PathBuf::from("sys"),
-    });
-    steps.extend(volume_steps(spec, files, owner));
-    let cut_cpus = usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len());
+    let mut steps = file_steps(spec, slot, files, places, host);
+    let cut_cpus = cuts_cpus(spec, host);
     steps.extend(hold_steps(files, places, host, cut_cpus));
     steps.extend([
-        LaunchStep::NewTimeNamespace,
         LaunchStep::PivotRoot {
             new_root: places.root.clone(),
         },
@@ -228,6 +219,7 @@ pub fn launch_plan(
             name: spec.id.to_string(),
         },
         LaunchStep::ClonePid1,
+        LaunchStep::NewSession,
     ]);
     steps.extend(proc_steps(host, cut_cpus));
     if cut_cpus {
@@ -251,6 +243,7 @@ pub fn launch_plan(
             value: OPEN_FILES.min(host.open_files_limit),
         },
         LaunchStep::BecomeGuestRoot,
+        LaunchStep::NewTimeNamespace,
     ]);
     steps.extend(host.has_scopes.then_some(LaunchStep::RestrictScope));
     steps.extend([
@@ -265,6 +258,102 @@ pub fn launch_plan(
         },
     ]);
     LaunchPlan { steps }
+}
+
+/// What turns a prepared slot into a sandbox that was written to disk: `criu` are the restorer's arguments, `clocks` the
+/// sandbox's two clocks since boot, in nanoseconds. The root is that of [`launch_plan`].
+#[must_use]
+pub fn restore_plan(
+    (spec, slot): (&SandboxSpec, SlotIndex),
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+    clocks: [i64; 2],
+    (loader, criu): (PathBuf, Vec<String>),
+) -> LaunchPlan {
+    let mut steps = file_steps(spec, slot, files, places, host);
+    steps.extend([
+        LaunchStep::MountWholeProc {
+            target: PathBuf::from("proc"),
+        },
+        hold("empty-file", &places.empty_file),
+        LaunchStep::CoverPreload,
+        LaunchStep::PivotRoot {
+            new_root: places.root.clone(),
+        },
+        LaunchStep::SetHostname {
+            name: spec.id.to_string(),
+        },
+    ]);
+    if cuts_cpus(spec, host) {
+        steps.push(LaunchStep::SetCpus {
+            cpus: choose_cpus(&host.cpus, spec.limits.vcpu_count, slot),
+        });
+    }
+    if host.may_protect_envd {
+        // What comes back may take a value down to this one.
+        steps.push(LaunchStep::SetOomScore {
+            value: ENVD_OOM_SCORE,
+        });
+    }
+    let [boottime_ns, monotonic_ns] = clocks;
+    steps.extend([
+        LaunchStep::BecomeGuestRoot,
+        LaunchStep::ResumeTimeNamespace {
+            boottime_ns,
+            monotonic_ns,
+        },
+    ]);
+    steps.extend(host.has_scopes.then_some(LaunchStep::RestrictScope));
+    steps.push(LaunchStep::ExecRestorer { loader, argv: criu });
+    LaunchPlan { steps }
+}
+
+/// What gives a sandbox that is being brought back the `/proc` of a launch; `pid` is its first process.
+#[must_use]
+pub fn proc_plan(
+    spec: &SandboxSpec,
+    pid: i32,
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+) -> ProcPlan {
+    let cut_cpus = cuts_cpus(spec, host);
+    let mut steps = hold_steps(files, places, host, cut_cpus);
+    let usual = proc_steps(host, cut_cpus).into_iter();
+    steps.extend(usual.map(|step| match step {
+        LaunchStep::MountProc => LaunchStep::ReplaceProc,
+        other => other,
+    }));
+    steps.push(LaunchStep::UncoverPreload);
+    ProcPlan { pid, steps }
+}
+
+fn cuts_cpus(spec: &SandboxSpec, host: &HostFacts) -> bool {
+    usize::try_from(spec.limits.vcpu_count).is_ok_and(|n| n < host.cpus.len())
+}
+
+/// The files that a sandbox sees, `/proc` aside.
+fn file_steps(
+    spec: &SandboxSpec,
+    slot: SlotIndex,
+    files: &SandboxFiles,
+    places: &Places,
+    host: &HostFacts,
+) -> Vec<LaunchStep> {
+    let mut steps = Vec::with_capacity(32);
+    let owner = slot.uid_base();
+    steps.extend(root_steps(spec, files, places, host.own_disks, owner));
+    steps.extend(device_steps(owner, spec.limits.memory_bytes() / 2));
+    steps.push(LaunchStep::ShowEnvd {
+        target: PathBuf::from(ENVD_PATH),
+    });
+    steps.push(LaunchStep::BindReadOnly {
+        source: places.sys.clone(),
+        target: PathBuf::from("sys"),
+    });
+    steps.extend(volume_steps(spec, files, owner));
+    steps
 }
 
 /// Descriptors 3 and 4 are the boot document and the status pipe; the kept files of cgroups follow, the counter of kills
@@ -357,16 +446,19 @@ fn volume_steps(
     })
 }
 
+fn hold(name: &str, source: &Path) -> LaunchStep {
+    LaunchStep::HoldReadOnly {
+        name: name.to_owned(),
+        source: source.to_owned(),
+    }
+}
+
 fn hold_steps(
     files: &SandboxFiles,
     places: &Places,
     host: &HostFacts,
     cut_cpus: bool,
 ) -> Vec<LaunchStep> {
-    let hold = |name: &str, source: &Path| LaunchStep::HoldReadOnly {
-        name: name.to_owned(),
-        source: source.to_owned(),
-    };
     let mut steps = vec![
         hold("empty-file", &places.empty_file),
         hold("empty-directory", &places.empty_directory),

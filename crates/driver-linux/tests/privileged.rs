@@ -58,3 +58,7 @@ mod disk;
 #[cfg(test)]
 #[path = "privileged/layers.rs"]
 mod layers;
+
+#[cfg(test)]
+#[path = "privileged/hibernation.rs"]
+mod hibernation;

@@ -70,6 +70,12 @@ pub enum DriverError {
         /// What is known.
         reason: String,
     },
+    /// A guest cannot be written to disk or brought back from it.
+    #[error("the memory of the sandbox cannot be kept on disk: {reason}")]
+    Checkpoint {
+        /// What is known.
+        reason: String,
+    },
     /// Anything else the host refused.
     #[error("{operation}")]
     Host {
@@ -97,7 +103,10 @@ impl DriverError {
             Self::Volume { .. } => ErrorKind::InvalidArgument,
             Self::Envd { .. } => ErrorKind::Timeout,
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
-            Self::Layer { .. } | Self::Launch { .. } | Self::Host { .. } => ErrorKind::Internal,
+            Self::Layer { .. }
+            | Self::Launch { .. }
+            | Self::Checkpoint { .. }
+            | Self::Host { .. } => ErrorKind::Internal,
         }
     }
 }
@@ -212,6 +221,41 @@ pub trait Driver: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Whether guests can be written to disk with their memory; otherwise why not, and what to do.
+    fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Err("this isolation tier cannot".to_owned()) })
+    }
+
+    /// Brings back a guest that [`Guest::checkpoint`] has written to disk, made from the same specification: its processes
+    /// go on where they were, on a clock that stood still meanwhile. Connections to the outside are broken. What was on
+    /// disk is gone then; when it fails it is still there, and may be tried again.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: drop of the future may leave a guest that only [`Driver::adopt`] finds. Run it in a task.
+    fn restore<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        let _not_used = spec;
+        Box::pin(async {
+            Err(DriverError::Unsupported {
+                operation: "bringing a sandbox back from disk",
+            })
+        })
+    }
+
+    /// The sandboxes that [`Guest::checkpoint`] has written to disk and nobody has brought back or forgotten. After
+    /// [`Driver::adopt`].
+    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Removes what [`Guest::checkpoint`] has written of a sandbox. Nothing is fine.
+    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let _not_used = id;
+        Box::pin(async { Ok(()) })
+    }
+
     /// Makes one layer of several that lie on each other, topmost first. In a stack it takes the place of all of them.
     /// Content is shared with them, not copied.
     ///
@@ -284,6 +328,19 @@ pub trait Guest: Debug + Send + Sync {
     /// # Cancel safety
     /// Drop of the future does not stop the work; the layer may then be there without anybody who knows it.
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
+
+    /// Writes a frozen guest to disk with its memory and ends it. [`Driver::restore`] brings it back. When it fails, the guest
+    /// is frozen and alive; [`DriverError::Checkpoint`] says by name what is in the way.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: drop of the future may leave a guest whose files nobody removes. Run it in a task.
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async {
+            Err(DriverError::Unsupported {
+                operation: "writing a sandbox to disk",
+            })
+        })
+    }
 
     /// Ends every process of the guest, and makes a layer of what it has written: together with the layers that it stood
     /// on, a sandbox sees what this one saw. The guest is gone afterwards, however it went. `None` when it has written

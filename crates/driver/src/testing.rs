@@ -41,6 +41,7 @@ struct Host {
     layers_made: AtomicU64,
     saves: Mutex<VecDeque<Result<Option<SavedLayer>, DriverError>>>,
     volumes: Mutex<BTreeSet<VolumeId>>,
+    on_disk: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
 }
 
 impl Host {
@@ -91,6 +92,7 @@ impl FakeDriver {
                 layers_made: AtomicU64::new(0),
                 saves: Mutex::default(),
                 volumes: Mutex::default(),
+                on_disk: Mutex::default(),
             }),
         }
     }
@@ -206,6 +208,40 @@ impl Driver for FakeDriver {
                 Some(error) => Err(error),
                 None => Ok(self.add_guest(spec.clone()) as Arc<dyn Guest>),
             }
+        })
+    }
+
+    fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(async move {
+            if let Some(error) = self.host.failures.lock().pop_front() {
+                return Err(error);
+            }
+            let mut on_disk = self.host.on_disk.lock();
+            if on_disk.get(&spec.id) != Some(spec) {
+                return Err(DriverError::Checkpoint {
+                    reason: "it is not on disk".into(),
+                });
+            }
+            on_disk.remove(&spec.id);
+            Ok(self.add_guest(spec.clone()) as Arc<dyn Guest>)
+        })
+    }
+
+    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
+        Box::pin(async { Ok(self.host.on_disk.lock().keys().cloned().collect()) })
+    }
+
+    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.host.on_disk.lock().remove(id);
+            Ok(())
         })
     }
 
@@ -470,6 +506,21 @@ impl Guest for FakeGuest {
             // The host lives as long as the guest.
             let _open = saving.wait_for(|open| *open).await;
             host.save()
+        })
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move {
+            let host = self.host_of_files()?;
+            if !self.is_frozen() {
+                return Err(DriverError::Checkpoint {
+                    reason: "it is not frozen".into(),
+                });
+            }
+            let spec = self.spec.clone();
+            host.on_disk.lock().insert(spec.id.clone(), spec);
+            self.exit();
+            Ok(())
         })
     }
 

@@ -64,6 +64,20 @@ pub enum Request {
         /// Which guest.
         guest: GuestNumber,
     },
+    /// Write a frozen guest to disk with its memory and end it.
+    Checkpoint {
+        /// Which guest.
+        guest: GuestNumber,
+    },
+    /// Bring a guest back that was written to disk.
+    Restore(Box<SandboxSpec>),
+    /// Say whether that can be done, and of which sandboxes something is on disk.
+    OnDisk,
+    /// Remove what is on disk of a sandbox.
+    Forget {
+        /// Which.
+        sandbox: SandboxId,
+    },
     /// Make one layer of several.
     Squash {
         /// Topmost first.
@@ -140,6 +154,17 @@ pub enum Answer {
     Killed,
     /// The processes stand still, or go on.
     FrozenSet,
+    /// The guest is on disk and has ended.
+    Written,
+    /// Whether guests can be written to disk, or why not; and which are there.
+    OnDisk {
+        /// The reason comes with a way out.
+        able: Result<(), String>,
+        /// In no order.
+        sandboxes: Vec<SandboxId>,
+    },
+    /// Nothing is on disk of it.
+    Forgotten,
     /// What was made of a guest's files, if it had any.
     Saved(Option<SavedLayer>),
     /// The one layer.
@@ -171,6 +196,8 @@ pub enum Refusal {
     Volume(String),
     /// [`DriverError::Envd`]
     Envd(String),
+    /// [`DriverError::Checkpoint`]
+    Checkpoint(String),
     /// [`DriverError::Host`]
     Host(String, Cause),
     /// [`DriverError::Unsupported`]
@@ -231,6 +258,7 @@ impl From<DriverError> for Refusal {
             DriverError::Launch { step, source } => Self::Launch(step, source.into()),
             DriverError::Volume { reason } => Self::Volume(reason),
             DriverError::Envd { reason } => Self::Envd(reason),
+            DriverError::Checkpoint { reason } => Self::Checkpoint(reason),
             DriverError::Host { operation, source } => Self::Host(operation, source.into()),
             DriverError::Unsupported { .. } => Self::Unsupported,
         }
@@ -268,6 +296,7 @@ impl Refusal {
             },
             Self::Volume(reason) => DriverError::Volume { reason },
             Self::Envd(reason) => DriverError::Envd { reason },
+            Self::Checkpoint(reason) => DriverError::Checkpoint { reason },
             Self::Host(operation, cause) => DriverError::Host {
                 operation,
                 source: cause.into(),

@@ -86,10 +86,13 @@ impl RemoteDriver {
         self.link.gone.cancelled().await;
     }
 
-    async fn create_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
-        let request = Request::Create(Box::new(spec.clone()));
+    async fn make_guest(
+        &self,
+        request: Request,
+        operation: &'static str,
+    ) -> Result<Arc<dyn Guest>, DriverError> {
         let reply = self.link.call(request).await;
-        let mut reply = reply.map_err(|refusal| refusal.into_driver_error("create"))?;
+        let mut reply = reply.map_err(|refusal| refusal.into_driver_error(operation))?;
         match reply.guests.pop() {
             Some(guest) => Ok(guest),
             None => Err(unexpected(&reply.answer)),
@@ -127,7 +130,7 @@ impl Driver for RemoteDriver {
         &'a self,
         spec: &'a SandboxSpec,
     ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
-        Box::pin(self.create_guest(spec))
+        Box::pin(self.make_guest(Request::Create(Box::new(spec.clone())), "create"))
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
@@ -136,6 +139,42 @@ impl Driver for RemoteDriver {
 
     fn lost(&self) -> Vec<(SandboxId, String)> {
         self.lost.lock().clone()
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
+        Box::pin(self.make_guest(Request::Restore(Box::new(spec.clone())), "restore"))
+    }
+
+    fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            match self.ask(Request::OnDisk, "look at the disk").await {
+                Ok(Answer::OnDisk { able, .. }) => able,
+                Ok(other) => Err(unexpected(&other).to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+
+    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
+        Box::pin(async {
+            match self.ask(Request::OnDisk, "look at the disk").await? {
+                Answer::OnDisk { sandboxes, .. } => Ok(sandboxes),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(async move {
+            let sandbox = id.clone();
+            match self.ask(Request::Forget { sandbox }, "forget").await? {
+                Answer::Forgotten => Ok(()),
+                other => Err(unexpected(&other)),
+            }
+        })
     }
 
     fn squash<'a>(
@@ -226,7 +265,7 @@ impl Link {
         let call = Call { id, request };
         let bytes = encode(&call).map_err(unasked)?;
         let spec = match call.request {
-            Request::Create(spec) => Some(*spec),
+            Request::Create(spec) | Request::Restore(spec) => Some(*spec),
             _ => None,
         };
         let (reply, answered) = oneshot::channel();
@@ -491,6 +530,18 @@ impl Guest for RemoteGuest {
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         let guest = self.number;
         Box::pin(self.make_layer(Request::Snapshot { guest }))
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        let guest = self.number;
+        Box::pin(async move {
+            let reply = self.link.call(Request::Checkpoint { guest }).await;
+            let reply = reply.map_err(|refusal| refusal.into_driver_error("checkpoint"))?;
+            match reply.answer {
+                Answer::Written => self.end_told("checkpoint").await,
+                other => Err(unexpected(&other)),
+            }
+        })
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {

@@ -124,14 +124,17 @@ struct Helper {
 impl Helper {
     async fn carry_out(self: &Arc<Self>, id: u64, request: Request) {
         match request {
-            Request::Create(spec) => match self.create(&spec).await {
-                Ok(guest) => {
-                    let number = self.register(&guest);
-                    self.answer(id, Ok((Answer::Created { guest: number }, None)));
-                    self.watch(number, guest);
-                }
-                Err(refusal) => self.answer(id, Err(refusal)),
-            },
+            Request::Create(spec) => {
+                let made = self.make(&spec, self.driver.create(&spec)).await;
+                self.present(id, made);
+            }
+            Request::Restore(spec) => {
+                let made = self.make(&spec, self.driver.restore(&spec)).await;
+                self.present(id, made);
+            }
+            Request::Checkpoint { guest } => self.answer(id, self.checkpoint(guest).await),
+            Request::OnDisk => self.answer(id, self.on_disk().await),
+            Request::Forget { sandbox } => self.answer(id, self.forget(&sandbox).await),
             Request::Adopt => self.adopt(id).await,
             Request::Lost => {
                 let mut sandboxes = self.driver.lost();
@@ -159,14 +162,30 @@ impl Helper {
         }
     }
 
-    async fn create(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, Refusal> {
+    fn present(self: &Arc<Self>, id: u64, made: Result<Arc<dyn Guest>, Refusal>) {
+        match made {
+            Ok(guest) => {
+                let number = self.register(&guest);
+                self.answer(id, Ok((Answer::Created { guest: number }, None)));
+                self.watch(number, guest);
+            }
+            Err(refusal) => self.answer(id, Err(refusal)),
+        }
+    }
+
+    /// `made` is asked only for what is acceptable.
+    async fn make(
+        &self,
+        spec: &SandboxSpec,
+        made: impl Future<Output = Result<Arc<dyn Guest>, DriverError>>,
+    ) -> Result<Arc<dyn Guest>, Refusal> {
         check::spec(spec).map_err(Refusal::Unacceptable)?;
         self.started()?;
         if !self.ids.lock().insert(spec.id.clone()) {
             let why = "there is a sandbox of this id".to_owned();
             return Err(Refusal::Unacceptable(why));
         }
-        let created = self.driver.create(spec).await;
+        let created = made.await;
         if created.is_err() {
             self.ids.lock().remove(&spec.id);
         }
@@ -245,6 +264,22 @@ impl Helper {
             guest.thaw().await?;
         }
         Ok((Answer::FrozenSet, None))
+    }
+
+    async fn checkpoint(&self, guest: GuestNumber) -> Done {
+        self.guest(guest)?.checkpoint().await?;
+        Ok((Answer::Written, None))
+    }
+
+    async fn on_disk(&self) -> Done {
+        let able = self.driver.hibernation().await;
+        let sandboxes = self.driver.on_disk().await?;
+        Ok((Answer::OnDisk { able, sandboxes }, None))
+    }
+
+    async fn forget(&self, sandbox: &SandboxId) -> Done {
+        self.driver.forget(sandbox).await?;
+        Ok((Answer::Forgotten, None))
     }
 
     async fn snapshot(&self, guest: GuestNumber) -> Done {

@@ -286,6 +286,35 @@ async fn a_sandbox_cannot_be_made_where_one_is() {
 }
 
 #[tokio::test]
+async fn a_guest_goes_to_disk_and_comes_back_through_the_helper() {
+    let pair = pair().await;
+    pair.remote.hibernation().await.unwrap();
+    let wanted = spec();
+    let guest = pair.remote.create(&wanted).await.unwrap();
+    let refused = guest.checkpoint().await.unwrap_err();
+    let reason =
+        matches!(&refused, DriverError::Checkpoint { reason } if reason == "it is not frozen");
+    assert!(reason, "{refused}");
+    guest.freeze().await.unwrap();
+    soon("the checkpoint", guest.checkpoint()).await.unwrap();
+    soon("the end", guest.ended()).await;
+    assert_eq!(pair.remote.on_disk().await.unwrap(), [wanted.id.clone()]);
+    let other = SandboxSpec {
+        envd_access_token: "another".to_owned(),
+        ..wanted.clone()
+    };
+    assert!(pair.remote.restore(&other).await.is_err());
+    let back = pair.remote.restore(&wanted).await.unwrap();
+    assert_eq!(back.spec(), &wanted);
+    assert!(pair.remote.restore(&wanted).await.is_err());
+    assert!(pair.remote.on_disk().await.unwrap().is_empty());
+    back.freeze().await.unwrap();
+    back.checkpoint().await.unwrap();
+    pair.remote.forget(&wanted.id).await.unwrap();
+    assert!(pair.remote.restore(&wanted).await.is_err());
+}
+
+#[tokio::test]
 async fn layers_are_made_and_removed_through_the_helper() {
     let pair = pair().await;
     let (one, other) = (spec(), spec());

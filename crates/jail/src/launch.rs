@@ -1,8 +1,7 @@
 //! The launch half of a plan: from a prepared slot to envd.
 //!
-//! Up to `clone-pid-1` this is a process of the host that has a mount namespace of its own; all mounts are made with
-//! the host's root, so that the mount namespace belongs to the host and nobody inside may change it.
-//! After `become-guest-root` no power over the host is left.
+//! Up to `become-guest-root` this is a process of the host's root in a mount namespace that belongs to the sandbox's user
+//! namespace; all mounts are made with the host's rights. After it no power over the host is left.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
@@ -17,14 +16,17 @@ use rustix::thread::{
 };
 use soulbox_launch_plan::{LaunchPlan, LaunchStep, Reply, Rlimit};
 use soulbox_linux::mount::{self, Attributes};
-use soulbox_linux::namespace::{self, Cloned};
+use soulbox_linux::namespace::{self, Clocks, Cloned};
 use soulbox_linux::{capability, exec, landlock, process, seccomp};
 
+use crate::errand::BARE_ENVIRONMENT;
 use crate::slot::Slot;
 use crate::{Failure, dev};
 
 const ENVD_ENVIRONMENT: [&str; 1] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+/// What a loader loads into every program.
+const PRELOAD: &str = "etc/ld.so.preload";
 const I32_MAX: u32 = i32::MAX.unsigned_abs();
 const NO_POWERS: Attributes = Attributes {
     read_only: false,
@@ -40,32 +42,36 @@ const READ_ONLY: Attributes = Attributes {
 };
 
 /// The descriptors that come with a launch plan.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Handed {
-    envd: OwnedFd,
-    boot: OwnedFd,
-    status: OwnedFd,
+    /// A mount of envd's program, the boot document and the status pipe; or that mount, the restorer's files, the images
+    /// and the restorer's working directory.
+    fixed: Vec<OwnedFd>,
     /// Mounts, in the order in which the steps take them: of the sandbox's own file system, where it has one, and of its
     /// volumes.
     mounts: VecDeque<OwnedFd>,
 }
 
 impl Handed {
-    pub(crate) fn from_fds(fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+    pub(crate) fn from_fds(fds: Vec<OwnedFd>, plan: &LaunchPlan) -> Result<Self, Failure> {
         let wrong = |source| Failure::new("receive-plan", "descriptors of the launch plan", source);
-        let mut lifted = fds.into_iter().map(exec::lift);
-        let mut next = || {
-            lifted
-                .next()
-                .unwrap_or_else(|| Err(io::ErrorKind::InvalidData.into()))
-                .map_err(wrong)
+        let count = match plan.steps.last() {
+            Some(LaunchStep::ExecRestorer { .. }) => 4,
+            _ => 3,
         };
-        Ok(Self {
-            envd: next()?,
-            boot: next()?,
-            status: next()?,
-            mounts: lifted.collect::<io::Result<_>>().map_err(wrong)?,
-        })
+        let lifted = fds.into_iter().map(exec::lift);
+        let mut fixed = lifted.collect::<io::Result<Vec<_>>>().map_err(wrong)?;
+        if fixed.len() < count {
+            return Err(wrong(io::ErrorKind::InvalidData.into()));
+        }
+        let mounts = fixed.split_off(count).into();
+        Ok(Self { fixed, mounts })
+    }
+
+    /// A mount of envd's program.
+    fn envd(&self) -> io::Result<&OwnedFd> {
+        let first = self.fixed.first();
+        first.ok_or_else(|| io::Error::other("no mount of envd came with the plan"))
     }
 }
 
@@ -85,10 +91,8 @@ pub(crate) fn carry_out(
     report: impl Fn(Reply, &OwnedFd) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut launch = Launch {
-        slot,
         handed,
-        held: HashMap::new(),
-        root: PathBuf::new(),
+        ..steps_of(slot)
     };
     for step in &plan.steps {
         if matches!(step, LaunchStep::ClonePid1) {
@@ -106,11 +110,27 @@ pub(crate) fn carry_out(
     Ok(())
 }
 
-struct Launch<'a> {
+/// To carry out steps that need no descriptors.
+pub(crate) fn steps_of(slot: &Slot) -> Launch<'_> {
+    Launch {
+        slot,
+        handed: Handed::default(),
+        held: HashMap::new(),
+        root: PathBuf::new(),
+        // Before process 1 is started: none may be older than the machine it seems to be on.
+        clocks: Some(Clocks::now()),
+    }
+}
+
+/// What steps leave for later ones.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
     slot: &'a Slot,
     handed: Handed,
     held: HashMap<String, OwnedFd>,
     root: PathBuf,
+    /// Taken by the time namespace.
+    clocks: Option<Clocks>,
 }
 
 type Failed = (String, io::Error);
@@ -121,26 +141,39 @@ fn on(what: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failed {
 }
 
 impl Launch<'_> {
+    pub(crate) fn carry_out(&mut self, steps: &[&LaunchStep]) -> Result<(), Failure> {
+        steps.iter().try_for_each(|step| {
+            self.step(step)
+                .map_err(|(detail, e)| Failure::new(step.name(), detail, e))
+        })
+    }
+
     fn step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
         match step {
-            LaunchStep::NewTimeNamespace => {
-                namespace::unshare_time_from_zero().map_err(on("time namespace"))
-            }
             LaunchStep::PivotRoot { new_root } => mount::pivot_root(new_root).map_err(on(new_root)),
             LaunchStep::SetHostname { name } => {
                 rustix::system::sethostname(name.as_bytes()).map_err(|e| (name.clone(), e.into()))
             }
             LaunchStep::ClonePid1 => Ok(()),
+            LaunchStep::NewSession => match rustix::process::setsid() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(on("setsid")(error.into())),
+            },
             LaunchStep::IdmapInPlace { .. }
             | LaunchStep::AttachDisk { .. }
             | LaunchStep::MountOverlay { .. }
             | LaunchStep::MountTmpfs { .. }
             | LaunchStep::PopulateDev { .. }
             | LaunchStep::MountDevpts { .. }
+            | LaunchStep::ShowEnvd { .. }
             | LaunchStep::BindReadOnly { .. }
             | LaunchStep::MountVolume { .. }
+            | LaunchStep::MountWholeProc { .. }
+            | LaunchStep::CoverPreload
+            | LaunchStep::UncoverPreload
             | LaunchStep::HoldReadOnly { .. } => self.mount_step(step),
             LaunchStep::MountProc
+            | LaunchStep::ReplaceProc
             | LaunchStep::MaskProc { .. }
             | LaunchStep::ReadOnlyProc { .. }
             | LaunchStep::ShadowProc { .. } => self.proc_step(step),
@@ -148,9 +181,12 @@ impl Launch<'_> {
             | LaunchStep::SetOomScore { .. }
             | LaunchStep::SetRlimit { .. }
             | LaunchStep::BecomeGuestRoot
+            | LaunchStep::NewTimeNamespace
+            | LaunchStep::ResumeTimeNamespace { .. }
             | LaunchStep::RestrictScope
             | LaunchStep::KeepCapabilities { .. }
             | LaunchStep::InstallSeccomp { .. }
+            | LaunchStep::ExecRestorer { .. }
             | LaunchStep::ExecEnvd { .. } => self.process_step(step),
         }
     }
@@ -209,6 +245,9 @@ impl Launch<'_> {
             LaunchStep::MountDevpts { target, tty_gid } => {
                 self.mount_devpts(target, *tty_gid).map_err(on(target))
             }
+            LaunchStep::ShowEnvd { target } => mount::make_file_below(&self.root, target)
+                .and_then(|file| mount::attach_to(self.handed.envd()?, file))
+                .map_err(on(target)),
             LaunchStep::BindReadOnly { source, target } => {
                 let copy = read_only_copy(source).map_err(on(source))?;
                 self.attach_below(&copy, target).map_err(on(target))
@@ -220,6 +259,11 @@ impl Launch<'_> {
             } => self
                 .mount_volume(scratch, target, *owner)
                 .map_err(on(target)),
+            LaunchStep::MountWholeProc { target } => {
+                self.mount_whole_proc(target).map_err(on(target))
+            }
+            LaunchStep::CoverPreload => self.cover_preload().map_err(on(PRELOAD)),
+            LaunchStep::UncoverPreload => uncover_preload().map_err(on(PRELOAD)),
             LaunchStep::HoldReadOnly { name, source } => {
                 let copy = read_only_copy(source).map_err(on(source))?;
                 self.held.insert(name.clone(), copy);
@@ -231,7 +275,10 @@ impl Launch<'_> {
 
     fn proc_step(&mut self, step: &LaunchStep) -> Result<(), Failed> {
         match step {
-            LaunchStep::MountProc => mount_proc().map_err(on("/proc")),
+            LaunchStep::MountProc => self.mount_proc().map_err(on("/proc")),
+            LaunchStep::ReplaceProc => mount::detach(Path::new("/proc"))
+                .and_then(|()| self.mount_proc())
+                .map_err(on("/proc")),
             LaunchStep::MaskProc { files, directories } => {
                 self.mask("empty-file", files)?;
                 self.mask("empty-directory", directories)
@@ -261,7 +308,24 @@ impl Launch<'_> {
             }
             LaunchStep::RestrictScope => landlock::restrict_scope().map_err(on("Landlock domain")),
             LaunchStep::BecomeGuestRoot => {
-                become_guest_root(&self.slot.user).map_err(on("user namespace"))
+                if let Some(clocks) = &mut self.clocks {
+                    clocks.open_offsets().map_err(on("timens_offsets"))?;
+                }
+                become_guest_root(&self.slot.namespaces.user).map_err(on("user namespace"))
+            }
+            LaunchStep::NewTimeNamespace => self
+                .take_clocks()?
+                .enter_from_zero()
+                .map_err(on("time namespace")),
+            LaunchStep::ResumeTimeNamespace {
+                boottime_ns,
+                monotonic_ns,
+            } => self
+                .take_clocks()?
+                .enter_from(*boottime_ns, *monotonic_ns)
+                .map_err(on("time namespace")),
+            LaunchStep::ExecRestorer { loader, argv } => {
+                Err((String::from("restorer"), self.exec_restorer(loader, argv)))
             }
             LaunchStep::KeepCapabilities { keep } => {
                 capability::keep_only(keep).map_err(on("capabilities"))
@@ -280,13 +344,17 @@ impl Launch<'_> {
             read_only,
             ..Attributes::default()
         };
-        mount::set_attributes(&copy, attributes, Some(&self.slot.user))?;
+        mount::set_attributes(&copy, attributes, Some(&self.slot.namespaces.user))?;
         mount::attach(copy, path)
     }
 
     fn attach_disk(&mut self, target: &Path) -> io::Result<()> {
         let disk = self.handed.mount()?;
-        mount::set_attributes(&disk, Attributes::default(), Some(&self.slot.user))?;
+        mount::set_attributes(
+            &disk,
+            Attributes::default(),
+            Some(&self.slot.namespaces.user),
+        )?;
         mount::attach(disk, target)
     }
 
@@ -299,13 +367,29 @@ impl Launch<'_> {
             no_dev: true,
             ..Attributes::default()
         };
-        mount::set_attributes(&volume, attributes, Some(&self.slot.user))?;
+        mount::set_attributes(&volume, attributes, Some(&self.slot.namespaces.user))?;
         mount::attach(volume, scratch)?;
         let data = mount::detached_copy(&scratch.join("data"))?;
         capability::set_fs_ids(owner, owner)?;
         let directory = mount::make_directory_in(&self.root, target);
         capability::set_fs_ids(0, 0)?;
         mount::attach_to(data, directory?)
+    }
+
+    /// In a mount namespace that does not belong to the host the kernel makes a procfs only where another one can be seen
+    /// whole: it is made among the host's mounts, of which this process is not a part any more, and attached here.
+    fn mount_proc(&self) -> io::Result<()> {
+        namespace::enter_mount(&self.slot.host_mounts)?;
+        let made = mount::new_filesystem("proc", &[], NO_POWERS);
+        namespace::enter_mount(&self.slot.namespaces.mount)?;
+        mount::attach_to(made?, mount::open_below(Path::new("/"), Path::new("proc"))?)?;
+        // A template could hold anything at /proc; what follows must really go to procfs (CVE-2025-52881).
+        let opened = mount::open_below(Path::new("/"), Path::new("proc"))?;
+        if mount::is_procfs(opened)? {
+            Ok(())
+        } else {
+            Err(io::Error::other("/proc is not a procfs"))
+        }
     }
 
     fn mount_devpts(&self, target: &Path, tty_gid: u32) -> io::Result<()> {
@@ -350,6 +434,28 @@ impl Launch<'_> {
         mount::attach_to(made, mount::open_below(&self.root, target)?)
     }
 
+    /// Made among the host's mounts for the same reason as [`Launch::mount_proc`], and of the host's processes.
+    fn mount_whole_proc(&self, target: &Path) -> io::Result<()> {
+        namespace::enter_mount(&self.slot.host_mounts)?;
+        let made = mount::new_filesystem("proc", &[], NO_POWERS);
+        namespace::enter_mount(&self.slot.namespaces.mount)?;
+        self.attach_below(&made?, target)
+    }
+
+    fn cover_preload(&self) -> io::Result<()> {
+        let Some(file) = mount::open_file_in(&self.root, Path::new(PRELOAD))? else {
+            return Ok(());
+        };
+        let empty = self.held.get("empty-file");
+        let empty = empty.ok_or_else(|| io::Error::other("no empty file is held"))?;
+        mount::attach_to(empty, file)
+    }
+
+    fn take_clocks(&mut self) -> Result<Clocks, Failed> {
+        let clocks = self.clocks.take();
+        clocks.ok_or_else(|| on("clocks")(io::ErrorKind::InvalidInput.into()))
+    }
+
     fn take(&mut self, name: &str) -> Result<OwnedFd, Failed> {
         self.held.remove(name).ok_or_else(|| {
             (
@@ -376,13 +482,35 @@ impl Launch<'_> {
     }
 
     fn exec_envd(&self, argv: &[String]) -> io::Error {
+        match self.handed.envd() {
+            Ok(program) => self.exec(program, argv, &ENVD_ENVIRONMENT),
+            Err(error) => error,
+        }
+    }
+
+    /// Its files and the images are the host's, and reached by descriptor only.
+    fn exec_restorer(&self, loader: &Path, argv: &[String]) -> io::Error {
+        let open = || -> io::Result<OwnedFd> {
+            let files = self.handed.fixed.get(1);
+            let files = files.ok_or_else(|| io::Error::other("no restorer came with the plan"))?;
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            exec::lift(rustix::fs::openat(files, loader, flags, Mode::empty())?)
+        };
+        match open() {
+            Ok(loader) => self.exec(&loader, argv, &BARE_ENVIRONMENT),
+            Err(error) => error,
+        }
+    }
+
+    /// Hands over what came with the plan but the mount of envd, and the files of cgroups, and becomes a program.
+    fn exec(&self, program: &OwnedFd, argv: &[String], environment: &[&str]) -> io::Error {
         let ready = || -> io::Result<(Vec<CString>, Vec<CString>)> {
             umask(Mode::from_raw_mode(0o022));
             let null =
                 rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
             let null = exec::lift(null)?;
             let mut fds = vec![null.as_fd(), null.as_fd(), null.as_fd()];
-            fds.extend([self.handed.boot.as_fd(), self.handed.status.as_fd()]);
+            fds.extend(self.handed.fixed.iter().skip(1).map(AsFd::as_fd));
             fds.extend(self.slot.cgroups.iter().map(AsFd::as_fd));
             exec::keep_only_fds(&fds)?;
             let strings = |list: &mut dyn Iterator<Item = &str>| -> io::Result<Vec<CString>> {
@@ -391,11 +519,11 @@ impl Launch<'_> {
             };
             Ok((
                 strings(&mut argv.iter().map(String::as_str))?,
-                strings(&mut ENVD_ENVIRONMENT.into_iter())?,
+                strings(&mut environment.iter().copied())?,
             ))
         };
         match ready() {
-            Ok((argv, env)) => exec::exec_fd(self.handed.envd.as_fd(), &argv, &env),
+            Ok((argv, environment)) => exec::exec_fd(program.as_fd(), &argv, &environment),
             Err(error) => error,
         }
     }
@@ -442,16 +570,12 @@ fn overlay(
     mount::mount_at("overlay", &options, attributes, target)
 }
 
-fn mount_proc() -> io::Result<()> {
-    let made = mount::new_filesystem("proc", &[], NO_POWERS)?;
-    mount::attach_to(made, mount::open_below(Path::new("/"), Path::new("proc"))?)?;
-    // A template could hold anything at /proc; what follows must really go to procfs (CVE-2025-52881).
-    let opened = mount::open_below(Path::new("/"), Path::new("proc"))?;
-    if mount::is_procfs(opened)? {
-        Ok(())
-    } else {
-        Err(io::Error::other("/proc is not a procfs"))
-    }
+/// After the pivot, and by the same way as the cover got there.
+fn uncover_preload() -> io::Result<()> {
+    let Some(file) = mount::open_file_in(Path::new("/"), Path::new(PRELOAD))? else {
+        return Ok(());
+    };
+    mount::detach_open(&file)
 }
 
 fn attach_on_proc(cover: &OwnedFd, name: &str) -> io::Result<()> {

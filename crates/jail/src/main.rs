@@ -1,9 +1,12 @@
 //! Carries out a launch plan, then becomes envd.
 //!
 //! The server starts this program once per slot with one socket as standard input. It reads a slot plan, carries it
-//! out, answers, and waits. When a sandbox is created it reads the launch plan with three descriptors (envd's program,
-//! the boot document, the status pipe), carries that out and is replaced by envd.
+//! out, answers, and waits. When a sandbox is created it reads the launch plan with its descriptors (a mount of envd's
+//! program, the boot document, the status pipe, the mounts of disks), carries that out and is replaced by envd.
 //! When the server goes away before that, so does this process.
+//!
+//! Two errands come in the place of a slot plan: to become the program that writes a checkpoint, and to give a sandbox that
+//! is being brought back its `/proc`. Under the name of an action script it asks the server whether CRIU may go on.
 //!
 //! It is a program of its own because what it does (new namespaces, fork) is forbidden in a process with threads.
 //! It decides nothing: every choice is in the plan.
@@ -12,10 +15,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-use soulbox_launch_plan::{LaunchPlan, Reply, SlotPlan, validate};
+use soulbox_launch_plan::{LaunchPlan, Order, Reply, SlotPlan, validate};
 use soulbox_linux::{exec, socket};
 
 mod dev;
+mod errand;
+mod hook;
 mod launch;
 mod network;
 mod slot;
@@ -50,6 +55,9 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    if let Some(action) = std::env::var_os(hook::ACTION) {
+        return hook::ask(&action);
+    }
     let Ok(control) = exec::lift(io::stdin()) else {
         return ExitCode::from(126);
     };
@@ -68,16 +76,27 @@ fn serve(control: &OwnedFd) -> Result<(), Failure> {
     let Some((bytes, _)) = receive(control)? else {
         return Ok(());
     };
-    let plan = SlotPlan::decode(&bytes).map_err(|e| malformed(&e))?;
-    let slot = slot::prepare(&plan)?;
-    answer(control, &Reply::SlotReady, &[slot.network.as_fd()])?;
+    match Order::decode(&bytes).map_err(|e| malformed(&e))? {
+        Order::Slot(plan) => wait_in_slot(control, &plan),
+        Order::Dump(plan) => Err(errand::become_dumper(&plan)),
+        Order::Proc(plan) => errand::replace_proc(control, &plan),
+    }
+}
+
+fn wait_in_slot(control: &OwnedFd, plan: &SlotPlan) -> Result<(), Failure> {
+    let slot = slot::prepare(plan)?;
+    answer(
+        control,
+        &Reply::SlotReady,
+        &[slot.namespaces.network.as_fd()],
+    )?;
 
     let Some((bytes, fds)) = receive(control)? else {
         return Ok(());
     };
     let plan = LaunchPlan::decode(&bytes).map_err(|e| malformed(&e))?;
     validate(&plan).map_err(|e| malformed(&e))?;
-    let handed = launch::Handed::from_fds(fds)?;
+    let handed = launch::Handed::from_fds(fds, &plan)?;
     launch::carry_out(&plan, &slot, handed, |reply, fd| {
         answer(control, &reply, &[fd.as_fd()])
     })

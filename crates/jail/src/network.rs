@@ -1,14 +1,14 @@
 //! Setting up the network namespace of a slot.
 //!
-//! The namespace belongs to the host's user namespace: root inside the sandbox has no power over it, cannot open raw
-//! sockets in it and cannot change an address or a rule.
+//! The namespace belongs to the sandbox's user namespace, and root inside lacks the capabilities that would mean something
+//! there: no raw sockets, no change of an address or a rule. What is set up here is set up with the host's root.
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::thread::UnshareFlags;
 use soulbox_launch_plan::Network;
 use soulbox_linux::link::Netlink;
 use soulbox_linux::namespace;
@@ -18,12 +18,12 @@ const INNER_LINK: &str = "eth0";
 
 type Failed = (&'static str, io::Error);
 
-/// Enters a new network namespace with the given contents.
-pub(crate) fn enter(plan: &Network) -> Result<(), Failed> {
+/// Enters an empty network namespace and gives it the planned contents.
+pub(crate) fn enter(namespace: &OwnedFd, plan: &Network) -> Result<(), Failed> {
     let host = Netlink::open().map_err(|e| ("host netlink", e))?;
     let host_namespace =
         namespace::open(Path::new("/proc/self/ns/net")).map_err(|e| ("host namespace", e))?;
-    namespace::unshare(UnshareFlags::NEWNET).map_err(|e| ("unshare", e))?;
+    namespace::enter_network(namespace).map_err(|e| ("setns", e))?;
     let mut inner = Netlink::open().map_err(|e| ("netlink", e))?;
     let loopback = inner.link_index("lo").map_err(|e| ("find lo", e))?;
     inner.set_up(loopback).map_err(|e| ("lo up", e))?;

@@ -21,6 +21,42 @@ pub use validate::{PlanViolation, validate};
 /// Name of [`LaunchStep::MountVolume`]: the one step that fails because of what a template and a caller have chosen.
 pub const MOUNT_VOLUME: &str = "mount-volume";
 
+/// Name of [`LaunchStep::ExecRestorer`]: the last step of a plan that brings a sandbox back.
+const EXEC_RESTORER: &str = "exec-restorer";
+
+/// The first message to a jail: what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Prepare a slot and wait for a launch.
+    Slot(SlotPlan),
+    /// Write a checkpoint.
+    Dump(DumpPlan),
+    /// Give a sandbox that is being brought back its `/proc`.
+    Proc(ProcPlan),
+}
+
+/// How the program is run that writes a checkpoint: on the host, as the owner of the sandbox's user namespace, with the
+/// capabilities of the caller. Becomes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpPlan {
+    /// First host id of the sandbox, the owner.
+    pub owner: u32,
+    /// The loader of the program, on the host.
+    pub loader: PathBuf,
+    /// Arguments, the loader's name first.
+    pub argv: Vec<String>,
+}
+
+/// Steps that are carried out with the host's root among the processes and the mounts of a sandbox that is being brought
+/// back, none of which runs yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcPlan {
+    /// Number of its first process on the host.
+    pub pid: i32,
+    /// The steps: what is held first, then those of `/proc`.
+    pub steps: Vec<LaunchStep>,
+}
+
 /// What is done ahead of time, in the host's user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotPlan {
@@ -47,18 +83,18 @@ pub enum SlotStep {
         /// Absolute path of the file that counts kills, to be read.
         oom_file: PathBuf,
     },
-    /// Makes the user namespace of the sandbox, maps its ids and keeps it by a file descriptor. It is joined last
-    /// and owns nothing: every other namespace belongs to the host.
-    CreateUserNamespace {
+    /// Makes the user namespace of the sandbox, maps its ids, and makes the mount, network, IPC and UTS namespaces that
+    /// belong to it. All are kept by file descriptors; that of users is joined last.
+    CreateNamespaces {
         /// First host id; inner id 0.
         uid_base: u32,
         /// How many ids.
         count: u32,
     },
-    /// Enters a new network namespace and sets it up.
-    UnshareNetwork(Network),
-    /// Enters new mount, IPC, UTS and cgroup namespaces.
-    UnshareMountIpcUtsCgroup,
+    /// Enters the network namespace and sets it up.
+    EnterNetwork(Network),
+    /// Enters the mount, IPC and UTS namespaces, and a new cgroup namespace, which belongs to the host.
+    EnterMountIpcUtsCgroup,
     /// Makes every mount private, so that nothing done here shows on the host.
     MakeMountsPrivate,
 }
@@ -145,6 +181,12 @@ pub enum LaunchStep {
         /// Host id of the group `tty` inside.
         tty_gid: u32,
     },
+    /// Shows envd's program, whose mount came with the plan, below the new root, in a file that is made for it. There must
+    /// be a file: a program without a name could not be found again by what brings a sandbox back from disk.
+    ShowEnvd {
+        /// Where it appears, below the new root.
+        target: PathBuf,
+    },
     /// Shows a host file or directory read-only below the new root.
     BindReadOnly {
         /// File or directory on the host.
@@ -169,8 +211,6 @@ pub enum LaunchStep {
         /// File or directory on the host.
         source: PathBuf,
     },
-    /// Enters a time namespace in which the machine has just been started.
-    NewTimeNamespace,
     /// Makes the new root `/` and lets go of the host's.
     PivotRoot {
         /// The mounted root.
@@ -181,9 +221,11 @@ pub enum LaunchStep {
         /// The name.
         name: String,
     },
-    /// Continues as the first process of a new PID namespace, in the new time namespace.
+    /// Continues as the first process of a new PID namespace.
     /// Everything after this step runs in that process.
     ClonePid1,
+    /// Starts a session of its own in the new PID namespace: that of the jail has no number there.
+    NewSession,
     /// Mounts a fresh `procfs` on `/proc` and checks that it is one.
     MountProc,
     /// Covers entries of `/proc` with what is held as `empty-file` and `empty-directory`. Missing entries are an
@@ -223,8 +265,10 @@ pub enum LaunchStep {
     },
     /// Joins the sandbox's user namespace and becomes its root. From here the process holds no power over the host.
     BecomeGuestRoot,
-    /// Enters a Landlock domain without signals, abstract UNIX sockets or tracing across its border. Needs CAP_SYS_ADMIN
-    /// in the user namespace, as the filter does.
+    /// Enters a time namespace in which the machine has just been started. It belongs to the sandbox's user namespace.
+    NewTimeNamespace,
+    /// Enters a Landlock domain without signals or tracing across its border. Needs CAP_SYS_ADMIN in the user namespace,
+    /// as the filter does.
     RestrictScope,
     /// Drops every capability but these, from every set.
     KeepCapabilities {
@@ -236,6 +280,34 @@ pub enum LaunchStep {
     InstallSeccomp {
         /// Classic BPF instructions: code, jt, jf, k.
         program: Vec<(u16, u8, u8, u32)>,
+    },
+    /// Mounts a whole `procfs` of the host's processes below the new root, with nothing over it: the kernel lets a restorer
+    /// make one of its own only where such a one can be seen. It is replaced before anything of the guest's runs.
+    MountWholeProc {
+        /// Directory below the new root.
+        target: PathBuf,
+    },
+    /// Covers the guest's `/etc/ld.so.preload`, if it has one, with what is held as `empty-file`: the loader of a program that
+    /// is run inside would load what it names.
+    CoverPreload,
+    /// Takes away what [`LaunchStep::CoverPreload`] has put there.
+    UncoverPreload,
+    /// Takes away the whole `procfs` and mounts one of the sandbox's own processes in its place.
+    ReplaceProc,
+    /// Enters a time namespace whose clocks go on from these readings.
+    ResumeTimeNamespace {
+        /// The sandbox's clock since boot, in nanoseconds.
+        boottime_ns: i64,
+        /// The same without time of suspension.
+        monotonic_ns: i64,
+    },
+    /// Hands over the restorer's files (3), the images (4), its working directory (5) and the kept files of cgroups (6 and
+    /// up), closes everything else and becomes the loader of the restorer.
+    ExecRestorer {
+        /// The loader, below the restorer's files.
+        loader: PathBuf,
+        /// Arguments, the loader's name first.
+        argv: Vec<String>,
     },
     /// Hands over the boot document (3), the status pipe (4) and the kept files of cgroups (5 and up, the counter of
     /// kills last), closes everything else and becomes envd.
@@ -261,6 +333,8 @@ pub enum Rlimit {
 /// What the jail answers on its socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
+    /// The order is carried out, and there is nothing to hand over.
+    Done,
     /// The slot half is done; the network namespace comes along as a file descriptor.
     SlotReady,
     /// The process that is becoming envd exists; its pidfd comes along.
@@ -309,7 +383,7 @@ macro_rules! codec {
         }
     )*};
 }
-codec!(SlotPlan => "slot plan", LaunchPlan => "launch plan", Reply => "jail reply");
+codec!(Order => "order", SlotPlan => "slot plan", LaunchPlan => "launch plan", Reply => "jail reply");
 
 impl SlotStep {
     /// The step's name, as in logs and errors.
@@ -319,9 +393,9 @@ impl SlotStep {
             Self::NewSession => "new-session",
             Self::JoinCgroups { .. } => "join-cgroups",
             Self::KeepCgroups { .. } => "keep-cgroups",
-            Self::CreateUserNamespace { .. } => "create-user-namespace",
-            Self::UnshareNetwork(_) => "unshare-network",
-            Self::UnshareMountIpcUtsCgroup => "unshare-mount-ipc-uts-cgroup",
+            Self::CreateNamespaces { .. } => "create-namespaces",
+            Self::EnterNetwork(_) => "enter-network",
+            Self::EnterMountIpcUtsCgroup => "enter-mount-ipc-uts-cgroup",
             Self::MakeMountsPrivate => "make-mounts-private",
         }
     }
@@ -338,13 +412,14 @@ impl LaunchStep {
             Self::MountTmpfs { .. } => "mount-tmpfs",
             Self::PopulateDev { .. } => "populate-dev",
             Self::MountDevpts { .. } => "mount-devpts",
+            Self::ShowEnvd { .. } => "show-envd",
             Self::BindReadOnly { .. } => "bind-read-only",
             Self::MountVolume { .. } => MOUNT_VOLUME,
             Self::HoldReadOnly { .. } => "hold-read-only",
-            Self::NewTimeNamespace => "new-time-namespace",
             Self::PivotRoot { .. } => "pivot-root",
             Self::SetHostname { .. } => "set-hostname",
             Self::ClonePid1 => "clone-pid-1",
+            Self::NewSession => "new-session",
             Self::MountProc => "mount-proc",
             Self::MaskProc { .. } => "mask-proc",
             Self::ReadOnlyProc { .. } => "read-only-proc",
@@ -353,9 +428,16 @@ impl LaunchStep {
             Self::SetOomScore { .. } => "set-oom-score",
             Self::SetRlimit { .. } => "set-rlimit",
             Self::BecomeGuestRoot => "become-guest-root",
+            Self::NewTimeNamespace => "new-time-namespace",
             Self::RestrictScope => "restrict-scope",
             Self::KeepCapabilities { .. } => "keep-capabilities",
             Self::InstallSeccomp { .. } => "install-seccomp",
+            Self::MountWholeProc { .. } => "mount-whole-proc",
+            Self::CoverPreload => "cover-preload",
+            Self::UncoverPreload => "uncover-preload",
+            Self::ReplaceProc => "replace-proc",
+            Self::ResumeTimeNamespace { .. } => "resume-time-namespace",
+            Self::ExecRestorer { .. } => EXEC_RESTORER,
             Self::ExecEnvd { .. } => "exec-envd",
         }
     }

@@ -7,8 +7,7 @@ use crate::{LaunchStep, Network, SlotStep};
 pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
     write!(f, "{}", step.name())?;
     match step {
-        SlotStep::NewSession | SlotStep::UnshareMountIpcUtsCgroup | SlotStep::MakeMountsPrivate => {
-        }
+        SlotStep::NewSession | SlotStep::EnterMountIpcUtsCgroup | SlotStep::MakeMountsPrivate => {}
         SlotStep::KeepCgroups {
             procs_files,
             oom_file,
@@ -22,11 +21,11 @@ pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
                 write!(f, " {}", file.display())?;
             }
         }
-        SlotStep::CreateUserNamespace { uid_base, count } => {
+        SlotStep::CreateNamespaces { uid_base, count } => {
             write!(f, " 0..{count} -> {uid_base}")?;
         }
-        SlotStep::UnshareNetwork(Network::Loopback) => write!(f, " loopback only")?,
-        SlotStep::UnshareNetwork(Network::Cable {
+        SlotStep::EnterNetwork(Network::Loopback) => write!(f, " loopback only")?,
+        SlotStep::EnterNetwork(Network::Cable {
             host_link,
             address,
             gateway,
@@ -42,8 +41,12 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
     match step {
         LaunchStep::NewTimeNamespace
         | LaunchStep::ClonePid1
+        | LaunchStep::NewSession
         | LaunchStep::MountProc
         | LaunchStep::BecomeGuestRoot
+        | LaunchStep::CoverPreload
+        | LaunchStep::UncoverPreload
+        | LaunchStep::ReplaceProc
         | LaunchStep::RestrictScope => {}
         LaunchStep::IdmapInPlace { path, read_only } => {
             write!(
@@ -53,7 +56,9 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
                 if *read_only { " ro" } else { " rw" }
             )?;
         }
-        LaunchStep::AttachDisk { target } => write!(f, " {}", target.display())?,
+        LaunchStep::AttachDisk { target }
+        | LaunchStep::ShowEnvd { target }
+        | LaunchStep::MountWholeProc { target } => write!(f, " {}", target.display())?,
         LaunchStep::MountOverlay {
             lower,
             upper,
@@ -113,6 +118,13 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::SetRlimit { resource, value } => write!(f, " {resource:?}={value}")?,
         LaunchStep::KeepCapabilities { keep } => write!(f, " {keep:?}")?,
         LaunchStep::InstallSeccomp { program } => write!(f, " {} instructions", program.len())?,
+        LaunchStep::ResumeTimeNamespace {
+            boottime_ns,
+            monotonic_ns,
+        } => write!(f, " boottime={boottime_ns} monotonic={monotonic_ns}")?,
+        LaunchStep::ExecRestorer { loader, argv } => {
+            write!(f, " {} {}", loader.display(), argv.join(" "))?;
+        }
         LaunchStep::ExecEnvd { argv } => write!(f, " {}", argv.join(" "))?,
     }
     writeln!(f)

@@ -1,6 +1,6 @@
 //! What must hold for every launch plan, whoever made it. The jail refuses a plan that breaks a rule.
 
-use crate::{LaunchPlan, LaunchStep, MOUNT_VOLUME};
+use crate::{EXEC_RESTORER, LaunchPlan, LaunchStep, MOUNT_VOLUME};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,14 +22,22 @@ pub enum PlanViolation {
         second: &'static str,
     },
     /// Something follows the last step.
-    #[error("exec-envd must be the last step")]
+    #[error("exec-envd or exec-restorer must be the last step")]
     NotLast,
+    /// A step of the other kind of plan.
+    #[error("{step} has no place in this plan")]
+    Foreign {
+        /// The step.
+        step: &'static str,
+    },
 }
 
-const ONCE: [&str; 9] = [
+const ONCE: [&str; 11] = [
     "mount-overlay",
     "pivot-root",
+    "show-envd",
     "clone-pid-1",
+    "new-session",
     "mount-proc",
     "become-guest-root",
     "install-seccomp",
@@ -38,9 +46,38 @@ const ONCE: [&str; 9] = [
     "exec-envd",
 ];
 
+/// The same of a plan that brings a sandbox back: the restorer makes the processes, and puts their filter, capabilities and
+/// sessions back as they were.
+const ONCE_OF_RESTORES: [&str; 8] = [
+    "mount-overlay",
+    "show-envd",
+    "mount-whole-proc",
+    "cover-preload",
+    "pivot-root",
+    "become-guest-root",
+    "resume-time-namespace",
+    EXEC_RESTORER,
+];
+
+/// What only one of the two kinds has.
+const OF_LAUNCHES: [&str; 6] = [
+    "clone-pid-1",
+    "new-session",
+    "mount-proc",
+    "new-time-namespace",
+    "install-seccomp",
+    "exec-envd",
+];
+const OF_RESTORES: [&str; 4] = [
+    "mount-whole-proc",
+    "cover-preload",
+    "resume-time-namespace",
+    EXEC_RESTORER,
+];
+
 /// Pairs that must stand in this order. Mounts need the host's root user; the filter needs CAP_SYS_ADMIN in the
 /// guest's user namespace; capabilities are dropped when nothing needs them any more.
-const BEFORE: [(&str, &str); 19] = [
+const BEFORE: [(&str, &str); 28] = [
     ("hold-read-only", "pivot-root"),
     ("idmap-in-place", "mount-overlay"),
     ("attach-disk", "mount-overlay"),
@@ -48,19 +85,29 @@ const BEFORE: [(&str, &str); 19] = [
     ("mount-tmpfs", "pivot-root"),
     ("populate-dev", "pivot-root"),
     ("bind-read-only", "pivot-root"),
+    ("populate-dev", "show-envd"),
+    ("show-envd", "pivot-root"),
     // Descriptors come in this order, and nothing of a volume may lie under what the sandbox itself is given.
     ("attach-disk", MOUNT_VOLUME),
     ("bind-read-only", MOUNT_VOLUME),
     (MOUNT_VOLUME, "pivot-root"),
-    ("new-time-namespace", "pivot-root"),
     ("pivot-root", "clone-pid-1"),
+    ("clone-pid-1", "new-session"),
     ("clone-pid-1", "mount-proc"),
     ("mount-proc", "mask-proc"),
     ("mask-proc", "become-guest-root"),
+    // The time namespace belongs to whoever's user namespace this is, and the filter refuses to make one.
+    ("become-guest-root", "new-time-namespace"),
+    ("new-time-namespace", "install-seccomp"),
     ("become-guest-root", "restrict-scope"),
     ("restrict-scope", "install-seccomp"),
     ("become-guest-root", "install-seccomp"),
     ("install-seccomp", "keep-capabilities"),
+    ("hold-read-only", "cover-preload"),
+    ("mount-whole-proc", "pivot-root"),
+    ("cover-preload", "pivot-root"),
+    ("pivot-root", "become-guest-root"),
+    ("become-guest-root", "resume-time-namespace"),
 ];
 
 /// Checks a plan against the rules above.
@@ -69,7 +116,16 @@ const BEFORE: [(&str, &str); 19] = [
 /// The first rule that is broken.
 pub fn validate(plan: &LaunchPlan) -> Result<(), PlanViolation> {
     let names: Vec<&'static str> = plan.steps.iter().map(LaunchStep::name).collect();
-    for step in ONCE {
+    let restores = names.last() == Some(&EXEC_RESTORER);
+    let (once, foreign): (&[_], &[_]) = if restores {
+        (&ONCE_OF_RESTORES, &OF_LAUNCHES)
+    } else {
+        (&ONCE, &OF_RESTORES)
+    };
+    if let Some(step) = names.iter().copied().find(|name| foreign.contains(name)) {
+        return Err(PlanViolation::Foreign { step });
+    }
+    for step in once.iter().copied() {
         let count = names.iter().filter(|name| **name == step).count();
         if count != 1 {
             return Err(PlanViolation::Count { step, count });
@@ -84,7 +140,7 @@ pub fn validate(plan: &LaunchPlan) -> Result<(), PlanViolation> {
             return Err(PlanViolation::Order { first, second });
         }
     }
-    if names.last() == Some(&"exec-envd") {
+    if restores || names.last() == Some(&"exec-envd") {
         Ok(())
     } else {
         Err(PlanViolation::NotLast)

@@ -3,8 +3,9 @@
 use std::io;
 
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Uid, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, Gid, Uid, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 /// Highest capability number that may exist; kernels refuse the ones they do not have.
@@ -43,6 +44,33 @@ pub fn keep_only(keep: &[u8]) -> io::Result<()> {
             inheritable: CapabilitySet::empty(),
         },
     )?;
+    Ok(())
+}
+
+/// Becomes another user and group, without any other groups, and keeps every capability that this thread has, also for
+/// the program that it becomes.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn become_with_all(id: u32) -> io::Result<()> {
+    set_keep_capabilities(true)?;
+    set_thread_groups(&[])?;
+    let gid = Gid::from_raw(id);
+    set_thread_res_gid(gid, gid, gid)?;
+    let uid = Uid::from_raw(id);
+    set_thread_res_uid(uid, uid, uid)?;
+    let permitted = rustix::thread::capabilities(None)?.permitted;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: permitted,
+            permitted,
+            inheritable: permitted,
+        },
+    )?;
+    for capability in permitted.iter() {
+        configure_capability_in_ambient_set(capability, true)?;
+    }
     Ok(())
 }
 

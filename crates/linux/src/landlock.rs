@@ -8,7 +8,6 @@ pub const ABI_WITH_SCOPES: u32 = 6;
 
 // linux/landlock.h
 const CREATE_RULESET_VERSION: u32 = 1;
-const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
 const SCOPE_SIGNAL: u64 = 2;
 
 /// `struct landlock_ruleset_attr`.
@@ -34,8 +33,9 @@ pub fn abi() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// Puts this thread and everything it starts into a domain of its own: no signals to processes outside of it, no
-/// connections to abstract UNIX sockets made outside of it, and no tracing of processes outside of it.
+/// Puts this thread and everything it starts into a domain of its own: no signals to processes outside of it, and no
+/// tracing of processes outside of it. Abstract UNIX sockets are left to the network namespace, which has its own names
+/// for them; with that scope, too, what writes a checkpoint could not be talked to by the code it puts into processes.
 /// `no_new_privs` is not set: the caller holds `CAP_SYS_ADMIN` in its user namespace, which the kernel accepts instead.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub fn restrict_scope() -> io::Result<()> {
     let attributes = RulesetAttributes {
         handled_access_fs: 0,
         handled_access_net: 0,
-        scoped: SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL,
+        scoped: SCOPE_SIGNAL,
     };
     // SAFETY: landlock_create_ruleset(2) reads the structure, whose size is given, during the call only.
     let ruleset = unsafe {

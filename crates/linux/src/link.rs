@@ -163,6 +163,21 @@ impl Netlink {
         )
     }
 
+    /// Takes an address away again.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` when the link does not have it.
+    pub fn remove_address(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = 32;
+        message.header.index = index;
+        message
+            .attributes
+            .push(AddressAttribute::Local(IpAddr::V4(address)));
+        self.acknowledged(RouteNetlinkMessage::DelAddress(message), 0)
+    }
+
     /// Adds a route to one address over a link directly.
     ///
     /// # Errors

@@ -173,6 +173,10 @@ pub fn set_attributes(
         propagation: 0,
         userns_fd,
     };
+    set_attr(mount, &attr)
+}
+
+fn set_attr(mount: impl AsFd, attr: &libc::mount_attr) -> io::Result<()> {
     // SAFETY: mount_setattr(2) reads `attr`, whose size is passed along, and the empty path; both outlive the call.
     let result = unsafe {
         libc::syscall(
@@ -180,7 +184,7 @@ pub fn set_attributes(
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            std::ptr::from_ref(&attr),
+            std::ptr::from_ref(attr),
             std::mem::size_of::<libc::mount_attr>(),
         )
     };
@@ -189,6 +193,47 @@ pub fn set_attributes(
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Makes a detached mount of a program: it can be read and run, whatever the mount that it lies on says, and nothing else.
+///
+/// # Errors
+/// When the path does not exist, or the caller may not change the mount's attributes.
+pub fn detached_program(path: &Path) -> io::Result<OwnedFd> {
+    let mount = detached_copy(path)?;
+    let attributes = Attributes {
+        read_only: true,
+        no_suid: true,
+        no_dev: true,
+        no_exec: false,
+    };
+    let attr = libc::mount_attr {
+        attr_set: u64::from(attributes.flags().bits()),
+        attr_clr: u64::from(MountAttrFlags::MOUNT_ATTR_NOEXEC.bits()),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attr(&mount, &attr)?;
+    Ok(mount)
+}
+
+/// Makes an empty file in a directory below another, to have something mounted on it. No link is followed, and nothing may
+/// be there by that name.
+///
+/// # Errors
+/// When the directory is not there, or the name is taken.
+pub fn make_file_below(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
+    let (Some(directory), Some(name)) = (relative.parent(), relative.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = open_below(root, directory)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(
+        directory,
+        name,
+        flags | OFlags::RDONLY,
+        Mode::from_raw_mode(0o444),
+    )?)
 }
 
 /// Opens a path below a directory without following any link and without leaving it. For mount points.
@@ -237,6 +282,41 @@ pub fn make_directory_in(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
         };
     }
     Ok(at)
+}
+
+/// Opens a file as a process would that has this directory for a root: links are followed, and lead nowhere else. `None`
+/// when there is no such file.
+///
+/// # Errors
+/// When something on the way cannot be passed.
+pub fn open_file_in(root: &Path, relative: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&root, relative, flags, Mode::empty(), resolve) {
+        Ok(file) => Ok(Some(file)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Detaches the mount at a path, whoever still uses it.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(unmount(path, UnmountFlags::DETACH)?)
+}
+
+/// Detaches the mount whose root is open.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn detach_open(root: impl AsFd) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+    detach(Path::new(&path))
 }
 
 /// Makes `new_root` the root directory and detaches the old one.

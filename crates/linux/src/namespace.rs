@@ -4,7 +4,7 @@
 //! The one exception is [`enter_network`], which moves just the calling thread.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -41,6 +41,34 @@ pub fn enter_user(namespace: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this process into a mount namespace; root and working directory are that one's root then.
+///
+/// # Errors
+/// When `namespace` is not one, or the caller may not.
+pub fn enter_mount(namespace: impl AsFd) -> io::Result<()> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    Ok(())
+}
+
+/// Moves this process into the mount, IPC and UTS namespaces of a sandbox.
+///
+/// # Errors
+/// When the caller may not.
+pub fn enter_mount_ipc_uts(namespaces: &Owned) -> io::Result<()> {
+    enter_mount(&namespaces.mount)?;
+    let others = [
+        (
+            &namespaces.ipc,
+            LinkNameSpaceType::InterProcessCommunication,
+        ),
+        (&namespaces.uts, LinkNameSpaceType::HostNameAndNISDomainName),
+    ];
+    for (namespace, kind) in others {
+        move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+    }
+    Ok(())
+}
+
 /// Opens a namespace of a process, for example `open(Path::new("/proc/self/ns/net"))`.
 ///
 /// # Errors
@@ -49,18 +77,36 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(File::open(path)?.into())
 }
 
-/// Makes a user namespace in which inner ids `0..count` are the host's `uid_base..`, for users and groups alike.
-/// The namespace lives as long as the returned descriptor or a process in it.
+/// A user namespace and namespaces that it owns. Each lives as long as its descriptor or a process in it.
+#[derive(Debug)]
+pub struct Owned {
+    /// The user namespace.
+    pub user: OwnedFd,
+    /// A copy of the caller's mounts.
+    pub mount: OwnedFd,
+    /// An empty network.
+    pub network: OwnedFd,
+    /// No shared memory, no queues.
+    pub ipc: OwnedFd,
+    /// The caller's host name.
+    pub uts: OwnedFd,
+}
+
+/// Makes a user namespace in which inner ids `0..count` are the host's `uid_base..`, for users and groups alike, and
+/// mount, network, IPC and UTS namespaces that belong to it. The caller stays where it is.
 ///
-/// Its owner is `uid_base`, not root: the kernel counts inotify instances, message queues, pending signals and more
+/// The user namespace's owner is `uid_base`, not root: the kernel counts inotify instances, message queues, pending signals and more
 /// not only against a user inside but also against the owner outside (`kernel/ucount.c`). With one owner for all
 /// namespaces, each could use up what all of them and the host's root have.
 ///
+/// The ids are mapped when the network is there already: what it has below `/proc/net` then belongs to the host's root,
+/// because at its birth there was no root inside.
+///
 /// # Errors
-/// When the kernel refuses to make it or to map the ids.
-pub fn create_user_namespace(uid_base: u32, count: u32) -> io::Result<OwnedFd> {
-    let pid = capability::with_effective_uid(uid_base, clone_into_user_namespace)?;
-    let result = map_ids(pid, uid_base, count);
+/// When the kernel refuses to make one or to map the ids.
+pub fn create_owned(uid_base: u32, count: u32) -> io::Result<Owned> {
+    let pid = capability::with_effective_uid(uid_base, clone_into_namespaces)?;
+    let result = map_ids(pid, uid_base, count).and_then(|()| open_owned(pid));
     let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(child) = child {
         rustix::process::kill_process(child, rustix::process::Signal::KILL)?;
@@ -69,9 +115,15 @@ pub fn create_user_namespace(uid_base: u32, count: u32) -> io::Result<OwnedFd> {
     result
 }
 
-/// A process that does nothing, in a new user namespace. Gives its number.
-fn clone_into_user_namespace() -> io::Result<i64> {
-    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+/// A process that does nothing, in new namespaces: the kernel makes that of users first, and the others belong to it.
+/// Gives its number.
+fn clone_into_namespaces() -> io::Result<i64> {
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::SIGCHLD;
     // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, and
     // the child calls only pause(2) until it is killed.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
@@ -87,31 +139,108 @@ fn clone_into_user_namespace() -> io::Result<i64> {
     Ok(pid)
 }
 
-fn map_ids(pid: i64, uid_base: u32, count: u32) -> io::Result<OwnedFd> {
+fn map_ids(pid: i64, uid_base: u32, count: u32) -> io::Result<()> {
     let map = format!("0 {uid_base} {count}\n");
     fs::write(format!("/proc/{pid}/uid_map"), &map)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &map)?;
-    open(Path::new(&format!("/proc/{pid}/ns/user")))
+    fs::write(format!("/proc/{pid}/gid_map"), &map)
 }
 
-/// Enters a new time namespace for the children of this process, whose clocks since boot begin at zero.
-///
-/// # Errors
-/// When the kernel has no time namespaces or refuses the offsets.
-pub fn unshare_time_from_zero() -> io::Result<()> {
-    // Not in rustix's flags: CLONE_NEWTIME shares its bit with the exit signal of clone(2).
-    const CLONE_NEWTIME: libc::c_int = 0x80;
-    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // SAFETY: unshare(2) takes an integer; a time namespace affects only children of this process.
-    if unsafe { libc::unshare(CLONE_NEWTIME) } < 0 {
-        return Err(io::Error::last_os_error());
+fn open_owned(pid: i64) -> io::Result<Owned> {
+    let named = |name: &str| open(Path::new(&format!("/proc/{pid}/ns/{name}")));
+    Ok(Owned {
+        user: named("user")?,
+        mount: named("mnt")?,
+        network: named("net")?,
+        ipc: named("ipc")?,
+        uts: named("uts")?,
+    })
+}
+
+/// What a time namespace is made with. Taken while this process still has the host's clocks and rights.
+#[derive(Debug)]
+pub struct Clocks {
+    boot_seconds: i64,
+    monotonic_seconds: i64,
+    /// `/proc/self/timens_offsets` of the process that will enter.
+    offsets: Option<File>,
+}
+
+impl Clocks {
+    /// Reads the clocks. Nothing that is to live in the namespace may have been started before: its start would lie
+    /// before the namespace's zero.
+    #[must_use]
+    pub fn now() -> Self {
+        let seconds = |id| rustix::time::clock_gettime(id).tv_sec;
+        Self {
+            boot_seconds: seconds(rustix::time::ClockId::Boottime),
+            monotonic_seconds: seconds(rustix::time::ClockId::Monotonic),
+            offsets: None,
+        }
     }
-    let offsets = format!(
-        "boottime -{} 0\nmonotonic -{} 0\n",
-        boot.tv_sec, monotonic.tv_sec
-    );
-    fs::write("/proc/self/timens_offsets", offsets)
+
+    /// Opens what [`Clocks::enter_from_zero`] will write, which the host's root may do and root inside may not.
+    ///
+    /// # Errors
+    /// When the kernel has no time namespaces.
+    pub fn open_offsets(&mut self) -> io::Result<()> {
+        let offsets = File::options()
+            .write(true)
+            .open("/proc/self/timens_offsets")?;
+        self.offsets = Some(offsets);
+        Ok(())
+    }
+
+    /// Enters a new time namespace, whose clocks since boot began at zero when these were read. It belongs to the user
+    /// namespace that this process is in.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the offsets are not open.
+    pub fn enter_from_zero(self) -> io::Result<()> {
+        let offsets = [
+            -1_000_000_000 * self.boot_seconds,
+            -1_000_000_000 * self.monotonic_seconds,
+        ];
+        self.enter(offsets)
+    }
+
+    /// Enters a new time namespace, whose clocks go on from these readings now.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the offsets are not open.
+    pub fn enter_from(self, boottime_ns: i64, monotonic_ns: i64) -> io::Result<()> {
+        let now = |id| {
+            let now = rustix::time::clock_gettime(id);
+            now.tv_sec * 1_000_000_000 + now.tv_nsec
+        };
+        let offsets = [
+            boottime_ns - now(rustix::time::ClockId::Boottime),
+            monotonic_ns - now(rustix::time::ClockId::Monotonic),
+        ];
+        self.enter(offsets)
+    }
+
+    fn enter(self, [boot, monotonic]: [i64; 2]) -> io::Result<()> {
+        // Not in rustix's flags: CLONE_NEWTIME shares its bit with the exit signal of clone(2).
+        const CLONE_NEWTIME: libc::c_int = 0x80;
+        let mut file = self.offsets.ok_or(io::ErrorKind::NotFound)?;
+        // SAFETY: unshare(2) takes an integer; with this flag it changes what children of this process get.
+        if unsafe { libc::unshare(CLONE_NEWTIME) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The kernel wants the part below a second to be positive.
+        let line = |name: &str, offset: i64| {
+            let (seconds, rest) = (
+                offset.div_euclid(1_000_000_000),
+                offset.rem_euclid(1_000_000_000),
+            );
+            format!("{name} {seconds} {rest}\n")
+        };
+        let offsets = line("boottime", boot) + &line("monotonic", monotonic);
+        file.write_all(offsets.as_bytes())?;
+        let made = open(Path::new("/proc/self/ns/time_for_children"))?;
+        move_into_link_name_space(made.as_fd(), Some(LinkNameSpaceType::Time))?;
+        Ok(())
+    }
 }
 
 /// Which side of [`clone_pid1`] this is.
@@ -166,6 +295,27 @@ pub fn clone_pid1() -> io::Result<Cloned> {
 fn zeroed_clone_args() -> libc::clone_args {
     // SAFETY: clone_args is a struct of u64 fields, for which all zeroes is a valid value meaning "unset".
     unsafe { std::mem::zeroed() }
+}
+
+/// Runs something in a child that stands in a PID namespace, and gives the child's exit code.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the child was killed.
+pub fn among_processes_of(namespace: impl AsFd, work: impl FnOnce() -> u8) -> io::Result<u8> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+    // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, so
+    // every lock is free in the child, which ends by exit.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        std::process::exit(i32::from(work()));
+    }
+    let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let status = waitpid(child, WaitOptions::empty())?.and_then(|(_, status)| status.exit_status());
+    let code = status.and_then(|code| u8::try_from(code).ok());
+    code.ok_or_else(|| io::Error::other("it was killed"))
 }
 
 /// The inode number of a namespace, which identifies it among those alive.

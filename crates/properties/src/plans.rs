@@ -2,14 +2,14 @@
 
 use std::fmt::{Debug, Display};
 
-use soulbox_launch_plan::{LaunchPlan, Reply, SlotPlan, validate};
+use soulbox_launch_plan::{LaunchPlan, Order, Reply, SlotPlan, validate};
 
-/// Input: which of the three, then its bytes.
+/// Input: which of the four, then its bytes.
 pub(crate) fn plans(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else {
         return;
     };
-    match kind % 3 {
+    match kind % 4 {
         0 => {
             if let Ok(plan) = SlotPlan::decode(bytes) {
                 comes_back(&plan, SlotPlan::encode, SlotPlan::decode);
@@ -22,8 +22,16 @@ pub(crate) fn plans(data: &[u8]) {
                 printable(&plan);
                 if validate(&plan).is_ok() {
                     let last = plan.steps.last().map(soulbox_launch_plan::LaunchStep::name);
-                    assert_eq!(last, Some("exec-envd"));
+                    assert!(
+                        matches!(last, Some("exec-envd" | "exec-restorer")),
+                        "{last:?}"
+                    );
                 }
+            }
+        }
+        2 => {
+            if let Ok(order) = Order::decode(bytes) {
+                comes_back(&order, Order::encode, Order::decode);
             }
         }
         _ => {

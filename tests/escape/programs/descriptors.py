@@ -20,7 +20,7 @@ def runtime_pids():
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.readlink(f"/proc/{pid}/exe").startswith("/memfd:"):
+            if os.readlink(f"/proc/{pid}/exe").startswith(("/memfd:", "/dev/.envd")):
                 found.append(pid)
         except PermissionError:
             found.append(pid)

@@ -421,7 +421,7 @@ pub const SOCKETS: &[SocketRule] = &[
 
 // Not listed, and why:
 // mount, umount2, fsopen, fsmount, fsconfig, fspick, move_mount, open_tree, mount_setattr, pivot_root, statmount,
-//   listmount: the tree of mounts belongs to the host; path bugs in container runtimes began here.
+//   listmount: the tree of mounts is made by the host; path bugs in container runtimes began here.
 // setns, clone3: new namespaces (clone3 hides its flags behind a pointer, so it answers ENOSYS).
 // bpf, perf_event_open, userfaultfd, io_uring_*, vmsplice, kcmp, lookup_dcookie: kernel attack surface without a use here.
 // io_destroy, io_submit, io_getevents, io_cancel: nothing without a context, and io_setup makes none.

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{Mode, OFlags, SealFlags, fcntl_get_seals};
 use soulbox_types::slot::UIDS_PER_SLOT;
 
 use crate::commands::Sandbox;
@@ -50,12 +49,18 @@ fn every_namespace_is_its_own() {
     });
 }
 
+/// Those that a checkpoint must be able to make again belong to the sandbox's users, the others to the host's.
 #[test]
-fn namespaces_belong_to_the_host() {
+fn namespaces_belong_to_the_hosts_users_or_its_own() {
     on_stage(async |stage| {
         let sandbox = stage.create().await;
-        let host = namespace(Path::new("/proc/self"), "user");
-        let host = host.trim_start_matches("user:[").trim_end_matches(']');
+        let number = |proc: &Path| {
+            let link = namespace(proc, "user");
+            let number = link.trim_start_matches("user:[").trim_end_matches(']');
+            number.to_owned()
+        };
+        let (host, own) = (number(Path::new("/proc/self")), number(&sandbox.proc("")));
+        assert_ne!(host, own);
         let output = Command::new("lsns")
             .args([
                 "--noheadings",
@@ -74,7 +79,11 @@ fn namespaces_belong_to_the_host() {
             .collect();
         assert_eq!(owners.len(), NAMESPACES.len(), "{text}");
         for (kind, owner) in owners {
-            assert_eq!(owner, host, "owner of {kind}: {text}");
+            let expected = match kind {
+                "ipc" | "mnt" | "net" | "time" | "uts" => &own,
+                _ => &host,
+            };
+            assert_eq!(owner, expected, "owner of {kind}: {text}");
         }
     });
 }
@@ -205,20 +214,30 @@ fn every_process_is_filtered() {
 }
 
 #[test]
-fn envd_is_process_one_from_sealed_memory() {
+fn envd_is_process_one_from_a_file_that_stays() {
     on_stage(async |stage| {
         let sandbox = stage.create().await;
         let status = fs::read_to_string(sandbox.proc("status")).unwrap();
         assert_eq!(field(&status, "NSpid"), format!("{}\t1", sandbox.pid));
         let exe = fs::read_link(sandbox.proc("exe")).unwrap();
-        assert_eq!(exe, Path::new("/memfd:soulbox-envd (deleted)"));
-        let program = rustix::fs::open(sandbox.proc("exe"), OFlags::RDONLY, Mode::empty()).unwrap();
-        let seals = fcntl_get_seals(&program).unwrap();
-        assert!(
-            seals
-                .contains(SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE),
-            "{seals:?}"
-        );
+        assert_eq!(exe, Path::new("/dev/.envd"));
+        for attempt in [
+            "echo x >> /dev/.envd",
+            "echo x >> /proc/1/exe",
+            "truncate -s 0 /dev/.envd",
+            "rm -f /dev/.envd",
+            "mv /dev/.envd /dev/other",
+            "touch /dev/x && mv -f /dev/x /dev/.envd",
+            "chmod 777 /dev/.envd",
+            "chown 0 /dev/.envd",
+            "umount -l /dev/.envd",
+            "mount -o remount,bind,rw /dev/.envd",
+        ] {
+            assert!(!sandbox.succeeds("root", attempt).await, "{attempt}");
+        }
+        let shown = fs::read(sandbox.proc("root/dev/.envd")).unwrap();
+        assert!(shown == stage.needs.envd, "another program");
+        assert!(fs::read(sandbox.proc("exe")).unwrap() == stage.needs.envd);
     });
 }
 
@@ -363,6 +382,12 @@ fn envd_has_a_session_of_its_own_and_no_terminal() {
         assert_ne!(envd[2], own[2]);
         assert_ne!(envd[3], own[3]);
         assert_eq!(envd[4], "0");
+        // Both are the leader's own, also as seen inside.
+        let status = fs::read_to_string(sandbox.proc("status")).unwrap();
+        for name in ["NSsid", "NSpgid"] {
+            let expected = format!("{}\t1", sandbox.pid);
+            assert_eq!(field(&status, name), expected, "{name}");
+        }
     });
 }
 
@@ -392,42 +417,57 @@ fn envd_stands_in_the_new_root_with_a_bare_environment() {
     });
 }
 
-/// Connects to an abstract name and says the error number, 0 for none.
-const CONNECT_ABSTRACT: &str = "import json, socket, sys\ns = socket.socket(socket.AF_UNIX)\n\
-                                try: s.connect('\\0outside'); print(0)\nexcept OSError as e: print(e.errno)";
+/// Tries to end a process and says the error number, 0 for none.
+const END: &str = "import json, os, sys\ntry: os.kill(int(sys.argv[1]), 9); print(0)\nexcept OSError as e: print(e.errno)";
 
-/// Network namespaces hold the names of abstract sockets. Somebody outside who makes one in a sandbox's stays out of
-/// its reach all the same: the Landlock domain is a second wall where another has a hole.
+/// A process of the host that has come to stand among a sandbox's processes, under the very id of its root: the Landlock
+/// domain is a second wall where another has a hole.
 #[test]
-fn abstract_sockets_made_outside_are_out_of_reach() {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixListener};
+fn signals_do_not_leave_the_domain() {
     on_stage(async |stage| {
         if soulbox_linux::landlock::abi() < soulbox_linux::landlock::ABI_WITH_SCOPES {
             println!("SKIP the Landlock domain: this kernel has no scopes");
             return;
         }
         let sandbox = stage.create().await;
-        let network = fs::File::open(sandbox.proc("ns/net")).unwrap();
-        // Sockets belong to the namespace of the thread that makes them.
-        let listener = std::thread::spawn(move || {
-            soulbox_linux::namespace::enter_network(&network).unwrap();
-            UnixListener::bind_addr(&SocketAddr::from_abstract_name("outside").unwrap()).unwrap()
-        });
-        let listener = listener.join().unwrap();
-        let eperm = serde_json::json!(libc::EPERM);
-        assert_eq!(sandbox.python("root", CONNECT_ABSTRACT).await, eperm);
-        drop(listener);
-        // Among themselves they use them as ever, and signals, too.
+        let (base, envd) = (sandbox.slot.uid_base().to_string(), sandbox.pid.to_string());
+        let mut stranger = Command::new("nsenter")
+            .args(["--target", &envd, "--pid", "--"])
+            .args([
+                "setpriv",
+                "--reuid",
+                &base,
+                "--regid",
+                &base,
+                "--clear-groups",
+            ])
+            .args(["sleep", "65.4321"])
+            .spawn()
+            .unwrap();
+        let find = "import json, os\nfound = []\nfor p in filter(str.isdigit, os.listdir('/proc')):\n    \
+                    try: found += [int(p)] if b'65.4321' in open(f'/proc/{p}/cmdline', 'rb').read() and int(p) != os.getpid() else []\n    \
+                    except OSError: pass\nprint(json.dumps(found))";
+        let inside = loop {
+            let found = sandbox.python("root", find).await;
+            if let Some(number) = found.as_array().and_then(|found| found.first()) {
+                break number.to_string();
+            }
+        };
+        let output = sandbox.run("root", &["python3", "-c", END, &inside]).await;
+        assert_eq!(output.stdout.trim(), libc::EPERM.to_string(), "{output:?}");
+        assert!(stranger.try_wait().unwrap().is_none());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        // Among themselves they signal each other as ever, and find each other by abstract names.
+        assert_eq!(
+            sandbox.root("sleep 60 & kill $! && echo signalled").await,
+            "signalled\n"
+        );
         let inside = "import json, socket; a = socket.socket(socket.AF_UNIX); a.bind('\\0outside'); a.listen(); \
                       b = socket.socket(socket.AF_UNIX); b.connect('\\0outside'); print(json.dumps(True))";
         assert_eq!(
             sandbox.python("user", inside).await,
             serde_json::json!(true)
-        );
-        assert_eq!(
-            sandbox.root("sleep 60 & kill $! && echo signalled").await,
-            "signalled\n"
         );
     });
 }

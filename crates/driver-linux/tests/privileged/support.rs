@@ -200,6 +200,7 @@ impl Place {
             block: self.block,
             slots_ready,
             disk: self.disk,
+            criu_dir: std::env::var_os("SOULBOX_TEST_CRIU").map(PathBuf::from),
         };
         let programs = Programs {
             jail: &needs.jail,

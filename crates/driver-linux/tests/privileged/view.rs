@@ -107,6 +107,7 @@ fn mounts_are_exactly_the_planned_ones() {
         let mut expected: BTreeMap<String, &[&str]> = BTreeMap::from([
             ("/".to_owned(), ["rw", "nodev"].as_slice()),
             ("/dev".to_owned(), &["rw", "nosuid"]),
+            ("/dev/.envd".to_owned(), &["ro", "nosuid", "nodev"]),
             ("/dev/pts".to_owned(), &["rw", "nosuid", "noexec"]),
             ("/dev/shm".to_owned(), &["rw", "nosuid"]),
             ("/sys".to_owned(), read_only),
@@ -212,11 +213,12 @@ fn root_cannot_make_device_nodes() {
 
 #[test]
 fn devices_are_exactly_the_listed_ones() {
-    const LISTING: &str = "cd /dev && for f in $(find * | sort); do echo \"$f $(readlink $f) $(stat -c '%F %a %u %t:%T' $f)\"; done";
+    const LISTING: &str = "cd /dev && for f in $(find .[!.]* * | sort); do echo \"$f $(readlink $f) $(stat -c '%F %a %u %t:%T' $f)\"; done";
     on_stage(async |stage| {
         let sandbox = stage.create().await;
         let found = sandbox.root(LISTING).await;
         let expected = "\
+.envd  regular file 555 65534 0:0
 fd /proc/self/fd symbolic link 777 0 0:0
 full  character special file 666 0 1:7
 null  character special file 666 0 1:3
@@ -327,6 +329,32 @@ print(json.dumps([opened, refused > 300]))
     });
 }
 
+/// Settings that its own root would be allowed to write, because they are those of its network and its queues: only that
+/// the mount is read-only is in the way.
+#[test]
+fn settings_of_its_own_namespaces_stay() {
+    const OPEN_OWN: &str = r#"
+import errno, json, os
+only_the_mount, opened = 0, []
+for place, _, files in os.walk("/proc/sys"):
+    for name in files:
+        path = os.path.join(place, name)
+        try: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)); opened.append(path)
+        except OSError as error: only_the_mount += error.errno == errno.EROFS
+for place, _, files in os.walk("/proc/self/net"):
+    for name in files:
+        try: os.close(os.open(os.path.join(place, name), os.O_WRONLY | os.O_NONBLOCK)); opened.append(name)
+        except OSError: pass
+try: os.write(os.open("/proc/self/timens_offsets", os.O_WRONLY), b"monotonic 100 0\n"); opened.append("timens_offsets")
+except OSError: pass
+print(json.dumps([only_the_mount > 0, opened]))
+"#;
+    on_stage(async |stage| {
+        let sandbox = stage.create().await;
+        assert_eq!(sandbox.python("root", OPEN_OWN).await, json!([true, []]));
+    });
+}
+
 #[test]
 fn other_processes_are_invisible() {
     on_stage(async |stage| {
@@ -342,7 +370,7 @@ fn other_processes_are_invisible() {
         assert!(
             names
                 .lines()
-                .all(|name| ["cat", "sh", "sort", "memfd:soulbox-e"].contains(&name)),
+                .all(|name| ["cat", "sh", "sort", "envd"].contains(&name)),
             "{names}"
         );
     });

@@ -107,6 +107,7 @@ impl Claim {
             block: self.block,
             slots_ready,
             disk,
+            criu_dir: Some(soulbox_driver_linux::criu_dir(&self.data_dir)),
         };
         NamespaceDriver::new(&settings, programs)
             .context("this host cannot run sandboxes\nFIX: soulbox doctor")

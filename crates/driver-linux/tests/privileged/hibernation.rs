@@ -1,0 +1,202 @@
+//! Sandboxes that are written to disk and brought back. Needs CRIU: `SOULBOX_TEST_CRIU` names its directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::json;
+use soulbox_driver::{Driver as _, DriverError};
+
+use crate::commands::Sandbox;
+use crate::support::{Stage, names_in, on_stage, soon};
+
+/// Runs a test on a stage whose driver can write sandboxes to disk.
+fn on_stage_with_criu(test: impl AsyncFnOnce(&Stage)) {
+    if std::env::var_os("SOULBOX_TEST_CRIU").is_none() {
+        assert!(
+            std::env::var_os("SOULBOX_TEST_STRICT").is_none(),
+            "SOULBOX_TEST_CRIU is not set"
+        );
+        println!("SKIP: SOULBOX_TEST_CRIU names no directory with CRIU");
+        return;
+    }
+    on_stage(async |stage| {
+        stage.driver.hibernation().await.unwrap();
+        test(stage).await;
+        let left = names_in(&stage.place.data_dir.join("hibernated"));
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+async fn checkpoint(sandbox: &Sandbox) -> Result<(), DriverError> {
+    sandbox.guest.freeze().await.unwrap();
+    soon("checkpoint", sandbox.guest.checkpoint()).await
+}
+
+async fn again(stage: &Stage, sandbox: Sandbox) -> Sandbox {
+    checkpoint(&sandbox).await.unwrap();
+    let spec = sandbox.guest.spec().clone();
+    soon("the end", sandbox.guest.ended()).await;
+    drop(sandbox);
+    let guest = soon("restore", stage.driver.restore(&spec)).await.unwrap();
+    Sandbox::new(guest, &stage.place)
+}
+
+/// Counts in memory, talks to itself over TCP and by an abstract name, and answers on port 8000 what it has.
+const COUNTER: &str = r#"
+import json, os, socket, threading, time, zlib
+block = os.urandom(4 << 20); crc = zlib.crc32(block)
+count = 0
+listener = socket.create_server(("127.0.0.1", 0)); one = socket.create_connection(listener.getsockname()); other = listener.accept()[0]
+named = socket.socket(socket.AF_UNIX); named.bind("\0counter"); named.listen()
+deleted = open("/tmp/deleted", "w+b"); deleted.write(b"still here"); deleted.flush(); os.unlink("/tmp/deleted")
+began = time.monotonic()
+def tick():
+    global count
+    while True: count += 1; time.sleep(0.01)
+threading.Thread(target=tick, daemon=True).start()
+server = socket.create_server(("0.0.0.0", 8000)); print("up", flush=True)
+while True:
+    peer = server.accept()[0]
+    one.sendall(b"ping"); said = other.recv(4).decode()
+    client = socket.socket(socket.AF_UNIX); client.connect("\0counter"); client.close(); named.accept()[0].close()
+    deleted.seek(0)
+    peer.sendall(json.dumps([os.getpid(), count, zlib.crc32(block) == crc, said, deleted.read().decode(), time.monotonic() - began]).encode())
+    peer.close()
+"#;
+
+const ASK: &str = "import json, socket; s = socket.create_connection(('127.0.0.1', 8000)); print(s.makefile().read())";
+
+#[test]
+fn memory_processes_and_files_come_back() {
+    on_stage_with_criu(async |stage| {
+        let mut sandbox = stage.create().await;
+        let lines = COUNTER.replace('\'', "\"");
+        sandbox
+            .root(&format!("cat > /tmp/counter.py <<'END'\n{lines}\nEND\nsetsid nohup python3 -u /tmp/counter.py </dev/null >/tmp/said 2>&1 & until grep -q up /tmp/said; do :; done"))
+            .await;
+        sandbox
+            .root("echo kept > /root/kept; setsid nohup sleep 4321 </dev/null >/dev/null 2>&1 &")
+            .await;
+        let before = sandbox.python("root", ASK).await;
+        for _ in 0..3 {
+            sandbox = again(stage, sandbox).await;
+            assert_eq!(sandbox.root("cat /root/kept").await, "kept\n");
+        }
+        let after = sandbox.python("root", ASK).await;
+        assert_eq!(before[0], after[0], "{before} {after}");
+        assert!(before[1].as_i64() < after[1].as_i64(), "{before} {after}");
+        assert_eq!(after[2], json!(true));
+        assert_eq!(after[3], json!("ping"));
+        assert_eq!(after[4], json!("still here"));
+        let elapsed = after[5].as_f64().unwrap() - before[5].as_f64().unwrap();
+        assert!((0.0..60.0).contains(&elapsed), "{before} {after}");
+        assert_eq!(
+            sandbox.root("pgrep -c -x sleep").await.trim(),
+            "1",
+            "what was started before is there"
+        );
+        sandbox.guest.kill().await.unwrap();
+    });
+}
+
+/// What must be the same after it.
+async fn walls(sandbox: &Sandbox) -> serde_json::Value {
+    let status = fs::read_to_string(sandbox.proc("status")).unwrap();
+    let fields = ["Cap", "NoNewPrivs", "Seccomp", "Groups", "NStgid", "NSsid"];
+    let lines: Vec<String> = status
+        .lines()
+        .filter(|line| fields.iter().any(|name| line.starts_with(name)))
+        .map(|line| line.split('\t').next_back().unwrap_or_default().to_owned())
+        .collect();
+    let mounts = sandbox.root("cut -d' ' -f5,6 /proc/self/mountinfo").await;
+    let mounts: BTreeSet<&str> = mounts.lines().collect();
+    let inside = sandbox
+        .root("grep -E 'Cap|NoNewPrivs|Seccomp' /proc/self/status; cat /proc/self/uid_map | tr -s ' ' | cut -d' ' -f2,4; hostname; ulimit -Hc; ulimit -Hn")
+        .await;
+    json!([lines, mounts, inside])
+}
+
+#[test]
+fn walls_are_as_before() {
+    on_stage_with_criu(async |stage| {
+        let sandbox = stage.create().await;
+        // A loader that finds this would load it into the restorer.
+        sandbox.root("echo /tmp/evil.so > /etc/ld.so.preload").await;
+        let before = walls(&sandbox).await;
+        let sandbox = again(stage, sandbox).await;
+        assert_eq!(walls(&sandbox).await, before);
+        assert_eq!(
+            sandbox.root("cat /etc/ld.so.preload").await,
+            "/tmp/evil.so\n"
+        );
+        for attempt in [
+            "echo 1 > /proc/sys/net/ipv4/ip_forward",
+            "echo 1 > /proc/sys/kernel/shmmax",
+            "mount -t tmpfs none /mnt",
+            "unshare -r true",
+            "ip address add 1.2.3.4/32 dev lo",
+            "echo x >> /dev/.envd",
+        ] {
+            assert!(!sandbox.succeeds("root", attempt).await, "{attempt}");
+        }
+        let pids = sandbox.root("ls /proc | grep -c -x '[0-9]*'").await;
+        assert!(pids.trim().parse::<u32>().unwrap() < 10, "{pids}");
+        assert!(
+            !sandbox
+                .root("ip -4 -o address show dev lo")
+                .await
+                .contains("198.18."),
+            "the address of the time before stays"
+        );
+        sandbox.guest.kill().await.unwrap();
+    });
+}
+
+#[test]
+fn what_would_not_come_back_is_not_written_and_goes_on() {
+    on_stage_with_criu(async |stage| {
+        let sandbox = stage.create().await;
+        let running = checkpoint_of_running(&sandbox).await;
+        assert!(running.contains("it is not frozen"), "{running}");
+        for (make, reason) in [
+            ("echo x > /dev/shm/x", "there are files in its /dev/shm"),
+            ("rm /dev/shm/x; echo x > /dev/x", "it has made /dev/x"),
+        ] {
+            sandbox.root(make).await;
+            let error = checkpoint(&sandbox).await.unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+            sandbox.guest.thaw().await.unwrap();
+            assert_eq!(sandbox.root("echo alive").await, "alive\n");
+        }
+        // CRIU itself refuses what is being traced.
+        sandbox.root("rm /dev/x").await;
+        let traced = "import ctypes, os, time\npid = os.fork()\nif pid == 0:\n    ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), 19)\nos.waitpid(pid, 2); print('up', flush=True); time.sleep(600)";
+        let tracer = sandbox.serve("user", traced).await;
+        let error = checkpoint(&sandbox).await.unwrap_err().to_string();
+        eprintln!("{error}");
+        assert!(error.contains("cannot be kept on disk"), "{error}");
+        assert!(sandbox.guest.freeze().await.is_ok());
+        sandbox.guest.thaw().await.unwrap();
+        assert_eq!(sandbox.root("echo alive").await, "alive\n");
+        drop(tracer);
+        sandbox.guest.kill().await.unwrap();
+    });
+}
+
+async fn checkpoint_of_running(sandbox: &Sandbox) -> String {
+    let refused = soon("checkpoint", sandbox.guest.checkpoint()).await;
+    refused.unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_not_on_disk_is_not_brought_back() {
+    on_stage_with_criu(async |stage| {
+        let error = stage.driver.restore(&stage.spec()).await.unwrap_err();
+        assert!(error.to_string().contains("it is not on disk"), "{error}");
+        let sandbox = stage.create().await;
+        checkpoint(&sandbox).await.unwrap();
+        let id = sandbox.guest.spec().id.clone();
+        stage.driver.forget(&id).await.unwrap();
+        stage.driver.forget(&id).await.unwrap();
+    });
+}
