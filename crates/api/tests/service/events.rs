@@ -32,7 +32,7 @@ async fn lived(s: &Stack) -> String {
         .empty(204);
     s.post(
         format!("/v2/sandboxes/{id}/connect"),
-        json!({"timeout": 60}),
+        json!({"timeout": 60, "memory": false}),
     )
     .await
     .ok(201);
