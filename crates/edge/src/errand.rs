@@ -1,7 +1,8 @@
 //! One request's errand into a sandbox: a connection, the request sent, the head of the answer.
 //!
 //! What must stay true: a request is sent a second time only when the first sending cannot have had an effect, and
-//! once something was sent, the closing of the route breaks the stream off instead of answering it.
+//! once something was sent that may have had an effect, the closing of the route breaks the stream off instead of
+//! answering it.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -99,6 +100,9 @@ impl Errand<'_> {
         closed: &mut Closed,
     ) -> Outcome {
         let mut pooled = open.pool.take(self.port);
+        let looks_only = matches!(*request.method(), Method::GET | Method::HEAD)
+            && matches!(request.body(), RequestBody::Empty);
+        let headers = looks_only.then(|| request.headers().clone());
         loop {
             let reused = pooled.is_some();
             let mut upstream = match pooled.take() {
@@ -120,6 +124,10 @@ impl Errand<'_> {
                     return Outcome::Answered(response, drive);
                 }
                 Ok((Err(error), _)) => error,
+                Err(Broken::Closed) if let Some(headers) = &headers => {
+                    let gone = Refusal::NotFound;
+                    return Outcome::Refused(gone.response(&self.route.sandbox_id, headers));
+                }
                 Err(broken) => return Outcome::Broken(broken),
             };
             match error.take_message().or(spare).filter(|_| reused) {

@@ -150,17 +150,23 @@ async fn a_kill_resets_http2_with_internal_error_and_no_goaway() {
     inside.head().await;
     inside.send(&format!("{CHUNKED}5\r\nstart\r\n")).await;
     assert_eq!(client.wait(DATA, 1).await.payload, b"start");
-    // Another stream, of which not even the head has come.
+    // Another stream, of which not even the head has come: it only looks.
     client.get(3, "/other", "49983").await;
     accept(&server).await.head().await;
     world.kill();
-    let mut resets = Vec::new();
-    while resets.len() < 2 {
+    let (mut reset, mut answered) = (false, false);
+    while !(reset && answered) {
         let frame = client.next().await.unwrap();
-        assert!(frame.kind != GOAWAY && frame.kind != DATA, "{frame:?}");
+        assert_ne!(frame.kind, GOAWAY, "{frame:?}");
         if frame.kind == RST_STREAM {
-            assert_eq!(frame.payload, INTERNAL_ERROR);
-            resets.push(frame.stream);
+            assert_eq!(
+                (frame.stream, frame.payload.as_slice()),
+                (1, INTERNAL_ERROR.as_slice())
+            );
+            reset = true;
+        } else if frame.kind == DATA {
+            assert_eq!(frame.stream, 3, "{frame:?}");
+            answered = true;
         }
     }
     client.get(5, "/health", "49983").await;
@@ -178,12 +184,33 @@ async fn a_kill_before_the_head_breaks_off_too() {
     let world = World::start().await;
     let server = world.raw_server(49983).await;
     let mut client = world.client().await;
-    client.send(&request("GET", "/", 49983, "")).await;
+    let headers = "Content-Length: 0\r\n";
+    client.send(&request("POST", "/", 49983, headers)).await;
     let mut inside = accept(&server).await;
     inside.head().await;
     world.kill();
     assert!(!client.more().await, "no answer at all");
     gone(&mut inside).await;
+}
+
+#[tokio::test]
+async fn a_kill_answers_those_who_only_look() {
+    let world = World::start().await;
+    let server = world.raw_server(49983).await;
+    let mut client = world.client().await;
+    client.send(&request("GET", "/health", 49983, "")).await;
+    let mut inside = accept(&server).await;
+    inside.head().await;
+    world.kill();
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("The sandbox was not found"));
+    gone(&mut inside).await;
+    // And the connection serves on.
+    client
+        .send("GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.status, 200);
 }
 
 #[tokio::test]
