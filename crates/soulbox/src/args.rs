@@ -71,6 +71,8 @@ pub(crate) enum Command {
     /// Files that outlive sandboxes and that several can share
     #[command(subcommand, visible_alias = "vol")]
     Volume(VolumeCommand),
+    /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
+    Criu(CriuArgs),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -498,6 +500,14 @@ pub(crate) enum TemplateCommand {
         #[arg(default_value = "base")]
         name: String,
     },
+}
+
+/// `soulbox criu`
+#[derive(Debug, Args)]
+pub(crate) struct CriuArgs {
+    /// Debian mirror to take packages from [default: the host's own]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
 }
 
 /// `soulbox template bootstrap`
