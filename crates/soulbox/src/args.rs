@@ -71,8 +71,6 @@ pub(crate) enum Command {
     /// Files that outlive sandboxes and that several can share
     #[command(subcommand, visible_alias = "vol")]
     Volume(VolumeCommand),
-    /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
-    Criu(CriuArgs),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -86,6 +84,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
+    Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
     #[command(hide = true)]
     Helper {
