@@ -296,33 +296,8 @@ impl<'a> Bootstrap<'a> {
     /// The tool, started so that nothing of it outlives us: its mounts are in a namespace of its own, its processes in
     /// another whose first one dies with us.
     fn command(&self, host: &HostFacts, recipe: &Recipe, paths: &BuildPaths<'_>) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "umask 022 && exec \"$@\"", "soulbox-bootstrap"]);
-        if let (true, Some(setpriv), Some(unshare)) = (self.confine, &host.setpriv, &host.unshare) {
-            command.arg(setpriv).args(["--pdeathsig", "KILL", "--"]);
-            command.arg(unshare).args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--propagation",
-                "private",
-                "--",
-            ]);
-        }
-        command.args(recipe.command(paths)).env_clear();
-        command.env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        );
-        command.envs([
-            ("HOME", "/root"),
-            ("LC_ALL", "C.UTF-8"),
-            ("DEBIAN_FRONTEND", "noninteractive"),
-        ]);
-        command.envs(
-            std::env::vars_os().filter(|(name, _)| is_proxy_variable(&name.to_string_lossy())),
-        );
+        let mut command = tool_command(host, self.confine);
+        command.args(recipe.command(paths));
         command.envs(recipe.environment(paths));
         command
     }
@@ -394,6 +369,37 @@ impl<'a> Bootstrap<'a> {
     fn record_path(&self) -> PathBuf {
         self.work_dir().join("built.json")
     }
+}
+
+/// What a tool is started by, without the tool: nothing of it outlives us.
+pub(crate) fn tool_command(host: &HostFacts, confine: bool) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "umask 022 && exec \"$@\"", "soulbox-bootstrap"]);
+    if let (true, Some(setpriv), Some(unshare)) = (confine, &host.setpriv, &host.unshare) {
+        command.arg(setpriv).args(["--pdeathsig", "KILL", "--"]);
+        command.arg(unshare).args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+            "--",
+        ]);
+    }
+    command.env_clear();
+    command.env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command.envs([
+        ("HOME", "/root"),
+        ("LC_ALL", "C.UTF-8"),
+        ("DEBIAN_FRONTEND", "noninteractive"),
+    ]);
+    command
+        .envs(std::env::vars_os().filter(|(name, _)| is_proxy_variable(&name.to_string_lossy())));
+    command
 }
 
 fn is_proxy_variable(name: &str) -> bool {

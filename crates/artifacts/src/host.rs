@@ -101,6 +101,44 @@ impl HostFacts {
         Ok(())
     }
 
+    /// Program and arguments that unpack one package of a release, and those that it needs, into an empty directory.
+    /// Newer releases are signed with the keys of the last stable one, too.
+    pub(crate) fn extract(
+        &self,
+        mirror: Option<&str>,
+        release: &str,
+        package: &str,
+        into: &Path,
+    ) -> Result<Vec<String>, ArtifactError> {
+        if !self.is_root {
+            return Err(ArtifactError::NotRoot);
+        }
+        let program = self.mmdebstrap.as_ref().ok_or(ArtifactError::NoTool)?;
+        let newest = |(_, suites): &&(PathBuf, Vec<Suite>)| suites.contains(&Suite::Trixie);
+        let (keyring, _) =
+            self.keyrings
+                .iter()
+                .find(newest)
+                .ok_or_else(|| ArtifactError::NoKeyring {
+                    wanted: Suite::Trixie.description().into(),
+                })?;
+        let host = debian_mirrors(&self.apt_sources).archive;
+        let mirror = mirror.map_or(host, |mirror| Some(mirror.to_owned()));
+        let mirror = mirror.unwrap_or_else(|| DEFAULT_MIRROR.into());
+        let keyring = keyring.display();
+        let mut arguments = vec![program.display().to_string()];
+        let fixed = ["--mode=root", "--variant=extract", "--format=directory"];
+        arguments.extend(fixed.map(String::from));
+        let settings = reach_settings(&self.apt_config).into_iter();
+        arguments.extend(settings.map(|setting| format!("--aptopt={setting}")));
+        arguments.push(format!("--keyring={keyring}"));
+        arguments.push(format!("--include={package}"));
+        arguments.push(release.to_owned());
+        arguments.push(into.display().to_string());
+        arguments.push(format!("deb [signed-by={keyring}] {mirror} {release} main"));
+        Ok(arguments)
+    }
+
     /// The builds to try, best first: one per release whose keys are here.
     pub(crate) fn recipes(
         &self,
@@ -566,6 +604,37 @@ mod tests {
             tried(&none, &BootstrapOptions::default()),
             Err(ArtifactError::NoKeyring { .. })
         ));
+    }
+
+    #[test]
+    fn one_package_of_a_release_from_the_wanted_mirror() {
+        let facts = HostFacts {
+            is_root: true,
+            mmdebstrap: Some("/usr/bin/mmdebstrap".into()),
+            keyrings: vec![("/k".into(), vec![Suite::Trixie])],
+            apt_config: "Acquire::http::Proxy \"http://p\";\n".into(),
+            ..HostFacts::default()
+        };
+        let arguments = |mirror| facts.extract(mirror, "forky", "criu", Path::new("/d"));
+        let text = arguments(Some("http://mine/debian")).unwrap().join("\n");
+        assert!(
+            text.ends_with("forky\n/d\ndeb [signed-by=/k] http://mine/debian forky main"),
+            "{text}"
+        );
+        assert!(
+            text.contains("--aptopt=Acquire::http::Proxy \"http://p\"\n"),
+            "{text}"
+        );
+        assert!(arguments(None).unwrap().join(" ").contains(DEFAULT_MIRROR));
+        let keyless = HostFacts {
+            keyrings: Vec::new(),
+            ..facts
+        };
+        assert!(
+            keyless
+                .extract(None, "forky", "criu", Path::new("/d"))
+                .is_err()
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 pub mod artifacts;
 mod bootstrap;
+mod criu;
 pub mod digest;
 mod durable;
 mod error;

@@ -447,6 +447,18 @@ impl SlotCgroup {
         }
     }
 
+    /// What a process needs to write to that has opened the kept files as root of the guest: those themselves, and with one
+    /// hierarchy for all also the slot's, from where it moves processes.
+    #[must_use]
+    pub fn kept_files(&self) -> Vec<PathBuf> {
+        let mut files = self.limit_procs_files();
+        files.push(self.user_oom_file());
+        if let Hierarchies::Unified { root } = &self.hierarchies {
+            files.push(root.join(&self.relative).join("cgroup.procs"));
+        }
+        files
+    }
+
     /// The directory whose processes are stopped together.
     #[must_use]
     pub fn freezer_directory(&self) -> PathBuf {

@@ -287,7 +287,12 @@ impl NamespaceGuest {
                 reason: "it is not frozen".to_owned(),
             });
         }
-        self.refuse_on_full_host()?;
+        // What is in memory is copied, its disk is kept as it is.
+        let memory = self.cgroup.stats().map_err(failed)?.memory_used_bytes;
+        let full = self.host.disks.host_is_too_full_for(memory);
+        if full.map_err(failed)? {
+            return Err(DriverError::StorageFull);
+        }
         let disk = locked(&self.disk).take();
         let Some(Disk::Image(mut image)) = disk else {
             *locked(&self.disk) = disk;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use soulbox_linux::mount;
+use soulbox_types::id::random_label;
 
 /// Its name is what the kernel calls the process.
 const NAME: &str = "envd";
@@ -31,7 +32,8 @@ pub(crate) fn keep(covers: &Path, content: &[u8]) -> io::Result<PathBuf> {
         .recursive(true)
         .mode(0o755)
         .create(&directory)?;
-    let draft = directory.join("draft");
+    // A name of its own: two sandboxes of an earlier version may be brought back at once.
+    let draft = directory.join(format!("draft-{}", random_label(8)));
     let mut file = File::create(&draft)?;
     file.write_all(content)?;
     file.set_permissions(Permissions::from_mode(0o555))?;

@@ -7,11 +7,13 @@
 //! The traits use boxed futures so that `Arc<dyn Driver>` and `Arc<dyn Guest>` work;
 //! one allocation per call is nothing beside the system calls behind it.
 
+pub mod rehearsal;
 pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod volumes;
 
+pub use rehearsal::rehearse;
 pub use route::Route;
 pub use volumes::{VolumeAnswer, VolumeError, VolumeRequest};
 

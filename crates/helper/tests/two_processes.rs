@@ -298,7 +298,8 @@ async fn a_guest_goes_to_disk_and_comes_back_through_the_helper() {
     guest.freeze().await.unwrap();
     soon("the checkpoint", guest.checkpoint()).await.unwrap();
     soon("the end", guest.ended()).await;
-    assert_eq!(pair.remote.on_disk().await.unwrap(), [wanted.id.clone()]);
+    let there = pair.remote.on_disk().await.unwrap();
+    assert_eq!(there, std::slice::from_ref(&wanted.id));
     let other = SandboxSpec {
         envd_access_token: "another".to_owned(),
         ..wanted.clone()

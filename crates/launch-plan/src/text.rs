@@ -59,25 +59,7 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::AttachDisk { target }
         | LaunchStep::ShowEnvd { target }
         | LaunchStep::MountWholeProc { target } => write!(f, " {}", target.display())?,
-        LaunchStep::MountOverlay {
-            lower,
-            upper,
-            work,
-            target,
-            owner,
-            base,
-            two_disks,
-        } => {
-            let lower: Vec<_> = lower.iter().map(|p| p.display().to_string()).collect();
-            let (upper, work, target) = (upper.display(), work.display(), target.display());
-            write!(
-                f,
-                " {target} base={} lower={} upper={upper} work={work} owner={owner}{}",
-                base.display(),
-                lower.join(","),
-                if *two_disks { " two-disks" } else { "" }
-            )?;
-        }
+        LaunchStep::MountOverlay { .. } => overlay(f, step)?,
         LaunchStep::MountTmpfs {
             target,
             size_bytes,
@@ -118,16 +100,50 @@ pub(crate) fn launch_step(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Resu
         LaunchStep::SetRlimit { resource, value } => write!(f, " {resource:?}={value}")?,
         LaunchStep::KeepCapabilities { keep } => write!(f, " {keep:?}")?,
         LaunchStep::InstallSeccomp { program } => write!(f, " {} instructions", program.len())?,
-        LaunchStep::ResumeTimeNamespace {
-            boottime_ns,
-            monotonic_ns,
-        } => write!(f, " boottime={boottime_ns} monotonic={monotonic_ns}")?,
-        LaunchStep::ExecRestorer { loader, argv } => {
-            write!(f, " {} {}", loader.display(), argv.join(" "))?;
+        LaunchStep::ResumeTimeNamespace { .. } | LaunchStep::ExecRestorer { .. } => {
+            of_restores(f, step)?;
         }
         LaunchStep::ExecEnvd { argv } => write!(f, " {}", argv.join(" "))?,
     }
     writeln!(f)
+}
+
+fn overlay(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Result {
+    let LaunchStep::MountOverlay {
+        lower,
+        upper,
+        work,
+        target,
+        owner,
+        base,
+        two_disks,
+    } = step
+    else {
+        return Ok(());
+    };
+
+    let lower: Vec<_> = lower.iter().map(|p| p.display().to_string()).collect();
+    let (upper, work, target) = (upper.display(), work.display(), target.display());
+    write!(
+        f,
+        " {target} base={} lower={} upper={upper} work={work} owner={owner}{}",
+        base.display(),
+        lower.join(","),
+        if *two_disks { " two-disks" } else { "" }
+    )
+}
+
+fn of_restores(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Result {
+    match step {
+        LaunchStep::ResumeTimeNamespace {
+            boottime_ns,
+            monotonic_ns,
+        } => write!(f, " boottime={boottime_ns} monotonic={monotonic_ns}"),
+        LaunchStep::ExecRestorer { loader, argv } => {
+            write!(f, " {} {}", loader.display(), argv.join(" "))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn volume(f: &mut Formatter<'_>, step: &LaunchStep) -> fmt::Result {

@@ -98,6 +98,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
+    Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
     #[command(hide = true)]
     Helper {
@@ -548,6 +550,14 @@ pub(crate) enum TemplateCommand {
         #[arg(default_value = "base")]
         name: String,
     },
+}
+
+/// `soulbox criu`
+#[derive(Debug, Args)]
+pub(crate) struct CriuArgs {
+    /// Debian mirror to take packages from [default: the host's own]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
 }
 
 /// `soulbox template bootstrap`

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod branch;
 pub(crate) mod config;
 pub(crate) mod contents;
+pub(crate) mod criu;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 pub(crate) mod events;

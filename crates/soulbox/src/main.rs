@@ -122,6 +122,9 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             as_client(commands::webhook::run(&api, command, output))?;
         }
         Command::Bench(command) => return bench(&global, command, output),
+        Command::Criu(args) => {
+            commands::criu::fetch(&session::data_dir(&global)?, &args, output)?;
+        }
         Command::Doctor => return commands::doctor::run(&global, output),
         Command::Debug(DebugCommand::Plan { template }) => {
             commands::debug::plan(&session::data_dir(&global)?, &template, output)?;

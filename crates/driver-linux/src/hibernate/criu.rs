@@ -26,7 +26,7 @@ impl Criu {
     /// Looks into a directory. The error says what to do.
     pub(crate) fn find(files: &Path) -> Result<Self, String> {
         let shown = files.display();
-        let fix = "\nFIX: unpack Debian's package criu 4.2 and those it needs there, for example with: mmdebstrap --variant=extract --include=criu forky";
+        let fix = "\nFIX: soulbox criu";
         for part in [PARTS.0, PROGRAM] {
             if !files.join(part).exists() {
                 return Err(format!("{shown} has no {part}{fix}"));

@@ -61,7 +61,7 @@ impl Restore {
                 return Err(host_error("take up the disk of a sandbox", error));
             }
         };
-        match self.bring_back(criu, &mut slot, &files, &place, &record, &disk) {
+        match self.bring_back(criu, &mut slot, &files, (&place, &record), &disk) {
             Ok((pid, pidfd)) => {
                 if let Err(error) = place.remove() {
                     tracing::warn!(%error, sandbox.id = %self.spec.id, "what is on disk of a sandbox that runs stays");
@@ -111,8 +111,7 @@ impl Restore {
         criu: &Criu,
         slot: &mut Slot,
         files: &SandboxFiles,
-        place: &Place,
-        record: &Record,
+        (place, record): (&Place, &Record),
         disk: &Image,
     ) -> Result<(i32, OwnedFd), DriverError> {
         let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
@@ -155,7 +154,7 @@ impl Restore {
         let mut first = None;
         let attended = hooks.attend(&mut slot.jail, PATIENCE, |stage, pid| {
             if stage == "post-setup-namespaces" {
-                first = Some(self.take_over(slot.cgroup.processes()?, pid)?);
+                first = Some(self.take_over(&slot.cgroup.processes()?, pid)?);
                 let plan = proc_plan(&self.spec, pid, files, &places, facts);
                 let errand = Jail::order(&self.host.jail, &Order::Proc(plan));
                 errand.and_then(Jail::done).map_err(io::Error::other)?;
@@ -179,7 +178,7 @@ impl Restore {
     }
 
     /// The number is believed when it is one of the slot's processes.
-    fn take_over(&self, processes: Vec<i32>, pid: i32) -> io::Result<(i32, OwnedFd)> {
+    fn take_over(&self, processes: &[i32], pid: i32) -> io::Result<(i32, OwnedFd)> {
         let number = Pid::from_raw(pid).filter(|_| processes.contains(&pid));
         let number =
             number.ok_or_else(|| io::Error::other("its first process is not in its cgroups"))?;
@@ -204,8 +203,7 @@ impl Restore {
     /// The restorer opens them again, as root of the guest, which has no way to them but these descriptors.
     fn own_cgroup_files(&self, slot: &Slot) -> io::Result<()> {
         let owner = Some(slot.index.uid_base());
-        let mut files = slot.cgroup.limit_procs_files();
-        files.push(slot.cgroup.user_oom_file());
+        let files = slot.cgroup.kept_files();
         files.iter().try_for_each(|file| chown(file, owner, owner))
     }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 use soulbox_driver::{Driver as _, DriverError};
 
 use crate::commands::Sandbox;
-use crate::support::{Stage, names_in, on_stage, soon};
+use crate::support::{Stage, in_place, names_in, on_stage, soon, spec};
 
 /// Runs a test on a stage whose driver can write sandboxes to disk.
 fn on_stage_with_criu(test: impl AsyncFnOnce(&Stage)) {
@@ -183,6 +184,32 @@ fn what_would_not_come_back_is_not_written_and_goes_on() {
     });
 }
 
+/// Everything is written and nothing has ended when the disk cannot get its other name: CRIU is told no, and hears it.
+#[test]
+fn a_no_at_the_last_moment_leaves_the_sandbox_alive() {
+    on_stage_with_criu(async |stage| {
+        let sandbox = stage.create().await;
+        sandbox
+            .root("setsid nohup sleep 4321 </dev/null >/dev/null 2>&1 &")
+            .await;
+        let place = stage.place.data_dir.join("hibernated");
+        let run = |program: &str, arguments: &[&str]| {
+            let status = Command::new(program).args(arguments).arg(&place).status();
+            assert!(status.unwrap().success(), "{program}");
+        };
+        run("mount", &["-t", "tmpfs", "none"]);
+        let refused = checkpoint(&sandbox).await;
+        run("umount", &["--lazy"]);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("cross-device"), "{refused}");
+        sandbox.guest.thaw().await.unwrap();
+        assert_eq!(sandbox.root("pgrep -c -x sleep").await, "1\n");
+        let sandbox = again(stage, sandbox).await;
+        assert_eq!(sandbox.root("pgrep -c -x sleep").await, "1\n");
+        sandbox.guest.kill().await.unwrap();
+    });
+}
+
 async fn checkpoint_of_running(sandbox: &Sandbox) -> String {
     let refused = soon("checkpoint", sandbox.guest.checkpoint()).await;
     refused.unwrap_err().to_string()
@@ -198,5 +225,66 @@ fn what_is_not_on_disk_is_not_brought_back() {
         let id = sandbox.guest.spec().id.clone();
         stage.driver.forget(&id).await.unwrap();
         stage.driver.forget(&id).await.unwrap();
+    });
+}
+
+#[test]
+fn a_rehearsal_tells_whether_it_works_here_and_leaves_nothing() {
+    on_stage_with_criu(async |stage| {
+        let wanted = stage.spec();
+        let rehearsal = soulbox_driver::rehearse(&stage.driver, &wanted);
+        soon("the rehearsal", rehearsal).await.unwrap();
+    });
+}
+
+/// Each server finds what the one before has left: on disk, or running again.
+#[test]
+fn servers_may_change_before_and_after() {
+    if std::env::var_os("SOULBOX_TEST_CRIU").is_none() {
+        println!("SKIP: SOULBOX_TEST_CRIU names no directory with CRIU");
+        return;
+    }
+    in_place(async |place, needs| {
+        let wanted = spec(&needs);
+        let first = place.driver(&needs, 0);
+        first.adopt().await.unwrap();
+        let guest = first.create(&wanted).await.unwrap();
+        let sandbox = Sandbox::new(guest, &place);
+        sandbox.root("echo kept > /root/kept").await;
+        checkpoint(&sandbox).await.unwrap();
+        drop(sandbox);
+        first.shutdown().await;
+        drop(first);
+
+        let second = place.driver(&needs, 0);
+        assert!(second.adopt().await.unwrap().is_empty());
+        let there = second.on_disk().await.unwrap();
+        assert_eq!(there, std::slice::from_ref(&wanted.id));
+        let guest = second.restore(&wanted).await.unwrap();
+        drop(Sandbox::new(guest, &place));
+        second.shutdown().await;
+        drop(second);
+
+        // As when a server dies after all is written and before the sandbox has ended.
+        let hibernated = place.data_dir.join("hibernated").join(wanted.id.as_str());
+        let disks = place.data_dir.join("disks");
+        let disk = disks.join(&names_in(&disks)[0]);
+        fs::create_dir(&hibernated).unwrap();
+        fs::rename(&disk, hibernated.join("disk.img")).unwrap();
+        fs::write(hibernated.join("record.json"), "{}").unwrap();
+
+        let third = place.driver(&needs, 0);
+        let mut found = third.adopt().await.unwrap();
+        assert!(third.on_disk().await.unwrap().is_empty());
+        assert!(disk.exists() && !hibernated.exists());
+        let sandbox = Sandbox::new(found.remove(0), &place);
+        assert_eq!(sandbox.root("cat /root/kept").await, "kept\n");
+        assert!(sandbox.guest.stats().await.unwrap().disk_used_bytes > 0);
+        sandbox.guest.kill().await.unwrap();
+        // Who has a guest has its network.
+        drop((sandbox, found));
+        third.settle().await;
+        third.shutdown().await;
+        place.expect_empty().await;
     });
 }

@@ -211,7 +211,7 @@ fn find(data_dir: &Path, name: &str) -> Result<(Artifacts, TemplateManifest), Fa
     Ok((artifacts, manifest))
 }
 
-fn artifact(error: &ArtifactError) -> Failure {
+pub(crate) fn artifact(error: &ArtifactError) -> Failure {
     let fix = error.fix();
     let what = error.to_string();
     let failure = match error.kind() {
