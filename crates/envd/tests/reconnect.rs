@@ -2,7 +2,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a failure of a helper is a failure of the test"
+    clippy::needless_pass_by_value,
+    reason = "a failure of a helper is a failure of the test, and literals read best where they are used"
 )]
 
 mod common;

@@ -311,6 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::too_many_lines, reason = "one life in order")]
     async fn a_life_is_told_once_and_in_order() {
         let store = temp_store().await;
         let team = store.default_team().await.unwrap().id;

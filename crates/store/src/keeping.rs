@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(store.overdue_snapshots(now).await.unwrap(), []);
         let later = Timestamp(now.0 + 3 * DAY);
         let found = store.overdue_snapshots(later).await.unwrap();
-        assert_eq!(found, [taken.template.clone()]);
+        assert_eq!(found, std::slice::from_ref(&taken.template));
         let mut user = record(&other.id, now.0, None);
         user.template_id = taken.template;
         store.insert_sandbox(&user).await.unwrap();

@@ -659,6 +659,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::too_many_lines, reason = "one life in order")]
     async fn a_record_comes_back_as_it_was() {
         let (store, team, other) = fixture().await;
         let full = record(&team.id, 1, Some(&[("a", "1"), ("b", "2")]));

@@ -26,6 +26,7 @@ pub(super) fn operations() -> Vec<Operation> {
         volume_content(),
         secrets(),
         nodes(),
+        keeping(),
         mass_actions(),
     ]
     .into_iter()
@@ -291,25 +292,9 @@ fn nodes() -> Vec<Operation> {
     ]
 }
 
-fn mass_actions() -> Vec<Operation> {
+/// What is kept, and for how long.
+fn keeping() -> Vec<Operation> {
     vec![
-        operation(
-            "GET",
-            "/admin/sandboxes/running-counts",
-            "countRunningSandboxes",
-            "Running sandboxes by team.",
-        )
-        .of(Caller::Operator)
-        .answers::<RunningCounts>(),
-        operation(
-            "POST",
-            "/admin/teams/{teamID}/sandboxes/kill",
-            "killSandboxesOfTeam",
-            "Kills every sandbox of a team.",
-        )
-        .of(Caller::Operator)
-        .answers::<SandboxKillResult>()
-        .refuses(&[404]),
         operation(
             "POST",
             "/admin/gc",
@@ -338,6 +323,28 @@ fn mass_actions() -> Vec<Operation> {
         .of(Caller::Operator)
         .takes::<Retention>()
         .answers::<Retention>()
+        .refuses(&[404]),
+    ]
+}
+
+fn mass_actions() -> Vec<Operation> {
+    vec![
+        operation(
+            "GET",
+            "/admin/sandboxes/running-counts",
+            "countRunningSandboxes",
+            "Running sandboxes by team.",
+        )
+        .of(Caller::Operator)
+        .answers::<RunningCounts>(),
+        operation(
+            "POST",
+            "/admin/teams/{teamID}/sandboxes/kill",
+            "killSandboxesOfTeam",
+            "Kills every sandbox of a team.",
+        )
+        .of(Caller::Operator)
+        .answers::<SandboxKillResult>()
         .refuses(&[404]),
         operation(
             "POST",

@@ -42,7 +42,10 @@ async fn a_snapshot_is_a_build_and_its_sandbox_goes_on() {
     let id = world.create(300).await;
     let before = world.sandboxes.get(&world.team.id, &id).await.unwrap();
     let taken = snapshot(&world, &id, Some("work:v1")).await.unwrap();
-    assert_eq!(snapshots(&world, &world.team).await, [taken.clone()]);
+    assert_eq!(
+        snapshots(&world, &world.team).await,
+        std::slice::from_ref(&taken)
+    );
     let guest = world.driver.guest(&id).unwrap();
     assert!(!guest.is_frozen() && world.sandboxes.route(&id).is_some());
     let after = world.sandboxes.get(&world.team.id, &id).await.unwrap();
