@@ -50,15 +50,25 @@ pub struct GarbageCollected {
     pub in_use: usize,
 }
 
-/// Days after which a team's state is let go that nobody deletes; null keeps it.
+/// Body of `PUT /admin/teams/{teamID}/retention`: as [`TeamRetention`]; what is absent is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Retention {
+pub struct NewTeamRetention {
     /// After the pause of a sandbox.
     #[schemars(range(min = 1, max = 36500))]
     pub paused_days: Option<u32>,
     /// After the last snapshot under the same id was taken, when no sandbox uses it.
     #[schemars(range(min = 1, max = 36500))]
+    pub snapshot_days: Option<u32>,
+}
+
+/// Days after which a team's state is let go that nobody deletes; null keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TeamRetention {
+    /// After the pause of a sandbox.
+    pub paused_days: Option<u32>,
+    /// After the last snapshot under the same id was taken, when no sandbox uses it.
     pub snapshot_days: Option<u32>,
 }
 

@@ -99,6 +99,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
+    #[command(hide = true)]
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
     #[command(hide = true)]

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn what_is_not_built_says_so() {
         let document = write(&operations());
-        let responses = &document["paths"]["/sandboxes/{sandboxID}/fork"]["post"]["responses"];
+        let responses = &document["paths"]["/sandboxes/{sandboxID}/network"]["put"]["responses"];
         assert!(responses["501"].is_object());
         assert!(responses["200"].is_null() && responses["201"].is_null());
     }

@@ -3,8 +3,8 @@
 use http::StatusCode;
 use serde_json::json;
 use soulbox_api_types::admin::{
-    BuildCancelResult, CollectGarbage, GarbageCollected, Node, NodeStatusChange, Retention,
-    RunningCounts, SandboxKillResult,
+    BuildCancelResult, CollectGarbage, GarbageCollected, NewTeamRetention, Node, NodeStatusChange,
+    RunningCounts, SandboxKillResult, TeamRetention,
 };
 use soulbox_api_types::metrics::{MaxTeamMetric, TeamMetric};
 use soulbox_api_types::secret::{NewSecret, Secret, SecretUpdate};
@@ -312,7 +312,7 @@ fn keeping() -> Vec<Operation> {
             "For how long a team's paused sandboxes and snapshots are kept.",
         )
         .of(Caller::Operator)
-        .answers::<Retention>()
+        .answers::<TeamRetention>()
         .refuses(&[404]),
         operation(
             "PUT",
@@ -321,8 +321,8 @@ fn keeping() -> Vec<Operation> {
             "Sets for how long a team's paused sandboxes and snapshots are kept.",
         )
         .of(Caller::Operator)
-        .takes::<Retention>()
-        .answers::<Retention>()
+        .takes::<NewTeamRetention>()
+        .answers::<TeamRetention>()
         .refuses(&[404]),
     ]
 }

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use soulbox_api_types::admin::{
-    BuildCancelResult, CollectGarbage, GarbageCollected, GarbageLayer, Retention, RunningCounts,
-    SandboxKillResult,
+    BuildCancelResult, CollectGarbage, GarbageCollected, GarbageLayer, NewTeamRetention,
+    RunningCounts, SandboxKillResult, TeamRetention,
 };
 use soulbox_api_types::team::ApiKeyName;
 use soulbox_builder::GarbageError;
@@ -114,31 +114,35 @@ pub(crate) async fn retention(
     State(api): State<Shared>,
     _admin: AdminAuth,
     path: PathArgs,
-) -> Result<Json<Retention>, ApiError> {
+) -> Result<Json<TeamRetention>, ApiError> {
     let team = path_team(&api, &path).await?;
     let keeping = api.store.keeping(&team.id).await?.unwrap_or_default();
-    Ok(Json(Retention {
+    Ok(Json(told(keeping)))
+}
+
+fn told(keeping: Keeping) -> TeamRetention {
+    TeamRetention {
         paused_days: keeping.paused_days,
         snapshot_days: keeping.snapshot_days,
-    }))
+    }
 }
 
 pub(crate) async fn set_retention(
     State(api): State<Shared>,
     _admin: AdminAuth,
     path: PathArgs,
-    JsonBody(body): JsonBody<Retention>,
-) -> Result<Json<Retention>, ApiError> {
+    JsonBody(body): JsonBody<NewTeamRetention>,
+) -> Result<Json<TeamRetention>, ApiError> {
     let team = path_team(&api, &path).await?;
     let keeping = Keeping {
         paused_days: body.paused_days,
         snapshot_days: body.snapshot_days,
     };
     api.store.set_keeping(&team.id, keeping).await?;
-    Ok(Json(body))
+    Ok(Json(told(keeping)))
 }
 
-impl Body for Retention {
+impl Body for NewTeamRetention {
     fn check(&self) -> Result<(), String> {
         let given = [
             ("pausedDays", self.paused_days),

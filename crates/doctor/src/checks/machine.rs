@@ -19,7 +19,6 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         clock(facts),
         bootstrap_tool(facts),
         keyring(facts),
-        hibernation(facts),
     ]);
     checks
 }
@@ -228,18 +227,6 @@ fn bootstrap_tool(facts: &Facts) -> Check {
             "none: the base template cannot be built here",
             "apt-get install mmdebstrap",
         ),
-    }
-}
-
-/// Without it everything works but keeping the memory of paused sandboxes on disk.
-fn hibernation(facts: &Facts) -> Check {
-    match &facts.criu {
-        Ok(()) => Check::ok("hibernation", "CRIU 4.2"),
-        Err(reason) => {
-            let (found, fix) = reason.split_once("\nFIX: ").unwrap_or((reason, ""));
-            let found = format!("{found}: paused sandboxes keep their memory in the host's");
-            Check::warn("hibernation", found, fix)
-        }
     }
 }
 

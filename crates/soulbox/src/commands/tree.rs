@@ -182,7 +182,7 @@ mod tests {
         let text = serde_json::json!({
             "templateID": template, "sandboxID": id, "clientID": "c", "startedAt": "2026-01-01T00:00:00Z",
             "endAt": "2026-01-01T00:00:00Z", "cpuCount": 1, "memoryMB": 1, "diskSizeMB": 1, "state": "running",
-            "envdVersion": "0.6.4", "forkedFrom": from,
+            "envdVersion": "0.6.4", "forkedFrom": from, "volumeMounts": [],
         });
         serde_json::from_value(text).unwrap()
     }
