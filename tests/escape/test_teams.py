@@ -65,9 +65,15 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/secrets/{secretID}", None),
     ("GET", "/volumes", None),
     ("GET", "/volumes/{volumeID}", None),
+    ("GET", "/events/sandboxes", None),
+    ("GET", "/events/sandboxes/{sandboxID}", None),
+    ("GET", "/events/webhooks", None),
+    ("GET", "/events/webhooks/{webhookID}", None),
+    ("GET", "/events/webhooks/{webhookID}/deliveries", None),
     ("GET", "/nodes", None),
     ("GET", "/nodes/{nodeID}", None),
     ("GET", "/admin/sandboxes/running-counts", None),
+    ("GET", "/admin/teams/{teamID}/retention", None),
     ("GET", "/instances", None),
     ("GET", "/instances/{rest}", None),
     ("GET", "/envs", None),
@@ -80,8 +86,8 @@ ROUTES: list[tuple[str, str, object]] = [
     ("POST", "/v2/sandboxes/{sandboxID}/connect", {"timeout": 77}),
     ("POST", "/sandboxes/{sandboxID}/pause", {}),
     ("POST", "/sandboxes/{sandboxID}/resume", {"timeout": 77}),
-    ("POST", "/sandboxes/{sandboxID}/fork", {}),
-    ("POST", "/sandboxes/{sandboxID}/snapshots", {}),
+    ("POST", "/sandboxes/{sandboxID}/fork", {"memory": False}),
+    ("POST", "/sandboxes/{sandboxID}/snapshots", {"memory": False}),
     ("PUT", "/sandboxes/{sandboxID}/network", {}),
     ("POST", "/templates", {"dockerfile": "FROM x"}),
     ("POST", "/v2/templates", {"dockerfile": "FROM x"}),
@@ -101,7 +107,12 @@ ROUTES: list[tuple[str, str, object]] = [
     ("DELETE", "/secrets/{secretID}", None),
     ("POST", "/volumes", {"name": "stolen"}),
     ("DELETE", "/volumes/{volumeID}", None),
+    ("POST", "/events/webhooks", {"name": "stolen", "url": "https://hooks.example/", "events": ["sandbox.lifecycle.created"], "signatureSecret": "x", "enabled": False}),
+    ("PATCH", "/events/webhooks/{webhookID}", {"name": "stolen"}),
+    ("DELETE", "/events/webhooks/{webhookID}", None),
     ("POST", "/nodes/{nodeID}", {"status": "draining"}),
+    ("POST", "/admin/gc", {}),
+    ("PUT", "/admin/teams/{teamID}/retention", {"pausedDays": 1, "snapshotDays": 1}),
     ("POST", "/admin/teams/{teamID}/api-keys", {"name": "stolen"}),
     ("POST", "/admin/teams/{teamID}/builds/cancel", None),
     ("DELETE", "/admin/teams/{teamID}/api-keys/{apiKeyID}", None),
@@ -114,9 +125,9 @@ ROUTES: list[tuple[str, str, object]] = [
 # Answered alike to everybody, about the asker's own team; what they say must not contain anything of the victim's.
 ABOUT_ONESELF = {
     "/health", "/openapi.json", "/sandboxes", "/v2/sandboxes", "/sandboxes/metrics", "/snapshots", "/templates", "/v2/templates", "/default-templates", "/template-catalogue",
-    "/teams", "/api-keys", "/secrets", "/volumes",
+    "/teams", "/api-keys", "/secrets", "/volumes", "/events/sandboxes", "/events/webhooks",
     # Empty for a sandbox that never was, and for one of another team: `test_unknown_and_foreign_ids_answer_alike`.
-    "/sandboxes/{sandboxID}/logs", "/v2/sandboxes/{sandboxID}/logs", "/sandboxes/{sandboxID}/metrics",
+    "/sandboxes/{sandboxID}/logs", "/v2/sandboxes/{sandboxID}/logs", "/sandboxes/{sandboxID}/metrics", "/events/sandboxes/{sandboxID}",
 }  # fmt: skip
 
 
@@ -148,7 +159,7 @@ class Team:
 
     def marks(self) -> list[str]:
         """What must not appear in anything that another team reads."""
-        return [self.ids["sandboxID"], self.ids["apiKeyID"], self.ids["templateID"], self.ids["buildID"], self.id]
+        return [self.ids["webhookID"], self.ids["sandboxID"], self.ids["apiKeyID"], self.ids["templateID"], self.ids["buildID"], self.id]
 
 
 def database() -> sqlite3.Connection:
@@ -168,6 +179,7 @@ def rival():
     assert answer.status == 201, answer
     yield Team(identity, answer.json["key"], {})
     with contextlib.closing(database()) as connection, connection:
+        connection.execute("DELETE FROM webhooks WHERE team_id = ?", (identity,))
         connection.execute("DELETE FROM teams WHERE id = ?", (identity,))
 
 
@@ -191,12 +203,16 @@ def victim_team():
     assert key.status == 201, key
     sandbox = api("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 600}).json
     nodes = api("GET", "/nodes", key=None, headers=admin).json
+    webhook = api("POST", "/events/webhooks", {"name": "victim", "url": "https://hooks.example/", "events": ["sandbox.lifecycle.killed"], "signatureSecret": "hidden", "enabled": False})
+    assert webhook.status == 201, webhook
     ids = {
         "sandboxID": sandbox["sandboxID"], "templateID": PRIVATE_TEMPLATE, "buildID": PRIVATE_BUILD, "teamID": team, "apiKeyID": key.json["id"],
         "hash": "0" * 64, "tag": "default", "nodeID": nodes[0]["id"] if nodes else "node", "secretID": PRIVATE_BUILD, "volumeID": PRIVATE_BUILD, "rest": sandbox["sandboxID"],
+        "webhookID": webhook.json["id"],
     }  # fmt: skip
     yield Team(team, os.environ["E2B_API_KEY"], ids)
     api("DELETE", f"/sandboxes/{sandbox['sandboxID']}")
+    api("DELETE", f"/events/webhooks/{ids['webhookID']}")
     with contextlib.closing(database()) as connection, connection:
         connection.execute("DELETE FROM templates WHERE id = ?", (PRIVATE_TEMPLATE,))
 
@@ -217,6 +233,7 @@ def state_of(team: Team) -> str:
             ("template_tags", "template_id = :templateID"),
             ("template_aliases", "template_id = :templateID"),
             ("teams", "id = :teamID"),
+            ("webhooks", "team_id = :teamID"),
         ):
             found = connection.execute(f"SELECT * FROM {table} WHERE {where} ORDER BY 1", team.ids).fetchall()
             rows[table] = [{name: row[name] for name in row.keys() if name != "last_used"} for row in found]
@@ -248,7 +265,7 @@ def test_another_teams_resources(rival, victim_team):
     for method, path, body in ROUTES:
         name = f"{method} {path}"
         # Endpoints of the operator's are shown by the operator; nothing of the whole team's is killed for a control.
-        if path.startswith(("/admin/teams/{teamID}/sandboxes", "/admin/teams/{teamID}/builds")) or (method, path) == ("POST", "/nodes/{nodeID}"):
+        if path.startswith(("/admin/gc", "/admin/teams/{teamID}/sandboxes", "/admin/teams/{teamID}/builds", "/admin/teams/{teamID}/retention")) and method != "GET" or (method, path) == ("POST", "/nodes/{nodeID}"):
             reasons[name] = "it would touch what other suites use"
             continue
         if "/export?" in path:
@@ -263,6 +280,13 @@ def test_another_teams_resources(rival, victim_team):
             reasons[name] = f"it does nothing for the owner either ({answer.status})"
         elif name in ("POST /sandboxes", "POST /v2/sandboxes"):
             api("DELETE", f"/sandboxes/{answer.json['sandboxID']}")
+        elif name.endswith("/fork"):
+            for entry in answer.json:
+                api("DELETE", f"/sandboxes/{entry['sandbox']['sandboxID']}")
+        elif name.endswith("/snapshots"):
+            api("DELETE", f"/templates/{answer.json['snapshotID'].split(':')[0]}")
+        elif name == "POST /events/webhooks":
+            api("DELETE", f"/events/webhooks/{answer.json['id']}")
         elif name.endswith("api-keys") and method == "POST":
             api("DELETE", f"/api-keys/{answer.json['id']}", key=None, headers={"X-Admin-Token": admin})
     judge("another team", found, control, reasons)
