@@ -26,7 +26,7 @@ def server():
 
 
 def soulbox(server, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    command = [str(server.binary), *arguments, "--data-dir", str(server.data_dir)]
+    command = [str(server.binary), "--data-dir", str(server.data_dir), *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170)
     if check:
         assert done.returncode == 0, (arguments, done.returncode, done.stdout, done.stderr)

@@ -256,12 +256,12 @@ def soulbox(url: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_command_line_goes_on_over_cuts(created, cutter):
-    script = "for i in $(seq 20000); do echo out-$i; echo err-$i >&2; done; exit 9"
+    script = "for i in $(seq 6000); do echo out-$i; echo err-$i >&2; done; exit 9"
     done = soulbox(cutter.url, "sandbox", "exec", created["sandboxID"], "--", "bash", "-c", script)
-    out, err = (b"".join(b"%s-%d\n" % (name, n) for n in range(1, 20001)) for name in (b"out", b"err"))
+    out, err = (b"".join(b"%s-%d\n" % (name, n) for n in range(1, 6001)) for name in (b"out", b"err"))
     assert done.returncode == 9, done.stderr[-500:]
     assert done.stdout == out and done.stderr == err
-    assert cutter.cuts >= 3
+    assert cutter.cuts >= 1
 
 
 def test_command_line_attaches(created, cutter):
