@@ -109,9 +109,9 @@ def test_how_long_a_team_keeps_what(server):
     path = f"/admin/teams/{teams[0]['teamID']}/retention"
     assert admin(server, "GET", path) == (200, {"pausedDays": None, "snapshotDays": None})
     wanted = {"pausedDays": 30, "snapshotDays": None}
-    assert admin(server, "PUT", path, wanted) == (200, wanted)
+    assert admin(server, "PUT", path, {"pausedDays": 30}) == (200, wanted)
     assert admin(server, "GET", path) == (200, wanted)
-    for wrong in ({"pausedDays": 0}, {"snapshotDays": 36501}, {"pausedDays": "x"}):
+    for wrong in ({"pausedDays": 0}, {"snapshotDays": 36501}, {"pausedDays": "x"}, {"pausedDays": None}):
         status, answer = admin(server, "PUT", path, wrong)
         assert status == 400 and answer["code"] == 400, answer
     assert admin(server, "GET", path) == (200, wanted)

@@ -52,12 +52,22 @@ pub struct GarbageCollected {
 
 /// Body of `PUT /admin/teams/{teamID}/retention`: as [`TeamRetention`]; what is absent is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct NewTeamRetention {
     /// After the pause of a sandbox.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     #[schemars(range(min = 1, max = 36500))]
     pub paused_days: Option<u32>,
     /// After the last snapshot under the same id was taken, when no sandbox uses it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
     #[schemars(range(min = 1, max = 36500))]
     pub snapshot_days: Option<u32>,
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Map;
 use soulbox_types::{
-    BuildId, EndReason, EventKind, ExecutionId, Limits, OnTimeout, SandboxId, TeamId, TemplateId,
-    Timestamp,
+    BuildId, EndReason, ErrorKind, EventKind, ExecutionId, Limits, OnTimeout, SandboxId, TeamId,
+    TemplateId, Timestamp,
 };
 use sqlx::{QueryBuilder, Transaction};
 
@@ -168,11 +168,32 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a sandbox that is gone since `at`; false when there is none.
+    /// Forgets a sandbox that is gone since `at`; false when there is none. On a full disk it is forgotten without an event:
+    /// what is gone must not be shown because there is no room to tell of it.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn end_sandbox(
+        &self,
+        id: &SandboxId,
+        reason: EndReason,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        match self.end_and_tell(id, reason, at).await {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                tracing::error!(sandbox.id = %id, "the disk is full: the end of a sandbox is not among the events");
+                let done = sqlx::query("DELETE FROM sandboxes WHERE id = $1")
+                    .bind(id.as_str())
+                    .execute(self.writer())
+                    .await
+                    .during("delete a sandbox")?;
+                Ok(done.rows_affected() > 0)
+            }
+            other => other,
+        }
+    }
+
+    async fn end_and_tell(
         &self,
         id: &SandboxId,
         reason: EndReason,
@@ -568,7 +589,7 @@ pub(crate) fn record_of(row: &DbRow) -> Result<SandboxRecord, StoreError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use soulbox_types::{ErrorKind, LayerDigest, NetworkMode, SandboxSpec, TemplateImage};
+    use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, TemplateImage};
     use sqlx::Row;
 
     use super::*;

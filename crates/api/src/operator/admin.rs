@@ -151,7 +151,7 @@ impl Body for NewTeamRetention {
         for (name, days) in given {
             if days.is_some_and(|days| !DAYS.contains(&days)) {
                 let (first, last) = DAYS.into_inner();
-                return Err(format!("{name}: must be {first} to {last}, or null"));
+                return Err(format!("{name}: must be {first} to {last}"));
             }
         }
         Ok(())
