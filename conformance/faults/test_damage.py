@@ -212,7 +212,7 @@ def test_the_server_before_may_still_hold_the_dns_address(server):
     """A block is given back a moment before the last process of its server is gone."""
     server.start()
     number = (server.data_dir / "address-block").read_text().strip()
-    shown = subprocess.run(["ip", "-4", "-o", "addr", "show", f"sb{number}gw"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(["ip", "-4", "-o", "addr", "show", f"sb{int(number):x}gw"], capture_output=True, text=True, check=True)
     gateway = shown.stdout.split()[3].split("/")[0]
     assert server.stop() == 0
     ending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
