@@ -46,6 +46,8 @@ pub struct CollectGarbage {
 pub struct GarbageCollected {
     /// Layers of files that nothing needed, and that are gone, or would be.
     pub layers: Vec<GarbageLayer>,
+    /// Memory of sandboxes that nothing needed, and that is gone, or would be: of how many.
+    pub memories: usize,
     /// Layers that nothing needs but that sandboxes stand on. Not known when it is only told what would be removed.
     pub in_use: usize,
 }

@@ -56,6 +56,7 @@ pub(crate) fn new_sandbox(
         limits: build.limits,
         envd_version: build.envd_version.clone(),
         start: build.start.clone(),
+        memory: build.memory.clone(),
         timeout: admitted.timeout,
         on_timeout: at_the_end(body.auto_pause == Some(true)),
         auto_pause_memory: body.auto_pause_memory.unwrap_or(true),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use soulbox_driver::{Driver, DriverError, LayerHere, SavedLayer};
 use soulbox_store::{Store, StoreError};
-use soulbox_types::{ErrorKind, LayerDigest, Timestamp};
+use soulbox_types::{ErrorKind, LayerDigest, MemoryId, Timestamp};
 
 /// How long a step that nobody uses is remembered.
 const STEPS_KEPT: Duration = Duration::from_hours(24 * 14);
@@ -18,6 +18,8 @@ const SETTLED: Duration = Duration::from_hours(1);
 pub struct Garbage {
     /// The layers that are gone now, or would be.
     pub layers: Vec<SavedLayer>,
+    /// Memory of sandboxes that is gone now, or would be: how many times.
+    pub memories: usize,
     /// Layers that nothing needs, but a sandbox stands on them. Not known without removing.
     pub in_use: usize,
 }
@@ -61,11 +63,16 @@ pub(crate) async fn collect(
     let unneeded = store.unneeded_layers(old).await?;
     let needed = store.layers_in_use(old).await?;
     let garbage = garbage(&here, &unneeded.layers, &needed, before(now, SETTLED));
+    let memories = memories(store, driver).await?;
     if only_tell {
         return Ok(Garbage {
             layers: garbage,
+            memories: memories.len(),
             in_use: 0,
         });
+    }
+    for memory in &memories {
+        driver.forget_memory(memory).await?;
     }
     let digests: Vec<LayerDigest> = garbage.iter().map(|layer| layer.digest).collect();
     let removed = match digests.as_slice() {
@@ -89,9 +96,18 @@ pub(crate) async fn collect(
         .filter(|layer| removed.contains(&layer.digest))
         .collect();
     Ok(Garbage {
+        memories: memories.len(),
         in_use: digests.len() - layers.len(),
         layers,
     })
+}
+
+/// Memory on this host that nothing needs. First what is there, as with layers.
+async fn memories(store: &Store, driver: &Arc<dyn Driver>) -> Result<Vec<MemoryId>, GarbageError> {
+    let here = driver.memories().await?;
+    let needed = store.memory_in_use().await?;
+    let unneeded = here.into_iter().filter(|memory| !needed.contains(memory));
+    Ok(unneeded.collect())
 }
 
 fn before(now: Timestamp, time: Duration) -> Timestamp {

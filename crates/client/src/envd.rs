@@ -4,11 +4,12 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderName};
+use hyper::header::{self, CONTENT_TYPE, HeaderName};
 use hyper::{Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::api;
 use crate::endpoint::SandboxAddress;
 use crate::follow::Begin;
 use crate::http::{Body, Http, full, json, read_all, refusal};
@@ -345,6 +346,26 @@ impl Envd {
             self.request(Method::GET, "/health"),
             full(Bytes::new()),
         )?;
+        let (status, _, bytes) = self.http.call(operation, request).await?;
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal(operation, status, &bytes))
+        }
+    }
+
+    /// Sets what envd is told by its control plane; the body is that of its `POST /init`. The access token must be the one that is in force until then. Only who
+    /// holds the sandbox can do that: the edge lets nobody through.
+    ///
+    /// # Errors
+    /// When envd refuses the token or the body.
+    pub async fn init(&self, body: &impl Serialize) -> Result<(), ClientError> {
+        let operation = "set up envd";
+        let request = self
+            .request(Method::POST, "/init")
+            .header(CONTENT_TYPE, "application/json");
+        let body = api::body(operation, body)?;
+        let request = self.finish(operation, request, full(body))?;
         let (status, _, bytes) = self.http.call(operation, request).await?;
         if status.is_success() {
             Ok(())

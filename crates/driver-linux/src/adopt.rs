@@ -22,8 +22,8 @@ use soulbox_types::{SandboxId, SlotIndex};
 use crate::cgroup::SlotCgroup;
 use crate::disk;
 use crate::driver::{Finished, timespec};
-use crate::hibernate;
 use crate::host::Host;
+use crate::memory;
 use crate::state::SandboxState;
 use crate::view;
 
@@ -100,8 +100,8 @@ pub(crate) fn find(host: &Host) -> io::Result<Found> {
         fault::point!("start.remains-removed");
     }
     host.disks.keep_only(&found.taken)?;
-    if let Err(error) = hibernate::clear_unfinished(host) {
-        tracing::warn!(%error, "half-written sandboxes of an earlier server stay on disk");
+    if let Err(error) = memory::clear_unkept(host) {
+        tracing::warn!(%error, "memory that an earlier server has written for nobody stays on disk");
     }
     if let Err(error) = host.layers.clear_unfinished() {
         tracing::warn!(
@@ -198,12 +198,6 @@ fn reopen(host: &Host, directory: &Path, devices: &[Bound]) -> Result<Finished, 
         return Err(NotRunning::dead("its process has ended"));
     };
     let files = host.files(state.spec.id.as_str());
-    let usual = host
-        .disks
-        .image_path(state.slot, state.spec.limits.disk_mib);
-    if let Err(error) = hibernate::take_back(host, state.spec.id.as_str(), &usual) {
-        tracing::warn!(%error, sandbox.id = %state.spec.id, "what was written to disk of a sandbox that runs stays");
-    }
     let place = (state.slot, &files, &state.spec.limits);
     let Ok(disk) = host.disks.reopen(state.backing, place, state.pid, devices) else {
         return Err(NotRunning::alive("its disk cannot be opened", pidfd, None));

@@ -22,6 +22,7 @@ use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::host::Host;
 use crate::plan::SandboxFiles;
+use crate::slot::Slot;
 use crate::view;
 
 pub use backing::{Backing, BackingChoice, DiskSettings, NoBacking, probe};
@@ -40,11 +41,22 @@ const USAGE_ENTRIES: usize = 5000;
 const TRIES: u32 = 10_000;
 
 /// Makes the directory of a sandbox and what it shows of the host.
-pub(crate) fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> io::Result<()> {
+fn create(host: &Host, files: &SandboxFiles, spec: &SandboxSpec) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(&files.directory)?;
     fault::point!("create.directory-made");
     let cpus = host.visible_cpus(spec.limits.vcpu_count);
     view::create(files, &host.texts, spec, cpus)
+}
+
+/// Makes the directory of a sandbox, and its disk.
+pub(crate) fn make(
+    host: &Host,
+    slot: &mut Slot,
+    files: &SandboxFiles,
+    spec: &SandboxSpec,
+) -> io::Result<Disk> {
+    create(host, files, spec)?;
+    (host.disks).fit(&mut slot.ahead, slot.index, files, &spec.limits)
 }
 
 /// Writes what the sandbox's network needs in `/etc` straight into its own layer: no mounts, and root inside may change

@@ -19,25 +19,29 @@ use soulbox_fault as fault;
 use soulbox_launch_plan::MOUNT_VOLUME;
 use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, SlotIndex, Timestamp, VolumeId};
+use soulbox_types::{
+    LayerDigest, MemoryId, SandboxId, SandboxSpec, SlotIndex, Timestamp, VolumeId,
+};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::adopt::{self, empty};
+use crate::adopt;
 use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
-use crate::disk::{self, Disk, DiskSettings, Image};
+use crate::disk::{self, Disk, DiskSettings};
 use crate::guest::NamespaceGuest;
-use crate::hibernate::{self, Restore};
 use crate::host::{Host, Programs};
 use crate::jail::{JailError, Launched};
 use crate::layers::Standing;
 use crate::lock::locked;
+use crate::memory::{self, Wake};
 use crate::oom::{Guests, KernelLog};
 use crate::plan::{SandboxFiles, launch_plan};
 use crate::slot::{Pool, Slot, SlotError};
-use crate::state::{SandboxState, VERSION};
-use crate::view::{self, View};
+use crate::state;
+use crate::undo::undo;
+use crate::view::View;
+use crate::volumes;
 
 /// envd starts in milliseconds; on a machine that is overloaded a hundredfold it still starts within this.
 const ENVD_START: Duration = Duration::from_secs(30);
@@ -153,23 +157,40 @@ impl NamespaceDriver {
         Ok(guest)
     }
 
-    async fn restore_guest(&self, spec: &SandboxSpec) -> Result<Arc<dyn Guest>, DriverError> {
+    async fn wake_guest(
+        &self,
+        spec: &SandboxSpec,
+        memory: &MemoryId,
+    ) -> Result<Arc<dyn Guest>, DriverError> {
         let closed = || DriverError::Envd {
             reason: "the server is stopping".to_owned(),
         };
         let _permit = self.launches.acquire().await.map_err(|_| closed())?;
-        let (host, pool, spec) = (
-            Arc::clone(&self.host),
-            Arc::clone(self.pool()),
-            spec.clone(),
-        );
         self.gone(&spec.id).await;
-        let restored = tokio::task::spawn_blocking(move || Restore { host, pool, spec }.run());
-        let finished = restored.await.map_err(|_| closed())??;
+        let wake = Wake {
+            host: Arc::clone(&self.host),
+            pool: Arc::clone(self.pool()),
+            spec: spec.clone(),
+            memory: memory.clone(),
+        };
+        let woken = tokio::task::spawn_blocking(move || wake.run());
+        let finished = woken.await.map_err(|_| closed())??;
         let pid = finished.pid;
         let guest = self.start_guest(finished);
         separate_envd(guest.cgroup.clone(), pid);
         Ok(guest)
+    }
+
+    /// Runs what works on memory on disk where it may block.
+    async fn on_memory<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Host) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let host = Arc::clone(&self.host);
+        let done = tokio::task::spawn_blocking(move || work(&host));
+        let done = done.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        done.map_err(|source| host_error(operation, source))
     }
 
     fn start_guest(&self, finished: Finished) -> Arc<NamespaceGuest> {
@@ -261,29 +282,36 @@ impl Driver for NamespaceDriver {
         Box::pin(async move { self.host.criu.as_ref().map(drop).map_err(Clone::clone) })
     }
 
-    fn restore<'a>(
+    fn wake<'a>(
         &'a self,
         spec: &'a SandboxSpec,
+        memory: &'a MemoryId,
     ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
-        Box::pin(self.restore_guest(spec))
+        Box::pin(self.wake_guest(spec, memory))
     }
 
-    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
-        let host = Arc::clone(&self.host);
-        Box::pin(async move {
-            let found = tokio::task::spawn_blocking(move || hibernate::all(&host));
-            let found = found.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            found.map_err(|source| host_error("look for sandboxes on disk", source))
-        })
+    fn keep_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let memory = memory.clone();
+        Box::pin(self.on_memory("keep memory of a sandbox", move |host| {
+            memory::keep(host, &memory)
+        }))
     }
 
-    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
-        let (host, id) = (Arc::clone(&self.host), id.clone());
-        Box::pin(async move {
-            let removed =
-                tokio::task::spawn_blocking(move || hibernate::forget(&host, id.as_str()));
-            let removed = removed.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            removed.map_err(|source| host_error("remove what is on disk of a sandbox", source))
+    fn memories(&self) -> BoxFuture<'_, Result<Vec<MemoryId>, DriverError>> {
+        Box::pin(self.on_memory("look for memory of sandboxes", memory::all))
+    }
+
+    fn forget_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let memory = memory.clone();
+        Box::pin(self.on_memory("remove memory of a sandbox", move |host| {
+            memory::forget(host, &memory)
+        }))
+    }
+
+    fn memory_is_short(&self) -> BoxFuture<'_, Result<bool, DriverError>> {
+        // One small read of a kernel file.
+        Box::pin(async {
+            memory::is_short().map_err(|source| host_error("read /proc/meminfo", source))
         })
     }
 
@@ -387,11 +415,14 @@ impl Launch {
         let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
         fault::point!("create.slot-leased");
         let files = self.host.files(self.spec.id.as_str());
-        let disk = match self.make_disk(&mut slot, &files) {
+        let give_up = |slot: Slot, disk| {
+            undo(&self.pool, slot, &files, &self.spec.id, disk);
+        };
+        let disk = match disk::make(&self.host, &mut slot, &files, &self.spec) {
             Ok(disk) => disk,
             Err(error) => {
-                self.undo(slot, &files, None);
-                return Err(error);
+                give_up(slot, None);
+                return Err(host_error("make the disk of a sandbox", error));
             }
         };
         match self.fill(&mut slot, &files, &disk) {
@@ -416,19 +447,10 @@ impl Launch {
                 })
             }
             Err(error) => {
-                self.undo(slot, &files, Some(disk));
+                give_up(slot, Some(disk));
                 Err(error)
             }
         }
-    }
-
-    fn make_disk(&self, slot: &mut Slot, files: &SandboxFiles) -> Result<Disk, DriverError> {
-        disk::create(&self.host, files, &self.spec)
-            .and_then(|()| {
-                let (disks, limits) = (&self.host.disks, &self.spec.limits);
-                disks.fit(&mut slot.ahead, slot.index, files, limits)
-            })
-            .map_err(|source| host_error("make the disk of a sandbox", source))
     }
 
     fn fill(
@@ -460,7 +482,7 @@ impl Launch {
             .map_err(host("write the boot document of a sandbox"))?;
         let (status_read, status_write) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
-        let volumes = self.attach_volumes(files)?;
+        let volumes = volumes::attach(&self.host, files, &self.spec)?;
         let envd = self
             .host
             .mount_envd()
@@ -485,20 +507,6 @@ impl Launch {
         }
     }
 
-    /// A mount of each volume, and a place for it.
-    fn attach_volumes(&self, files: &SandboxFiles) -> Result<Vec<OwnedFd>, DriverError> {
-        let mounts = self.spec.volumes.iter().enumerate();
-        let attached = mounts.map(|(number, mount)| {
-            fs::create_dir(files.volume(number))
-                .map_err(|source| host_error("make a place for a volume", source))?;
-            let mounted = self.host.volumes.mount(&mount.volume);
-            mounted.map_err(|error| DriverError::Volume {
-                reason: error.to_string(),
-            })
-        });
-        attached.collect()
-    }
-
     /// The record is written before envd listens: from then on the next server finds the sandbox.
     fn finish(
         &self,
@@ -508,7 +516,7 @@ impl Launch {
         status: OwnedFd,
     ) -> Result<(), DriverError> {
         fault::point!("create.process-cloned", fallible)
-            .and_then(|()| self.record(slot, files, launched.pid))
+            .and_then(|()| state::record(&self.host, &self.spec, slot.index, files, launched.pid))
             .map_err(|source| host_error("record a sandbox", source))?;
         let word = wait_for_envd(status).map_err(|source| host_error("wait for envd", source))?;
         match word.as_str() {
@@ -519,19 +527,6 @@ impl Launch {
                 reason: reason.trim().to_owned(),
             }),
         }
-    }
-
-    fn record(&self, slot: &Slot, files: &SandboxFiles, pid: i32) -> io::Result<()> {
-        let state = SandboxState {
-            version: VERSION,
-            boot_id: self.host.boot_id.clone(),
-            spec: self.spec.clone(),
-            slot: slot.index,
-            backing: self.host.disks.backing(),
-            pid,
-            start_time: process::start_time(pid)?,
-        };
-        state.write(&files.directory)
     }
 
     fn boot_document(&self) -> io::Result<OwnedFd> {
@@ -545,33 +540,14 @@ impl Launch {
                 default_user: Some(spec.image.default_user.clone()),
                 default_workdir: spec.image.default_workdir.clone(),
                 timestamp: Some(Timestamp::now().to_string()),
+                // They stand in the document itself.
+                sandbox_id: None,
+                template_id: None,
             },
         };
         let memory = exec::sealed_memfd("boot", &serde_json::to_vec(&boot)?, false)?;
         rustix::fs::seek(&memory, rustix::fs::SeekFrom::Start(0))?;
         Ok(memory)
-    }
-
-    fn undo(&self, slot: Slot, files: &SandboxFiles, disk: Option<Disk>) {
-        let Slot {
-            index,
-            cgroup,
-            network,
-            jail,
-            ahead,
-        } = slot;
-        drop((jail, network));
-        let left = view::remove(files)
-            .and_then(|()| disk::remove(&files.directory))
-            .and_then(|()| disk.map_or(Ok(()), Disk::discard))
-            .and_then(|()| ahead.map_or(Ok(()), Image::discard))
-            .and_then(|()| empty(&cgroup));
-        match left {
-            Ok(()) => self.pool.release(index),
-            Err(error) => {
-                tracing::warn!(%error, sandbox.id = %self.spec.id, "remains of a failed launch stay");
-            }
-        }
     }
 }
 

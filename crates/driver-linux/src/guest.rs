@@ -9,7 +9,7 @@ use std::time::Duration;
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 use soulbox_fault as fault;
 use soulbox_linux::{filesystem, process};
-use soulbox_types::{SandboxSpec, SlotIndex};
+use soulbox_types::{MemoryId, SandboxSpec, SlotIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -20,10 +20,10 @@ use crate::cgroup::SlotCgroup;
 use crate::dial::Dialer;
 use crate::disk::{self, Disk};
 use crate::driver::{Finished, host_error};
-use crate::hibernate::Dump;
 use crate::host::Host;
 use crate::layers::Standing;
 use crate::lock::locked;
+use crate::memory::Capture;
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
@@ -277,57 +277,33 @@ impl NamespaceGuest {
         saved
     }
 
-    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting, which finds no disk afterwards.
-    async fn write_to_disk(&self) -> Result<(), DriverError> {
+    /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting.
+    async fn write_memory(&self, id: &MemoryId) -> Result<u64, DriverError> {
         let failed =
-            |source| host_error(&format!("write sandbox {} to disk", self.spec.id), source);
+            |source| host_error(&format!("write memory of sandbox {}", self.spec.id), source);
         let _remains = self.remains.lock().await;
         if !self.cgroup.is_frozen().map_err(failed)? {
             return Err(DriverError::Checkpoint {
                 reason: "it is not frozen".to_owned(),
             });
         }
-        // What is in memory is copied, its disk is kept as it is.
         let memory = self.cgroup.stats().map_err(failed)?.memory_used_bytes;
         let full = self.host.disks.host_is_too_full_for(memory);
         if full.map_err(failed)? {
             return Err(DriverError::StorageFull);
         }
-        let disk = locked(&self.disk).take();
-        let Some(Disk::Image(mut image)) = disk else {
-            *locked(&self.disk) = disk;
-            return Err(DriverError::Checkpoint {
-                reason: "its disk is no image, or it has ended".to_owned(),
-            });
-        };
-        let dump = Dump {
+        let capture = Capture {
             host: Arc::clone(&self.host),
             spec: self.spec.clone(),
             slot: self.slot,
             cgroup: self.cgroup.clone(),
             pid: self.pid,
         };
-        let written = tokio::task::spawn_blocking(move || (dump.run(&mut image), image));
-        let (written, image) = written.await.map_err(|e| failed(io::Error::other(e)))?;
-        if let Err(error) = written {
-            *locked(&self.disk) = Some(Disk::Image(image));
-            // CRIU may have let it go on for a moment.
-            self.set_frozen(true).await?;
-            return Err(error);
-        }
-        self.kill_all().map_err(failed)?;
-        self.ended().await;
-        // When it ended, it was CRIU's to collect.
-        process::reap(&self.pidfd);
-        let host = Arc::clone(&self.host);
-        let settled = tokio::task::spawn_blocking(move || {
-            let path = image.path().to_owned();
-            drop(image);
-            host.disks.wait_unbound(&path)?;
-            std::fs::File::open(path)?.sync_all()
-        });
-        let settled = settled.await.map_err(|e| failed(io::Error::other(e)))?;
-        settled.map_err(failed)
+        let id = id.clone();
+        let written = tokio::task::spawn_blocking(move || capture.run(&id)).await;
+        // CRIU may have let it go on for a moment.
+        self.set_frozen(true).await?;
+        written.map_err(|e| failed(io::Error::other(e)))?
     }
 
     /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die.
@@ -428,8 +404,8 @@ impl Guest for NamespaceGuest {
         Box::pin(self.save_frozen())
     }
 
-    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
-        Box::pin(self.write_to_disk())
+    fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {
+        Box::pin(self.write_memory(memory))
     }
 
     fn save(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {

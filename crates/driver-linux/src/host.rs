@@ -15,8 +15,8 @@ use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup, make_shared_dir};
 use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
-use crate::hibernate::Criu;
 use crate::layers::Layers;
+use crate::memory::Criu;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
 use crate::view::HostTexts;
 use crate::volumes::Volumes;
@@ -73,14 +73,14 @@ impl Host {
         let run = data_dir.join("run");
         let sandboxes = data_dir.join("sandboxes");
         // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.
-        let hibernated = data_dir.join("hibernated");
-        for directory in [data_dir, &run, &sandboxes, &hibernated, &run.join("root")] {
+        let memory = data_dir.join("memory");
+        for directory in [data_dir, &run, &sandboxes, &memory, &run.join("root")] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)?;
         }
-        for directory in [&run, &sandboxes, &hibernated] {
+        for directory in [&run, &sandboxes, &memory] {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
         // What covers others with it is read by users inside.
@@ -94,17 +94,10 @@ impl Host {
         Ok(Self {
             block,
             facts: facts(&hierarchies, disks.backing())?,
-            criu: match (criu_dir, disks.backing()) {
-                (None, _) => Err(
-                    "no CRIU is configured\nFIX: set criu_dir to a directory with CRIU 4.2"
-                        .to_owned(),
-                ),
-                (Some(directory), Backing::Image) => Criu::find(directory),
-                (Some(_), other) => Err(format!(
-                    "disks are limited by {other}, and only images can be kept with a sandbox's memory\n\
-                     FIX: disk_backing = \"image\""
-                )),
-            },
+            criu: criu_dir.map_or_else(
+                || Err("no CRIU is configured\nFIX: soulbox criu".to_owned()),
+                Criu::find,
+            ),
             disks,
             hierarchies,
             texts: HostTexts::read()?,
@@ -127,9 +120,9 @@ impl Host {
         &self.sandboxes
     }
 
-    /// Where sandboxes are that were written to disk.
-    pub(crate) fn hibernated_dir(&self) -> PathBuf {
-        self.data.join("hibernated")
+    /// Where memory of sandboxes is.
+    pub(crate) fn memory_dir(&self) -> PathBuf {
+        self.data.join("memory")
     }
 
     /// What sandboxes are shown of the host lies here.

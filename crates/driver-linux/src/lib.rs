@@ -11,11 +11,11 @@ mod dial;
 pub mod disk;
 mod driver;
 mod guest;
-mod hibernate;
 mod host;
 mod jail;
 mod layers;
 mod lock;
+mod memory;
 mod oom;
 pub mod plan;
 mod program;
@@ -24,13 +24,14 @@ pub mod seccomp;
 pub mod shadow;
 mod slot;
 mod state;
+mod undo;
 mod view;
 mod volumes;
 
 pub use disk::{Backing, BackingChoice, DiskSettings};
 pub use driver::{NamespaceDriver, Settings};
-pub use hibernate::{criu_dir, look_for_criu};
 pub use host::{Programs, plans_for};
+pub use memory::{criu_dir, look_for_criu};
 
 /// Records of sandboxes as bytes, for `soulbox-properties`.
 #[doc(hidden)]

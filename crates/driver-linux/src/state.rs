@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use soulbox_fault as fault;
+use soulbox_linux::process;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::disk::Backing;
+use crate::host::Host;
+use crate::plan::SandboxFiles;
 
 /// The record of one running sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,26 @@ pub(crate) enum StateError {
     /// Written by another version of this program.
     #[error("its state.json is of version {0}, this server reads version {VERSION}")]
     Version(Value),
+}
+
+/// Writes the record of a sandbox whose envd is process `pid`.
+pub(crate) fn record(
+    host: &Host,
+    spec: &SandboxSpec,
+    slot: SlotIndex,
+    files: &SandboxFiles,
+    pid: i32,
+) -> io::Result<()> {
+    let state = SandboxState {
+        version: VERSION,
+        boot_id: host.boot_id.clone(),
+        spec: spec.clone(),
+        slot,
+        backing: host.disks.backing(),
+        pid,
+        start_time: process::start_time(pid)?,
+    };
+    state.write(&files.directory)
 }
 
 impl SandboxState {

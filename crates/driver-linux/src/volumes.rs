@@ -23,15 +23,18 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use soulbox_driver::volumes::{Owned, UploadNumber};
-use soulbox_driver::{VolumeAnswer, VolumeError, VolumeRequest};
+use soulbox_driver::{DriverError, VolumeAnswer, VolumeError, VolumeRequest};
 use soulbox_fault as fault;
 use soulbox_linux::loopdev::{self, LoopDevice};
-use soulbox_types::VolumeId;
+use soulbox_types::{SandboxSpec, VolumeId};
 
 use content::Tree;
 
 use crate::disk::{self, Disks, Template, bind, mount_lasting, open_root, remove_file};
+use crate::driver::host_error;
+use crate::host::Host;
 use crate::lock::locked;
+use crate::plan::SandboxFiles;
 
 /// Whom templates run commands as, who owns the root of a new volume.
 const USER: u32 = 1000;
@@ -52,6 +55,24 @@ fn or_impossible(operation: &'static str) -> impl FnOnce(io::Error) -> VolumeErr
         io::ErrorKind::NotFound => VolumeError::Impossible(error.to_string()),
         _ => host(operation)(error),
     }
+}
+
+/// A mount of each volume of a sandbox, and a place for it.
+pub(crate) fn attach(
+    host: &Host,
+    files: &SandboxFiles,
+    spec: &SandboxSpec,
+) -> Result<Vec<OwnedFd>, DriverError> {
+    let mounts = spec.volumes.iter().enumerate();
+    let attached = mounts.map(|(number, mount)| {
+        fs::create_dir(files.volume(number))
+            .map_err(|source| host_error("make a place for a volume", source))?;
+        let mounted = host.volumes.mount(&mount.volume);
+        mounted.map_err(|error| DriverError::Volume {
+            reason: error.to_string(),
+        })
+    });
+    attached.collect()
 }
 
 /// Every volume of this server.

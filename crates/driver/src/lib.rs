@@ -23,7 +23,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use soulbox_types::{ErrorKind, LayerDigest, SandboxId, SandboxSpec, Timestamp, VolumeId};
+use soulbox_types::{
+    ErrorKind, LayerDigest, MemoryId, SandboxId, SandboxSpec, Timestamp, VolumeId,
+};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
@@ -72,7 +74,7 @@ pub enum DriverError {
         /// What is known.
         reason: String,
     },
-    /// A guest cannot be written to disk or brought back from it.
+    /// The memory of a guest cannot be written to disk or brought back from it.
     #[error("the memory of the sandbox cannot be kept on disk: {reason}")]
     Checkpoint {
         /// What is known.
@@ -223,39 +225,55 @@ pub trait Driver: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether guests can be written to disk with their memory; otherwise why not, and what to do.
+    /// Whether the memory of guests can be written to disk; otherwise why not, and what to do.
     fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Err("this isolation tier cannot".to_owned()) })
     }
 
-    /// Brings back a guest that [`Guest::checkpoint`] has written to disk, made from the same specification: its processes
-    /// go on where they were, on a clock that stood still meanwhile. Connections to the outside are broken. What was on
-    /// disk is gone then; when it fails it is still there, and may be tried again.
+    /// Makes a guest whose processes go on where [`Guest::capture`] has seen them, on a clock that stood still meanwhile. Its
+    /// layers must hold the files of that moment. Connections to the outside are broken. Its envd knows nothing of `spec` but
+    /// the limits: it has the token, the variables and the name of the guest that was captured. The memory stays where it is;
+    /// any number of guests can be made from it, also at the same time. On error nothing is left behind.
     ///
     /// # Cancel safety
     /// Not cancel-safe: drop of the future may leave a guest that only [`Driver::adopt`] finds. Run it in a task.
-    fn restore<'a>(
+    fn wake<'a>(
         &'a self,
         spec: &'a SandboxSpec,
+        memory: &'a MemoryId,
     ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
-        let _not_used = spec;
+        let _not_used = (spec, memory);
         Box::pin(async {
             Err(DriverError::Unsupported {
-                operation: "bringing a sandbox back from disk",
+                operation: "bringing memory back from disk",
             })
         })
     }
 
-    /// The sandboxes that [`Guest::checkpoint`] has written to disk and nobody has brought back or forgotten. After
-    /// [`Driver::adopt`].
-    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
+    /// Makes memory durable that [`Guest::capture`] has written; without it, it is gone with this server.
+    fn keep_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let _not_used = memory;
+        Box::pin(async {
+            Err(DriverError::Unsupported {
+                operation: "keeping memory on disk",
+            })
+        })
+    }
+
+    /// What [`Driver::keep_memory`] was told to keep and nobody has forgotten. After [`Driver::adopt`].
+    fn memories(&self) -> BoxFuture<'_, Result<Vec<MemoryId>, DriverError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Removes what [`Guest::checkpoint`] has written of a sandbox. Nothing is fine.
-    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
-        let _not_used = id;
+    /// Removes memory from disk. Nothing is fine.
+    fn forget_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let _not_used = memory;
         Box::pin(async { Ok(()) })
+    }
+
+    /// Whether this host runs out of memory.
+    fn memory_is_short(&self) -> BoxFuture<'_, Result<bool, DriverError>> {
+        Box::pin(async { Ok(false) })
     }
 
     /// Makes one layer of several that lie on each other, topmost first. In a stack it takes the place of all of them.
@@ -331,15 +349,17 @@ pub trait Guest: Debug + Send + Sync {
     /// Drop of the future does not stop the work; the layer may then be there without anybody who knows it.
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
 
-    /// Writes a frozen guest to disk with its memory and ends it. [`Driver::restore`] brings it back. When it fails, the guest
-    /// is frozen and alive; [`DriverError::Checkpoint`] says by name what is in the way.
+    /// Writes the memory of a frozen guest to disk and leaves the guest as it is, frozen. [`Driver::wake`] makes guests of it,
+    /// together with the files that [`Guest::snapshot`] has saved in the same pause. On error nothing is left behind;
+    /// [`DriverError::Checkpoint`] says by name what is in the way. Returns its size in bytes.
     ///
     /// # Cancel safety
-    /// Not cancel-safe: drop of the future may leave a guest whose files nobody removes. Run it in a task.
-    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+    /// Drop of the future does not stop the work; what is written then is removed at the next start.
+    fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {
+        let _not_used = memory;
         Box::pin(async {
             Err(DriverError::Unsupported {
-                operation: "writing a sandbox to disk",
+                operation: "writing memory to disk",
             })
         })
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, Timestamp, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, Timestamp, VolumeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,11 @@ struct Host {
     layers_made: AtomicU64,
     saves: Mutex<VecDeque<Result<Option<SavedLayer>, DriverError>>>,
     volumes: Mutex<BTreeSet<VolumeId>>,
-    on_disk: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
+    /// Memory on disk, and whether it is durable.
+    memories: Mutex<BTreeMap<MemoryId, bool>>,
+    /// How the next captures of these guests fail.
+    captures: Mutex<BTreeMap<SandboxId, DriverError>>,
+    memory_is_short: AtomicBool,
 }
 
 impl Host {
@@ -70,6 +74,12 @@ impl Host {
     }
 }
 
+fn not_on_disk() -> DriverError {
+    DriverError::Checkpoint {
+        reason: "it is not on disk".into(),
+    }
+}
+
 impl Default for FakeDriver {
     fn default() -> Self {
         Self::new()
@@ -92,7 +102,9 @@ impl FakeDriver {
                 layers_made: AtomicU64::new(0),
                 saves: Mutex::default(),
                 volumes: Mutex::default(),
-                on_disk: Mutex::default(),
+                memories: Mutex::default(),
+                captures: Mutex::default(),
+                memory_is_short: AtomicBool::new(false),
             }),
         }
     }
@@ -100,6 +112,22 @@ impl FakeDriver {
     /// Every later create takes this long.
     pub fn set_create_delay(&self, delay: Duration) {
         *self.host.create_delay.lock() = delay;
+    }
+
+    /// The next capture of this guest fails.
+    pub fn refuse_capture_of(&self, id: &SandboxId, error: DriverError) {
+        self.host.captures.lock().insert(id.clone(), error);
+    }
+
+    /// Whether the host runs out of memory from now on.
+    pub fn set_memory_is_short(&self, short: bool) {
+        self.host.memory_is_short.store(short, Ordering::SeqCst);
+    }
+
+    /// Memory that is on disk, kept or not.
+    #[must_use]
+    pub fn memories_there(&self) -> usize {
+        self.host.memories.lock().len()
     }
 
     /// Every later create waits until [`FakeDriver::release_creates`].
@@ -215,34 +243,48 @@ impl Driver for FakeDriver {
         Box::pin(async { Ok(()) })
     }
 
-    fn restore<'a>(
+    fn wake<'a>(
         &'a self,
         spec: &'a SandboxSpec,
+        memory: &'a MemoryId,
     ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
         Box::pin(async move {
             if let Some(error) = self.host.failures.lock().pop_front() {
                 return Err(error);
             }
-            let mut on_disk = self.host.on_disk.lock();
-            if on_disk.get(&spec.id) != Some(spec) {
-                return Err(DriverError::Checkpoint {
-                    reason: "it is not on disk".into(),
-                });
+            if !self.host.memories.lock().contains_key(memory) {
+                return Err(not_on_disk());
             }
-            on_disk.remove(&spec.id);
             Ok(self.add_guest(spec.clone()) as Arc<dyn Guest>)
         })
     }
 
-    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
-        Box::pin(async { Ok(self.host.on_disk.lock().keys().cloned().collect()) })
-    }
-
-    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+    fn keep_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
         Box::pin(async move {
-            self.host.on_disk.lock().remove(id);
+            let mut memories = self.host.memories.lock();
+            let kept = memories.get_mut(memory).ok_or_else(not_on_disk)?;
+            *kept = true;
             Ok(())
         })
+    }
+
+    fn memories(&self) -> BoxFuture<'_, Result<Vec<MemoryId>, DriverError>> {
+        Box::pin(async move {
+            let memories = self.host.memories.lock();
+            let kept = memories.iter().filter(|(_, kept)| **kept);
+            Ok(kept.map(|(id, _)| id.clone()).collect())
+        })
+    }
+
+    fn forget_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(async move {
+            self.host.memories.lock().remove(memory);
+            Ok(())
+        })
+    }
+
+    fn memory_is_short(&self) -> BoxFuture<'_, Result<bool, DriverError>> {
+        Box::pin(async { Ok(self.host.memory_is_short.load(Ordering::SeqCst)) })
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Arc<dyn Guest>>, DriverError>> {
@@ -509,18 +551,20 @@ impl Guest for FakeGuest {
         })
     }
 
-    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+    fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {
         Box::pin(async move {
             let host = self.host_of_files()?;
+            let refused = host.captures.lock().remove(&self.spec.id);
+            if let Some(error) = refused {
+                return Err(error);
+            }
             if !self.is_frozen() {
                 return Err(DriverError::Checkpoint {
                     reason: "it is not frozen".into(),
                 });
             }
-            let spec = self.spec.clone();
-            host.on_disk.lock().insert(spec.id.clone(), spec);
-            self.exit();
-            Ok(())
+            host.memories.lock().insert(memory.clone(), false);
+            Ok(1)
         })
     }
 

@@ -39,6 +39,12 @@ pub struct InitBody {
     /// RFC 3339. Older requests than the last accepted one are ignored, and the clock is set by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,
+    /// Another sandbox goes on from this one's memory: its id, for `E2B_SANDBOX_ID`; absent leaves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// And its template, for `E2B_TEMPLATE_ID`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_id: Option<String>,
 }
 
 /// The body of `POST /oom`: the kernel has killed a process of this sandbox for lack of memory.

@@ -23,24 +23,29 @@ pub(crate) fn read(from: OwnedFd) -> io::Result<Boot> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Writes who this sandbox is where its users look for it.
+/// Writes who this sandbox is where its users look for it; an id that is absent stays as it is.
 ///
 /// # Errors
 /// When `/run` cannot be written.
-pub(crate) fn write_identity(boot: &Boot) -> io::Result<()> {
+pub(crate) fn write_identity(sandbox: Option<&str>, template: Option<&str>) -> io::Result<()> {
     let directory = Path::new(IDENTITY_DIRECTORY);
     fs::create_dir_all(directory)?;
     let files = [
-        (".E2B_SANDBOX", "true"),
-        (".E2B_SANDBOX_ID", boot.sandbox_id.as_str()),
-        (".E2B_TEMPLATE_ID", boot.template_id.as_str()),
+        (".E2B_SANDBOX", Some("true")),
+        (".E2B_SANDBOX_ID", sandbox),
+        (".E2B_TEMPLATE_ID", template),
     ];
     for (name, content) in files {
+        let Some(content) = content else { continue };
         let path = directory.join(name);
+        // Whoever was here before may have left anything in its place.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o444)
             .open(&path)?;
         file.write_all(content.as_bytes())?;

@@ -8,6 +8,7 @@ use soulbox_envd_proto::{ENVD_VERSION, InitBody};
 
 use crate::app::App;
 use crate::body::collect;
+use crate::boot;
 use crate::reply::{Refusal, Reply, empty, no_store};
 use crate::route::ACCESS_TOKEN;
 use crate::settings::InitOutcome;
@@ -27,7 +28,13 @@ pub(crate) async fn init(app: &Arc<App>, request: Request<Incoming>) -> Result<R
         .headers
         .get(ACCESS_TOKEN)
         .and_then(|value| value.to_str().ok());
-    match app.settings.init(&body, shown) {
+    let outcome = app.settings.init(&body, shown);
+    let is_renamed = body.sandbox_id.is_some() || body.template_id.is_some();
+    if is_renamed && matches!(outcome, InitOutcome::Applied) {
+        boot::write_identity(body.sandbox_id.as_deref(), body.template_id.as_deref())
+            .map_err(|e| Refusal::internal(format!("cannot write its identity: {e}")))?;
+    }
+    match outcome {
         InitOutcome::Applied | InitOutcome::Stale => {
             let mut reply = no_store(empty(StatusCode::NO_CONTENT));
             reply

@@ -149,7 +149,7 @@ fn settings(args: &Args) -> io::Result<Settings> {
 
 fn booted(number: RawFd) -> io::Result<Settings> {
     let document = boot::read(inherited_fd(number)?)?;
-    boot::write_identity(&document)?;
+    boot::write_identity(Some(&document.sandbox_id), Some(&document.template_id))?;
     Ok(Settings::booted(&document))
 }
 

@@ -110,6 +110,15 @@ impl Settings {
         {
             state.default_workdir = Some(workdir.clone());
         }
+        let ids = [
+            ("E2B_SANDBOX_ID", &body.sandbox_id),
+            ("E2B_TEMPLATE_ID", &body.template_id),
+        ];
+        for (name, id) in ids {
+            if let Some(id) = id {
+                state.identity.insert(name.to_owned(), id.clone());
+            }
+        }
         InitOutcome::Applied
     }
 

@@ -151,7 +151,40 @@ pub static POINTS: &[Point] = &[
         "the record says paused, without memory its processes are gone",
     ),
     point("pause.answered", "the caller knows that it is paused"),
+    // Its memory goes to disk.
+    point(
+        "hibernate.captured",
+        "its memory is on disk, not yet durable",
+    ),
+    point(
+        "memory.synced",
+        "all of a memory is durable but for the name of its record",
+    ),
+    point(
+        "hibernate.kept",
+        "its memory is durable on disk, no record says so",
+    ),
+    point(
+        "hibernate.row-written",
+        "the record says that its memory is on disk, its processes are there",
+    ),
+    point(
+        "hibernate.ended",
+        "its memory is on disk, its processes are gone",
+    ),
     // And brought back.
+    point(
+        "wake.recorded",
+        "its processes are made, none has run, the record says on disk",
+    ),
+    point(
+        "wake.guest-back",
+        "its processes run, the record says on disk",
+    ),
+    point(
+        "wake.row-written",
+        "it runs, and its memory is on disk as well, for nobody",
+    ),
     point("resume.thawed", "it runs, the record says paused"),
     point(
         "resume.memory-given-up",
@@ -176,8 +209,16 @@ pub static POINTS: &[Point] = &[
         "it stands still, its files are a layer that no record knows",
     ),
     point(
+        "snapshot.captured",
+        "it stands still, its memory is on disk, not yet durable",
+    ),
+    point(
         "snapshot.thawed",
         "it runs on, its files are a layer that no record knows",
+    ),
+    point(
+        "snapshot.memory-kept",
+        "its memory is durable on disk, no record knows",
     ),
     point(
         "snapshot.row-written",

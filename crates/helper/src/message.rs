@@ -7,7 +7,7 @@ use soulbox_driver::{
     BareLayers, DialError, DriverError, GuestStats, LayerHere, OomKill, SavedLayer, VolumeAnswer,
     VolumeError, VolumeRequest,
 };
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
 pub type GuestNumber = u64;
@@ -64,20 +64,34 @@ pub enum Request {
         /// Which guest.
         guest: GuestNumber,
     },
-    /// Write a frozen guest to disk with its memory and end it.
-    Checkpoint {
+    /// Write the memory of a frozen guest to disk, and leave it as it is.
+    Capture {
         /// Which guest.
         guest: GuestNumber,
+        /// The memory.
+        memory: MemoryId,
     },
-    /// Bring a guest back that was written to disk.
-    Restore(Box<SandboxSpec>),
-    /// Say whether that can be done, and of which sandboxes something is on disk.
-    OnDisk,
-    /// Remove what is on disk of a sandbox.
-    Forget {
+    /// Make a guest that goes on from memory on disk.
+    Wake {
+        /// What it is otherwise.
+        spec: Box<SandboxSpec>,
+        /// The memory.
+        memory: MemoryId,
+    },
+    /// Make memory durable.
+    KeepMemory {
         /// Which.
-        sandbox: SandboxId,
+        memory: MemoryId,
     },
+    /// Say whether memory can be written, and which is kept.
+    Memories,
+    /// Remove memory from disk.
+    ForgetMemory {
+        /// Which.
+        memory: MemoryId,
+    },
+    /// Say whether the host runs out of memory.
+    IsMemoryShort,
     /// Make one layer of several.
     Squash {
         /// Topmost first.
@@ -154,17 +168,21 @@ pub enum Answer {
     Killed,
     /// The processes stand still, or go on.
     FrozenSet,
-    /// The guest is on disk and has ended.
-    Written,
-    /// Whether guests can be written to disk, or why not; and which are there.
-    OnDisk {
+    /// Memory is on disk, of this many bytes.
+    Captured(u64),
+    /// Memory is durable.
+    MemoryKept,
+    /// Whether memory can be written, or why not; and which is kept.
+    Memories {
         /// The reason comes with a way out.
         able: Result<(), String>,
         /// In no order.
-        sandboxes: Vec<SandboxId>,
+        kept: Vec<MemoryId>,
     },
-    /// Nothing is on disk of it.
-    Forgotten,
+    /// Memory is not on disk.
+    MemoryForgotten,
+    /// Whether the host runs out of memory.
+    MemoryIsShort(bool),
     /// What was made of a guest's files, if it had any.
     Saved(Option<SavedLayer>),
     /// The one layer.

@@ -11,7 +11,7 @@ use soulbox_driver::{
     BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, LayerHere, OomKill,
     SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
 };
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -141,37 +141,58 @@ impl Driver for RemoteDriver {
         self.lost.lock().clone()
     }
 
-    fn restore<'a>(
+    fn wake<'a>(
         &'a self,
         spec: &'a SandboxSpec,
+        memory: &'a MemoryId,
     ) -> BoxFuture<'a, Result<Arc<dyn Guest>, DriverError>> {
-        Box::pin(self.make_guest(Request::Restore(Box::new(spec.clone())), "restore"))
+        let (spec, memory) = (Box::new(spec.clone()), memory.clone());
+        Box::pin(self.make_guest(Request::Wake { spec, memory }, "wake"))
     }
 
     fn hibernation(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            match self.ask(Request::OnDisk, "look at the disk").await {
-                Ok(Answer::OnDisk { able, .. }) => able,
+            match self.ask(Request::Memories, "look at the disk").await {
+                Ok(Answer::Memories { able, .. }) => able,
                 Ok(other) => Err(unexpected(&other).to_string()),
                 Err(error) => Err(error.to_string()),
             }
         })
     }
 
-    fn on_disk(&self) -> BoxFuture<'_, Result<Vec<SandboxId>, DriverError>> {
-        Box::pin(async {
-            match self.ask(Request::OnDisk, "look at the disk").await? {
-                Answer::OnDisk { sandboxes, .. } => Ok(sandboxes),
+    fn keep_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let memory = memory.clone();
+        Box::pin(async move {
+            match self.ask(Request::KeepMemory { memory }, "keep").await? {
+                Answer::MemoryKept => Ok(()),
                 other => Err(unexpected(&other)),
             }
         })
     }
 
-    fn forget<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<(), DriverError>> {
+    fn memories(&self) -> BoxFuture<'_, Result<Vec<MemoryId>, DriverError>> {
+        Box::pin(async {
+            match self.ask(Request::Memories, "look at the disk").await? {
+                Answer::Memories { kept, .. } => Ok(kept),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn forget_memory<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<(), DriverError>> {
+        let memory = memory.clone();
         Box::pin(async move {
-            let sandbox = id.clone();
-            match self.ask(Request::Forget { sandbox }, "forget").await? {
-                Answer::Forgotten => Ok(()),
+            match self.ask(Request::ForgetMemory { memory }, "forget").await? {
+                Answer::MemoryForgotten => Ok(()),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn memory_is_short(&self) -> BoxFuture<'_, Result<bool, DriverError>> {
+        Box::pin(async {
+            match self.ask(Request::IsMemoryShort, "look at memory").await? {
+                Answer::MemoryIsShort(short) => Ok(short),
                 other => Err(unexpected(&other)),
             }
         })
@@ -265,7 +286,7 @@ impl Link {
         let call = Call { id, request };
         let bytes = encode(&call).map_err(unasked)?;
         let spec = match call.request {
-            Request::Create(spec) | Request::Restore(spec) => Some(*spec),
+            Request::Create(spec) | Request::Wake { spec, .. } => Some(*spec),
             _ => None,
         };
         let (reply, answered) = oneshot::channel();
@@ -532,13 +553,13 @@ impl Guest for RemoteGuest {
         Box::pin(self.make_layer(Request::Snapshot { guest }))
     }
 
-    fn checkpoint(&self) -> BoxFuture<'_, Result<(), DriverError>> {
-        let guest = self.number;
+    fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {
+        let (guest, memory) = (self.number, memory.clone());
         Box::pin(async move {
-            let reply = self.link.call(Request::Checkpoint { guest }).await;
-            let reply = reply.map_err(|refusal| refusal.into_driver_error("checkpoint"))?;
+            let reply = self.link.call(Request::Capture { guest, memory }).await;
+            let reply = reply.map_err(|refusal| refusal.into_driver_error("capture"))?;
             match reply.answer {
-                Answer::Written => self.end_told("checkpoint").await,
+                Answer::Captured(bytes) => Ok(bytes),
                 other => Err(unexpected(&other)),
             }
         })

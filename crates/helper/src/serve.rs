@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{Driver, DriverError, Guest, VolumeRequest};
-use soulbox_types::{LayerDigest, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
@@ -128,13 +128,17 @@ impl Helper {
                 let made = self.make(&spec, self.driver.create(&spec)).await;
                 self.present(id, made);
             }
-            Request::Restore(spec) => {
-                let made = self.make(&spec, self.driver.restore(&spec)).await;
+            Request::Wake { spec, memory } => {
+                let made = self.make(&spec, self.driver.wake(&spec, &memory)).await;
                 self.present(id, made);
             }
-            Request::Checkpoint { guest } => self.answer(id, self.checkpoint(guest).await),
-            Request::OnDisk => self.answer(id, self.on_disk().await),
-            Request::Forget { sandbox } => self.answer(id, self.forget(&sandbox).await),
+            Request::Capture { guest, memory } => {
+                self.answer(id, self.capture(guest, &memory).await);
+            }
+            Request::KeepMemory { memory } => self.answer(id, self.keep(&memory).await),
+            Request::Memories => self.answer(id, self.memories().await),
+            Request::ForgetMemory { memory } => self.answer(id, self.forget(&memory).await),
+            Request::IsMemoryShort => self.answer(id, self.is_memory_short().await),
             Request::Adopt => self.adopt(id).await,
             Request::Lost => {
                 let mut sandboxes = self.driver.lost();
@@ -266,20 +270,30 @@ impl Helper {
         Ok((Answer::FrozenSet, None))
     }
 
-    async fn checkpoint(&self, guest: GuestNumber) -> Done {
-        self.guest(guest)?.checkpoint().await?;
-        Ok((Answer::Written, None))
+    async fn capture(&self, guest: GuestNumber, memory: &MemoryId) -> Done {
+        let bytes = self.guest(guest)?.capture(memory).await?;
+        Ok((Answer::Captured(bytes), None))
     }
 
-    async fn on_disk(&self) -> Done {
+    async fn keep(&self, memory: &MemoryId) -> Done {
+        self.driver.keep_memory(memory).await?;
+        Ok((Answer::MemoryKept, None))
+    }
+
+    async fn memories(&self) -> Done {
         let able = self.driver.hibernation().await;
-        let sandboxes = self.driver.on_disk().await?;
-        Ok((Answer::OnDisk { able, sandboxes }, None))
+        let kept = self.driver.memories().await?;
+        Ok((Answer::Memories { able, kept }, None))
     }
 
-    async fn forget(&self, sandbox: &SandboxId) -> Done {
-        self.driver.forget(sandbox).await?;
-        Ok((Answer::Forgotten, None))
+    async fn forget(&self, memory: &MemoryId) -> Done {
+        self.driver.forget_memory(memory).await?;
+        Ok((Answer::MemoryForgotten, None))
+    }
+
+    async fn is_memory_short(&self) -> Done {
+        let short = self.driver.memory_is_short().await?;
+        Ok((Answer::MemoryIsShort(short), None))
     }
 
     async fn snapshot(&self, guest: GuestNumber) -> Done {

@@ -16,7 +16,7 @@ use soulbox_driver::{DialError, Driver, DriverError, OomKill};
 use soulbox_helper::message::{Call, Request, encode};
 use soulbox_helper::{Channel, Ending, RemoteDriver, serve};
 use soulbox_types::{
-    LayerDigest, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
+    LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -286,33 +286,35 @@ async fn a_sandbox_cannot_be_made_where_one_is() {
 }
 
 #[tokio::test]
-async fn a_guest_goes_to_disk_and_comes_back_through_the_helper() {
+async fn memory_goes_to_disk_and_guests_are_made_of_it_through_the_helper() {
     let pair = pair().await;
     pair.remote.hibernation().await.unwrap();
-    let wanted = spec();
+    let (wanted, memory) = (spec(), MemoryId::random());
     let guest = pair.remote.create(&wanted).await.unwrap();
-    let refused = guest.checkpoint().await.unwrap_err();
+    let refused = guest.capture(&memory).await.unwrap_err();
     let reason =
         matches!(&refused, DriverError::Checkpoint { reason } if reason == "it is not frozen");
     assert!(reason, "{refused}");
     guest.freeze().await.unwrap();
-    soon("the checkpoint", guest.checkpoint()).await.unwrap();
-    soon("the end", guest.ended()).await;
-    let there = pair.remote.on_disk().await.unwrap();
-    assert_eq!(there, std::slice::from_ref(&wanted.id));
-    let other = SandboxSpec {
-        envd_access_token: "another".to_owned(),
-        ..wanted.clone()
-    };
-    assert!(pair.remote.restore(&other).await.is_err());
-    let back = pair.remote.restore(&wanted).await.unwrap();
-    assert_eq!(back.spec(), &wanted);
-    assert!(pair.remote.restore(&wanted).await.is_err());
-    assert!(pair.remote.on_disk().await.unwrap().is_empty());
-    back.freeze().await.unwrap();
-    back.checkpoint().await.unwrap();
-    pair.remote.forget(&wanted.id).await.unwrap();
-    assert!(pair.remote.restore(&wanted).await.is_err());
+    guest.capture(&memory).await.unwrap();
+    assert!(pair.remote.memories().await.unwrap().is_empty());
+    pair.remote.keep_memory(&memory).await.unwrap();
+    let kept = pair.remote.memories().await.unwrap();
+    assert_eq!(kept, std::slice::from_ref(&memory));
+    let other = spec();
+    let back = pair.remote.wake(&other, &memory).await.unwrap();
+    assert_eq!(back.spec(), &other);
+    assert!(
+        pair.remote.wake(&other, &memory).await.is_err(),
+        "it is there"
+    );
+    pair.remote.forget_memory(&memory).await.unwrap();
+    assert!(pair.remote.memories().await.unwrap().is_empty());
+    assert!(pair.remote.keep_memory(&memory).await.is_err());
+    assert!(pair.remote.wake(&spec(), &memory).await.is_err());
+    assert!(!pair.remote.memory_is_short().await.unwrap());
+    pair.fake.set_memory_is_short(true);
+    assert!(pair.remote.memory_is_short().await.unwrap());
 }
 
 #[tokio::test]

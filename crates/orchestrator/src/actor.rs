@@ -24,7 +24,7 @@ use crate::node::{Node, store_error};
 use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
 use crate::saving::{self, Saved};
 use crate::transitions::{self, Killed};
-use crate::{NewSandbox, SandboxError, SandboxView, reconcile};
+use crate::{NewSandbox, SandboxError, SandboxView, hibernation, reconcile};
 
 /// When a pause at the end time that has failed is tried again.
 const PAUSE_RETRY: Duration = Duration::from_secs(30);
@@ -50,9 +50,11 @@ pub(crate) enum Message {
     },
     /// Save and stop it. Answered when it is paused.
     Pause { how: HowToPause, reply: Reply<()> },
-    /// Save its files: [`Request::Snapshot`] or [`Request::Fork`]. Answered when it runs on.
+    /// Save its files, and its memory if that is wanted: [`Request::Snapshot`] or [`Request::Fork`]. Answered when it runs
+    /// on.
     Save {
         request: Request,
+        memory: bool,
         reply: Reply<Saved>,
     },
     /// Make sure that it runs: [`Request::Connect`] or [`Request::Resume`].
@@ -86,6 +88,7 @@ enum Ended {
     Pause(Result<PausedSandbox, SandboxError>),
     Resume(Result<RunningSandbox, SandboxError>),
     Save(Result<Saved, SandboxError>),
+    PutAway(Option<Pause>),
 }
 
 /// See the module.
@@ -105,6 +108,8 @@ pub(crate) struct Actor {
     oom_kills: Option<broadcast::Receiver<OomKill>>,
     /// Resolves when the files of a frozen guest are saved, or cannot be.
     files_saved: Option<BoxFuture<'static, Option<Pause>>>,
+    /// Resolves when a paused sandbox whose files are saved is to go to disk.
+    put_away: Option<BoxFuture<'static, ()>>,
     /// Resolves when a create has taken too long.
     create_deadline: Option<BoxFuture<'static, ()>>,
     creator: Option<Reply<SandboxView>>,
@@ -126,6 +131,7 @@ enum Event {
     CreateDeadline,
     OomKill(OomKill),
     FilesSaved(Option<Pause>),
+    PutAway,
     Message(Message),
     Stop,
 }
@@ -186,6 +192,7 @@ impl Actor {
             guest_ended: None,
             oom_kills: None,
             files_saved: None,
+            put_away: None,
             create_deadline: None,
             creator: None,
             kill_reason: None,
@@ -206,10 +213,12 @@ impl Actor {
                 Event::Ended(Ended::Pause(outcome)) => self.pause_ended(outcome),
                 Event::Ended(Ended::Resume(outcome)) => self.resume_ended(outcome).await,
                 Event::Ended(Ended::Save(outcome)) => self.save_ended(outcome),
+                Event::Ended(Ended::PutAway(pause)) => self.is_put_away(pause),
                 Event::GuestEnded => self.guest_is_gone().await,
                 Event::CreateDeadline => self.create_takes_too_long(),
                 Event::OomKill(kill) => self.note_oom_kill(&kill),
                 Event::FilesSaved(pause) => self.note_saved_files(pause).await,
+                Event::PutAway => self.begin_put_away(),
                 Event::Message(message) => self.told(message).await,
                 Event::Stop => return,
             }
@@ -227,12 +236,21 @@ impl Actor {
     }
 
     async fn told(&mut self, message: Message) {
+        if self.state == State::Paused && self.in_flight.is_some() {
+            // It is on its way to disk, which nothing may break off.
+            self.waiting.push(message);
+            return;
+        }
         match message {
             Message::Kill { reason, reply } => self.kill(reason, reply),
             Message::Expire => self.expire(),
             Message::LetGo { paused_at, reply } => self.let_go(paused_at, reply),
             Message::Pause { how, reply } => self.pause(how, reply),
-            Message::Save { request, reply } => self.save(request, reply),
+            Message::Save {
+                request,
+                memory,
+                reply,
+            } => self.save(request, memory, reply),
             Message::Start {
                 request,
                 how,
@@ -276,6 +294,10 @@ impl Actor {
             pause = when(&mut self.files_saved) => {
                 self.files_saved = None;
                 Event::FilesSaved(pause)
+            }
+            () = when(&mut self.put_away), if idle => {
+                self.put_away = None;
+                Event::PutAway
             }
             kill = next_kill(&mut self.oom_kills) => Event::OomKill(kill),
             message = self.mailbox.recv() => match message {
@@ -575,18 +597,24 @@ impl Actor {
         }
     }
 
-    /// It is paused: what remains may end by itself.
+    /// It is paused: what remains may end by itself. Its files are saved after a while, also when an earlier pause has done
+    /// so: it may have run since then. Only then it may go to disk.
     fn rests(&mut self, paused: PausedSandbox) {
         self.oom_kills = None;
+        self.files_saved = paused.guest.clone().map(|guest| {
+            let saved = pausing::save_in_a_while(&self.node, guest, &paused.record);
+            let saved: BoxFuture<'static, Option<Pause>> = Box::pin(saved);
+            saved
+        });
+        self.watch(paused);
+    }
+
+    /// It is paused, and its guest may end by itself.
+    fn watch(&mut self, paused: PausedSandbox) {
         self.guest_ended = paused.guest.clone().map(|guest| {
             let ended: BoxFuture<'static, ()> = Box::pin(async move { guest.ended().await });
             ended
         });
-        let unsaved = (paused.record.pause.as_ref()).is_some_and(|pause| !pause.files_saved);
-        if let Some(guest) = paused.guest.clone().filter(|_| unsaved) {
-            let saved = pausing::save_in_a_while(&self.node, guest, &paused.record);
-            self.files_saved = Some(Box::pin(saved));
-        }
         self.paused = Some(paused);
     }
 
@@ -605,11 +633,44 @@ impl Actor {
             Ok(_) => {
                 record.pause = Some(pause);
                 paused.record = Arc::new(record);
+                self.put_away = paused.guest.as_ref().map(|guest| {
+                    let time: BoxFuture<'static, ()> =
+                        Box::pin(hibernation::time_has_come(&self.node, guest));
+                    time
+                });
             }
             Err(error) => {
                 let error = soulbox_telemetry::chain(&error);
                 tracing::error!(sandbox.id = %self.handle.id, error, "files of a paused sandbox are saved, and its record does not say so");
             }
+        }
+    }
+
+    /// The end of its guest is no end of the sandbox then.
+    fn begin_put_away(&mut self) {
+        let Some(paused) = &self.paused else { return };
+        let Some(guest) = paused.guest.clone() else {
+            return;
+        };
+        self.guest_ended = None;
+        let work = hibernation::put_away(self.node.clone(), paused.record.clone(), guest);
+        self.in_flight = Some(Box::pin(async move { Ended::PutAway(work.await) }));
+    }
+
+    fn is_put_away(&mut self, pause: Option<Pause>) {
+        let Some(paused) = self.paused.take() else {
+            return;
+        };
+        match pause {
+            Some(pause) => {
+                let mut record = (*paused.record).clone();
+                record.pause = Some(pause);
+                self.paused = Some(PausedSandbox {
+                    record: Arc::new(record),
+                    guest: None,
+                });
+            }
+            None => self.watch(paused),
         }
     }
 
@@ -660,11 +721,9 @@ impl Actor {
     fn begin_resume(&mut self, how: HowToResume) -> Result<(), SandboxError> {
         let id = self.id().clone();
         let paused = self.paused.clone().ok_or_else(|| Node::not_found(&id))?;
-        let unresponsive = |pause: &Pause| pause.guest_unresponsive;
-        if how.memory
-            && paused.guest.is_some()
-            && paused.record.pause.as_ref().is_some_and(unresponsive)
-        {
+        let has_memory = |pause: &Pause| paused.guest.is_some() || pause.memory.is_some();
+        let unresponsive = |pause: &Pause| pause.guest_unresponsive && has_memory(pause);
+        if how.memory && paused.record.pause.as_ref().is_some_and(unresponsive) {
             return Err(SandboxError::PausedUnresponsive { id });
         }
         let state = Transition::Resume.state();
@@ -674,6 +733,7 @@ impl Actor {
         self.state = state;
         self.guest_ended = None;
         self.files_saved = None;
+        self.put_away = None;
         let work = pausing::resume(self.node.clone(), paused, how);
         self.in_flight = Some(Box::pin(async move { Ended::Resume(work.await) }));
         Ok(())
@@ -715,13 +775,13 @@ impl Actor {
 
     // Save
 
-    fn save(&mut self, request: Request, reply: Reply<Saved>) {
+    fn save(&mut self, request: Request, memory: bool, reply: Reply<Saved>) {
         match (self.decide(request), self.run.clone()) {
             (Decision::Start(_), Some(run)) => {
                 self.save_reply = Some(reply);
                 self.state = Transition::Snapshot.state();
                 self.publish();
-                let work = saving::save(self.node.clone(), run);
+                let work = saving::save(self.node.clone(), run, memory);
                 self.in_flight = Some(Box::pin(async move { Ended::Save(work.await) }));
             }
             (Decision::Reject(rejection), _) => drop(reply.send(Err(self.refusal(rejection)))),
@@ -757,16 +817,23 @@ impl Actor {
             (None, Some(paused)) => paused.guest.clone(),
             (None, None) => return,
         };
+        let pause = self
+            .paused
+            .as_ref()
+            .and_then(|paused| paused.record.pause.as_ref());
+        let memory = pause.and_then(|pause| pause.memory.clone());
         self.kill_reason = Some(reason);
         self.state = Transition::Kill.state();
         self.guest_ended = None;
         self.files_saved = None;
+        self.put_away = None;
         self.node.expiry.remove(self.id());
         self.publish();
         fault::point!("kill.begun");
         self.node.live.close_route(self.id());
         fault::point!("kill.route-closed");
-        let work = transitions::kill(self.node.clone(), self.id().clone(), reason.told(), guest);
+        let left = transitions::Left { guest, memory };
+        let work = transitions::kill(self.node.clone(), self.id().clone(), reason.told(), left);
         self.in_flight = Some(Box::pin(async move { Ended::Kill(work.await) }));
     }
 

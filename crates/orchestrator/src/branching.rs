@@ -11,14 +11,15 @@ use soulbox_types::{BuildContext, SandboxId, StartCommand, TemplateRef};
 use tokio::sync::oneshot;
 
 use crate::actor::Message;
+use crate::hibernation;
 use crate::journal;
 use crate::node::store_error;
-use crate::saving::Saved;
+use crate::saving::{Saved, not_saved};
 use crate::{NewSandbox, SandboxError, SandboxView, Sandboxes};
 
 impl Sandboxes {
-    /// Saves the files of a running sandbox, which goes on, under a name of its team or without one. A caller that goes
-    /// away leaves a whole snapshot or none.
+    /// Saves a running sandbox, which goes on, under a name of its team or without one: its files, and its memory if that is
+    /// wanted. A caller that goes away leaves a whole snapshot or none.
     ///
     /// # Errors
     /// When there is none, it does not run, the name cannot be used, or the files cannot be written; it runs on as before.
@@ -27,17 +28,22 @@ impl Sandboxes {
         team: &Team,
         id: &SandboxId,
         name: Option<TemplateRef>,
+        memory: bool,
     ) -> Result<Snapshot, SandboxError> {
         let (worker, team, id) = (self.clone(), team.clone(), id.clone());
         self.finish_anyway("snapshot", async move {
-            let saved = worker.save(&team, &id, Request::Snapshot).await?;
-            worker.name(&team, saved, name).await
+            let saved = worker.save(&team, &id, Request::Snapshot, memory).await?;
+            let named = worker.name(&team, &saved, name).await;
+            if named.is_err() {
+                worker.forget_memory(&saved).await;
+            }
+            named
         })
         .await
     }
 
-    /// Makes `count` sandboxes from the files that a running one has at this moment; each runs for `timeout`. One answer
-    /// for each of them.
+    /// Makes `count` sandboxes from the files that a running one has at this moment, and its memory if that is wanted; each
+    /// runs for `timeout`. One answer for each of them.
     ///
     /// # Errors
     /// When there is none, it does not run, or its files cannot be written; it runs on as before.
@@ -47,15 +53,23 @@ impl Sandboxes {
         id: &SandboxId,
         count: usize,
         timeout: Duration,
+        memory: bool,
     ) -> Result<Vec<Result<SandboxView, SandboxError>>, SandboxError> {
         let (worker, team, id) = (self.clone(), team.clone(), id.clone());
         self.finish_anyway("fork", async move {
-            let saved = worker.save(&team, &id, Request::Fork).await?;
+            let saved = worker.save(&team, &id, Request::Fork, memory).await?;
             fault::point!("fork.saved");
-            let build = worker.build_of(&saved).await?;
-            let start = build.and_then(|build| build.start);
+            let build = worker.build_of(&saved).await;
+            let start = match build {
+                Ok(build) => build.and_then(|build| build.start),
+                Err(error) => {
+                    worker.forget_memory(&saved).await;
+                    return Err(error);
+                }
+            };
             let forks = (0..count).map(|_| worker.create(fork_of(&saved, start.clone(), timeout)));
             let forks = join_all(forks).await;
+            worker.forget_memory(&saved).await;
             worker.tell_of(&saved, &forks).await;
             Ok(forks)
         })
@@ -67,24 +81,41 @@ impl Sandboxes {
         team: &Team,
         id: &SandboxId,
         request: Request,
+        memory: bool,
     ) -> Result<Saved, SandboxError> {
-        self.ask_for(&team.id, id, |reply| Message::Save { request, reply })
-            .await
+        self.ask_for(&team.id, id, |reply| Message::Save {
+            request,
+            memory,
+            reply,
+        })
+        .await
+    }
+
+    async fn forget_memory(&self, saved: &Saved) {
+        if let Some(memory) = &saved.memory {
+            hibernation::forget(self.node(), &memory.of, &memory.id).await;
+        }
     }
 
     async fn name(
         &self,
         team: &Team,
-        saved: Saved,
+        saved: &Saved,
         name: Option<TemplateRef>,
     ) -> Result<Snapshot, SandboxError> {
         let node = self.node();
-        let build = self.build_of(&saved).await?;
+        if let Some(memory) = &saved.memory {
+            let kept = node.driver.keep_memory(&memory.id).await;
+            kept.map_err(not_saved(&saved.record.id))?;
+            fault::point!("snapshot.memory-kept");
+        }
+        let build = self.build_of(saved).await?;
         let new = NewSnapshot {
+            memory: saved.memory.as_ref().map(|memory| memory.id.clone()),
             reference: name,
             saved_from: saved.record.id.clone(),
             limits: saved.record.limits,
-            finished: finished(&saved, build),
+            finished: finished(saved, build),
         };
         let added = node.store.add_snapshot(team, &new).await;
         let snapshot = added.map_err(|source| SandboxError::SnapshotName {
@@ -166,6 +197,7 @@ fn fork_of(saved: &Saved, start: Option<StartCommand>, timeout: Duration) -> New
         limits: record.limits,
         envd_version: record.envd_version.clone(),
         start,
+        memory: saved.memory.clone(),
         timeout,
         on_timeout: record.on_timeout,
         auto_pause_memory: record.auto_pause_memory,

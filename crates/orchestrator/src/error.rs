@@ -103,6 +103,21 @@ pub enum SandboxError {
         #[source]
         source: Arc<DriverError>,
     },
+    /// Its memory cannot go to disk; it stays paused in memory.
+    #[error("cannot put sandbox {id} on disk")]
+    Hibernate {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
+    /// This host cannot keep memory on disk.
+    #[error("memory of sandboxes cannot be kept on disk here: {reason}")]
+    NoMemory {
+        /// Why, with a way out.
+        reason: String,
+    },
     /// What was saved cannot have the name that was asked for, or no record.
     #[error("cannot name a snapshot")]
     SnapshotName {
@@ -166,7 +181,10 @@ impl SandboxError {
             Self::MaxLength { .. } => ErrorKind::InvalidArgument,
             Self::GuestUnresponsive { .. } => ErrorKind::Unavailable,
             Self::PausedUnresponsive { .. } | Self::StartInFlight { .. } => ErrorKind::Conflict,
+            Self::NoMemory { .. } => ErrorKind::Unimplemented,
+            Self::Snapshot { source, .. } if is_checkpoint(source) => ErrorKind::Conflict,
             Self::Pause { source, .. }
+            | Self::Hibernate { source, .. }
             | Self::Resume { source, .. }
             | Self::Snapshot { source, .. } => match source.kind() {
                 kind @ (ErrorKind::StorageFull | ErrorKind::Unimplemented) => kind,
@@ -232,6 +250,9 @@ impl SandboxError {
             Self::Create { source, .. } if matches!(**source, DriverError::Volume { .. }) => {
                 format!("Failed to place sandbox: {source}")
             }
+            Self::Create { source, .. } if is_checkpoint(source) => {
+                format!("Failed to place sandbox: {source}. FIX: save a new snapshot")
+            }
             Self::Create { .. } | Self::CreateTimeout { .. } | Self::EndedInCreate { .. } => {
                 create_failed(self.kind())
             }
@@ -245,13 +266,27 @@ impl SandboxError {
             Self::Snapshot { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 format!("Error creating snapshot template: {source}")
             }
+            Self::Snapshot { source, .. } if is_checkpoint(source) => format!(
+                "Error creating snapshot template: {source}. \
+                 FIX: save its files alone, with memory: false in the body, or remove what is in the way"
+            ),
             Self::Snapshot { .. } => "Error creating snapshot template".into(),
+            Self::Hibernate { .. } => "Error putting the sandbox on disk".into(),
+            Self::NoMemory { reason } => format!(
+                "This server cannot keep the memory of sandboxes on disk: {reason}. \
+                 FIX: `soulbox criu` and a restart of the server, or save files alone, with memory: false in the body, \
+                 mode=\"filesystem\" in Python, or `--files-only` of soulbox"
+            ),
             Self::SnapshotName { source } => match &**source {
                 RequestBuildError::Store(error) => {
                     error.user_message().unwrap_or("internal error").into()
                 }
                 other => other.to_string(),
             },
+            Self::Resume { source, .. } if is_checkpoint(source) => format!(
+                "Error resuming sandbox: {source}. FIX: try again, or resume it with memory: false, which starts it anew \
+                 from its files"
+            ),
             Self::Resume { .. } => "Error resuming sandbox".into(),
             Self::GuestUnresponsive { id } => format!(
                 "Sandbox '{id}' cannot be paused right now because its guest agent does not answer. \
@@ -272,6 +307,11 @@ impl SandboxError {
             Self::ShuttingDown => "the server is shutting down, please retry".into(),
         }
     }
+}
+
+/// Whether memory could not be written or brought back, with a reason that its owner understands.
+fn is_checkpoint(error: &DriverError) -> bool {
+    matches!(error, DriverError::Checkpoint { .. })
 }
 
 fn not_found(id: &SandboxId) -> String {

@@ -69,6 +69,12 @@ pub(crate) fn not_paused(record: &SandboxRecord, at: Timestamp, error: &SandboxE
     About::of(record).entry(at, LogLevel::Error, message)
 }
 
+/// Its memory was to go to disk, and could not.
+pub(crate) fn stays_in_memory(about: About<'_>, at: Timestamp, reason: &str) -> LogEntry {
+    let message = format!("The paused sandbox stays in memory: {reason}");
+    about.entry(at, LogLevel::Warn, message)
+}
+
 /// Its files are a snapshot now.
 pub(crate) fn saved(record: &SandboxRecord, at: Timestamp, snapshot: &Snapshot) -> LogEntry {
     let mut entry = About::of(record).entry(at, LogLevel::Info, "Snapshot taken");

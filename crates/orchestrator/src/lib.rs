@@ -14,6 +14,7 @@ pub mod clock;
 mod end_time;
 pub mod error;
 mod expiry;
+mod hibernation;
 mod housekeeping;
 mod instruments;
 mod journal;

@@ -7,13 +7,16 @@ use soulbox_driver::{Driver, Route};
 use soulbox_store::{RecordState, SandboxRecord, Store};
 use soulbox_telemetry::task::Tasks;
 use soulbox_types::{SandboxId, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::expiry::Expiry;
 use crate::live::{Live, RunningSandbox};
 use crate::tokens::Tokens;
 use crate::{SandboxError, SandboxView, Settings};
+
+/// Writing memory takes what others need to run.
+const PUT_AWAY_AT_ONCE: usize = 2;
 
 /// One node's sandboxes and everything that acts on them.
 pub(crate) struct Node {
@@ -28,6 +31,12 @@ pub(crate) struct Node {
     pub(crate) stop: CancellationToken,
     pub(crate) reconcile_wanted: Notify,
     executions: AtomicU64,
+    /// Whether memory can be kept on disk, once it was tried.
+    pub(crate) hibernation: OnceCell<Result<(), String>>,
+    /// Whether this host needs the memory of what is paused.
+    pub(crate) memory_wanted: watch::Sender<bool>,
+    /// How many go to disk at the same time.
+    pub(crate) putting_away: Semaphore,
 }
 
 impl Node {
@@ -43,6 +52,9 @@ impl Node {
             stop: CancellationToken::new(),
             reconcile_wanted: Notify::new(),
             executions: AtomicU64::new(1),
+            hibernation: OnceCell::new(),
+            memory_wanted: watch::Sender::new(false),
+            putting_away: Semaphore::new(PUT_AWAY_AT_ONCE),
         }
     }
 

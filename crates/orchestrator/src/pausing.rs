@@ -19,7 +19,7 @@ use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
 use crate::saving::put_on_top;
 use crate::transitions::{bring_up, envd, kill_guest, make_guest};
-use crate::{SandboxError, reconcile};
+use crate::{SandboxError, hibernation, reconcile};
 
 /// How long envd may take to say that it is there.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
@@ -93,6 +93,7 @@ async fn freeze_and_keep(
     }
     fault::point!("pause.files-saved");
     let pause = Pause {
+        memory: None,
         mode: how.mode,
         guest_unresponsive,
         files_saved: how.mode == PauseMode::Filesystem,
@@ -130,7 +131,7 @@ fn not_paused(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
     }
 }
 
-fn not_resumed(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
+pub(crate) fn not_resumed(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
     move |source| SandboxError::Resume {
         id: id.clone(),
         source: Arc::new(source),
@@ -138,7 +139,7 @@ fn not_resumed(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + Copy {
 }
 
 /// Writes down what there is of a paused sandbox; false when it has no record any more.
-async fn write_pause(
+pub(crate) async fn write_pause(
     node: &Node,
     id: &SandboxId,
     at: Timestamp,
@@ -176,12 +177,16 @@ pub(crate) async fn keep_files(
         return Ok(false);
     };
     pause.mode = PauseMode::Filesystem;
+    let memory = pause.memory.take();
     let written = write_pause(node, &record.id, record.end_at, pause).await?;
     if written {
         let about = About::of(record);
         tracing::warn!(sandbox.id = %record.id, reason, "memory of a paused sandbox is lost");
         node.store
             .log(journal::memory_lost(about, node.now(), reason));
+    }
+    if let Some(memory) = &memory {
+        hibernation::forget(node, &record.id, memory).await;
     }
     Ok(written)
 }
@@ -197,7 +202,9 @@ pub(crate) fn save_in_a_while(
     let (node, pause, id) = (Arc::clone(node), record.pause.clone(), record.id.clone());
     async move {
         let mut pause = pause?;
-        tokio::time::sleep(node.settings.save_paused_after).await;
+        let made_of = guest.spec().image.layers.clone();
+        pause.spec.image.layers = made_of;
+        hibernation::in_a_while(&node, node.settings.save_paused_after).await;
         let (done, saved) = oneshot::channel();
         let saver = Arc::clone(&node);
         node.tasks.spawn("save a paused sandbox", async move {
@@ -217,7 +224,7 @@ pub(crate) fn save_in_a_while(
 }
 
 /// What it was is safe: it ends, now or in a while.
-async fn end(node: &Arc<Node>, guest: &Arc<dyn Guest>) {
+pub(crate) async fn end(node: &Arc<Node>, guest: &Arc<dyn Guest>) {
     if let Err(error) = kill_guest(guest.as_ref()).await {
         let error = soulbox_telemetry::chain(&error);
         tracing::error!(sandbox.id = %guest.spec().id, error, "the guest of a paused sandbox does not end; trying again later");
@@ -231,7 +238,7 @@ pub(crate) async fn resume(
     paused: PausedSandbox,
     how: HowToResume,
 ) -> Result<RunningSandbox, SandboxError> {
-    let Some(pause) = paused.record.pause.clone() else {
+    let Some(mut pause) = paused.record.pause.clone() else {
         return Err(Node::not_found(&paused.record.id));
     };
     match paused.guest.clone() {
@@ -252,7 +259,16 @@ pub(crate) async fn resume(
             resumed
         }
         Some(guest) => reboot(&node, &paused, &guest, pause, how).await,
-        None => start_anew(&node, &paused.record, pause.spec, how).await,
+        None => match pause.memory.clone() {
+            Some(memory) if how.memory => {
+                hibernation::bring_back(&node, &paused.record, &memory, pause.spec, how).await
+            }
+            Some(_) => {
+                hibernation::give_up_memory(&node, &paused.record, &mut pause).await?;
+                start_anew(&node, &paused.record, pause.spec, how).await
+            }
+            None => start_anew(&node, &paused.record, pause.spec, how).await,
+        },
     }
 }
 
@@ -347,7 +363,7 @@ async fn start_anew(
 }
 
 /// From now its time runs.
-async fn write(
+pub(crate) async fn write(
     node: &Node,
     record: &SandboxRecord,
     how: HowToResume,

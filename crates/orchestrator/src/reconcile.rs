@@ -21,7 +21,7 @@ use crate::live::{Handle, RunningSandbox};
 use crate::node::{Node, store_error};
 use crate::pausing::{self, PausedSandbox};
 use crate::transitions::kill_guest;
-use crate::{SandboxError, instruments};
+use crate::{SandboxError, hibernation, instruments};
 
 /// Time between two comparisons that nobody has asked for.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -114,6 +114,15 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
             None => orphans.push(guest),
         }
     }
+    let kept = hibernation::on_disk(node).await?;
+    let is_away = |record: &SandboxRecord| {
+        let memory = record
+            .pause
+            .as_ref()
+            .and_then(|pause| pause.memory.as_ref());
+        memory.is_some_and(|memory| kept.contains(memory))
+    };
+    records.retain(|_, record| !is_away(record));
     instruments::adopted(adopted);
     tracing::info!(
         adopted,
@@ -139,6 +148,7 @@ pub(crate) async fn take_over(node: &Arc<Node>) -> Result<(), SandboxError> {
 /// Takes over a guest: what is recorded as paused stands still, what is recorded as running runs. A server that has died
 /// in between may have left it the other way.
 async fn adopt(node: &Arc<Node>, record: SandboxRecord, guest: Arc<dyn Guest>) {
+    let record = hibernation::is_here(node, record).await;
     let is_paused = record.pause.is_some();
     let set = if is_paused {
         guest.freeze().await

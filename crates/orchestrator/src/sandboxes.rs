@@ -23,7 +23,7 @@ use crate::live::Handle;
 use crate::node::{Node, store_error};
 use crate::pausing::{HowToPause, HowToResume, PausedSandbox};
 use crate::{NewSandbox, SandboxError, SandboxView, Settings};
-use crate::{expiry, housekeeping, instruments, reconcile, sampler};
+use crate::{expiry, hibernation, housekeeping, instruments, reconcile, sampler};
 
 /// A refresh puts the end off by at least this long.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(15);
@@ -63,6 +63,8 @@ impl Sandboxes {
         keep_going(&node, "expiry", expiry::run);
         keep_going(&node, "reconcile", reconcile::run);
         node.tasks.spawn("sampler", sampler::run(node.clone()));
+        node.tasks
+            .spawn("memory", hibernation::watch_memory(node.clone()));
         node.tasks.spawn("flush", housekeeping::flush(node.clone()));
         node.tasks.spawn("prune", housekeeping::prune(node.clone()));
         let sandboxes = Self { node };

@@ -12,6 +12,8 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 const MAX_CONCURRENT: usize = 2048;
 /// Who pauses for a moment is spared the copy.
 const SAVE_PAUSED_AFTER: Duration = Duration::from_secs(30);
+/// Who pauses for some minutes is spared the disk.
+const HIBERNATE_AFTER: Duration = Duration::from_mins(5);
 /// How long it is known what has happened to sandboxes.
 const EVENTS_KEPT: Duration = Duration::from_hours(24 * 30);
 /// Clients expect a reading every five seconds.
@@ -31,6 +33,8 @@ pub struct Settings {
     /// How long after a pause with memory the files are saved, too: from then on, a restart of the machine costs only the
     /// memory.
     pub save_paused_after: Duration,
+    /// How long after its files are saved a sandbox that was paused with memory goes to disk, where this host can do that.
+    pub hibernate_after: Duration,
     /// How long events of sandboxes are kept.
     pub events_kept: Duration,
     /// Time between two readings of a sandbox.
@@ -49,6 +53,7 @@ impl Settings {
             token_seed,
             domain: None,
             save_paused_after: SAVE_PAUSED_AFTER,
+            hibernate_after: HIBERNATE_AFTER,
             events_kept: EVENTS_KEPT,
             sample_interval: SAMPLE_INTERVAL,
             clock: Arc::new(SystemClock),
@@ -64,6 +69,7 @@ impl fmt::Debug for Settings {
             .field("max_concurrent_per_team", &self.max_concurrent_per_team)
             .field("domain", &self.domain)
             .field("save_paused_after", &self.save_paused_after)
+            .field("hibernate_after", &self.hibernate_after)
             .field("events_kept", &self.events_kept)
             .field("sample_interval", &self.sample_interval)
             .finish_non_exhaustive()

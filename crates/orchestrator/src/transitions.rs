@@ -7,9 +7,10 @@ use std::time::Duration;
 use soulbox_client::startup;
 use soulbox_client::{Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
+use soulbox_envd_proto::InitBody;
 use soulbox_fault as fault;
-use soulbox_store::{RecordState, SandboxRecord, StoreError};
-use soulbox_types::{EndReason, ExecutionId, SandboxId, SandboxSpec, StartCommand};
+use soulbox_store::{RecordState, SandboxRecord, SavedMemory, StoreError};
+use soulbox_types::{EndReason, ExecutionId, MemoryId, SandboxId, SandboxSpec, StartCommand};
 use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
@@ -22,6 +23,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a template's ready command may take in a new sandbox: a little less than a create.
 const STARTUP_PATIENCE: Duration = Duration::from_secs(25);
+/// How long envd may take to learn who it is.
+const INTRODUCTION: Duration = Duration::from_secs(10);
 /// Where envd listens in every sandbox.
 const ENVD_PORT: u16 = 49983;
 
@@ -47,7 +50,10 @@ pub(crate) async fn create(
     let begun = Instant::now();
     fault::point!("create.begun");
     let spec = spec(&node, id.clone(), &new);
-    let guest = make_guest(&node, &spec).await?;
+    let guest = match &new.memory {
+        Some(memory) => wake(&node, &spec, memory).await?,
+        None => make_guest(&node, &spec).await?,
+    };
     fault::point!("create.guest-made");
     let unrecorded = Unrecorded {
         node: node.clone(),
@@ -55,7 +61,8 @@ pub(crate) async fn create(
     };
     let made = Instant::now();
     instruments::create_phase("driver", made - begun);
-    if let Some(start) = &new.start {
+    // What it starts with runs already in memory.
+    if let (Some(start), None) = (&new.start, &new.memory) {
         bring_up(&guest, start).await?;
         instruments::create_phase("startup", made.elapsed());
     }
@@ -91,16 +98,57 @@ pub(crate) async fn make_guest(
     })
 }
 
+/// Has the driver make a guest that goes on from the memory of another one, and tells it who it is. On error nothing is left.
+async fn wake(
+    node: &Arc<Node>,
+    spec: &SandboxSpec,
+    memory: &SavedMemory,
+) -> Result<Arc<dyn Guest>, SandboxError> {
+    let failed = |source| SandboxError::Create {
+        id: spec.id.clone(),
+        source: Arc::new(source),
+    };
+    let guest = node.driver.wake(spec, &memory.id).await.map_err(failed)?;
+    let before = envd_with(&guest, node.tokens.envd(&memory.of));
+    let introduced = tokio::time::timeout(INTRODUCTION, before.init(&identity(spec))).await;
+    let introduced = introduced.map_err(|_| "it does not answer".to_owned());
+    let introduced = introduced.and_then(|told| told.map_err(|e| soulbox_telemetry::chain(&e)));
+    if let Err(reason) = introduced {
+        if let Err(error) = kill_guest(guest.as_ref()).await {
+            tracing::error!(sandbox.id = %spec.id, error = %soulbox_telemetry::chain(&error), "guest that was not introduced not killed; trying again later");
+            reconcile::give_up(node, guest);
+        }
+        return Err(failed(DriverError::Envd { reason }));
+    }
+    Ok(guest)
+}
+
+/// What envd of a guest is to know, when it was another one's.
+fn identity(spec: &SandboxSpec) -> InitBody {
+    InitBody {
+        // Those of before stay where it gets none of its own.
+        env_vars: (!spec.env_vars.is_empty()).then(|| spec.env_vars.clone()),
+        access_token: Some(spec.envd_access_token.clone()),
+        default_user: Some(spec.image.default_user.clone()),
+        default_workdir: spec.image.default_workdir.clone(),
+        timestamp: None,
+        sandbox_id: Some(spec.id.to_string()),
+        template_id: Some(spec.image.template_id.to_string()),
+    }
+}
+
 /// The envd of a guest.
 pub(crate) fn envd(guest: &Arc<dyn Guest>) -> Envd {
+    envd_with(guest, guest.spec().envd_access_token.clone())
+}
+
+fn envd_with(guest: &Arc<dyn Guest>, token: String) -> Envd {
     let dialled = Arc::clone(guest);
     let dial: Dial = Arc::new(move || {
         let guest = Arc::clone(&dialled);
         Box::pin(async move { guest.dial(ENVD_PORT).await.map_err(io::Error::other) })
     });
-    let spec = guest.spec();
-    let token = Secret::new(spec.envd_access_token.clone());
-    Envd::through(dial, spec.id.as_str(), token)
+    Envd::through(dial, guest.spec().id.as_str(), Secret::new(token))
 }
 
 /// Runs what the template wants to run from the beginning. Whether it is ready is asked only of commands that look:
@@ -177,6 +225,15 @@ fn record(node: &Node, id: SandboxId, new: NewSandbox) -> SandboxRecord {
     }
 }
 
+/// What there is of a sandbox that is to end.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// None of a paused one whose files alone are kept, or whose memory is on disk.
+    pub(crate) guest: Option<Arc<dyn Guest>>,
+    /// Memory on disk.
+    pub(crate) memory: Option<MemoryId>,
+}
+
 /// How the two halves of a kill went.
 #[derive(Debug)]
 pub(crate) struct Killed {
@@ -186,21 +243,18 @@ pub(crate) struct Killed {
 
 /// Deletes the record and ends the guest, at the same time: each is complete without the other, because whichever is
 /// left over after a crash is found and removed by the reconciler.
-pub(crate) async fn kill(
-    node: Arc<Node>,
-    id: SandboxId,
-    reason: EndReason,
-    guest: Option<Arc<dyn Guest>>,
-) -> Killed {
+pub(crate) async fn kill(node: Arc<Node>, id: SandboxId, reason: EndReason, left: Left) -> Killed {
     let record = async {
         let deleted = node.store.end_sandbox(&id, reason, node.now()).await;
         fault::point!("kill.row-deleted");
         deleted
     };
     let end = async {
-        match &guest {
+        if let Some(memory) = &left.memory {
+            node.driver.forget_memory(memory).await?;
+        }
+        match &left.guest {
             Some(guest) => kill_guest(guest.as_ref()).await,
-            // A paused one whose files alone are kept.
             None => Ok(()),
         }
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use soulbox_store::SandboxRecord;
+use soulbox_store::{SandboxRecord, SavedMemory};
 use soulbox_types::{
     BuildId, Limits, NetworkMode, OnTimeout, SandboxId, StartCommand, TeamId, TemplateImage,
     VolumeMount,
@@ -27,6 +27,8 @@ pub struct NewSandbox {
     pub envd_version: String,
     /// What its template runs in it before it is handed over.
     pub start: Option<StartCommand>,
+    /// Memory that it goes on from, of the moment in which the files were saved that it starts from.
+    pub memory: Option<SavedMemory>,
     /// How long it runs, from the moment it is usable.
     pub timeout: Duration,
     /// What happens then.

@@ -48,7 +48,15 @@ const ARROWS: [(&str, &[&str]); 29] = [
     ),
     (
         "orchestrator",
-        &["client", "driver", "fault", "store", "telemetry", "types"],
+        &[
+            "client",
+            "driver",
+            "envd-proto",
+            "fault",
+            "store",
+            "telemetry",
+            "types",
+        ],
     ),
     (
         "builder",

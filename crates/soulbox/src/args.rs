@@ -158,6 +158,9 @@ pub(crate) struct ServeArgs {
     /// When the files of a sandbox that is paused with its memory are saved, in seconds after the pause [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) save_paused_after_seconds: Option<String>,
+    /// When a sandbox that is paused with its memory goes to disk, in seconds after its files are saved [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) hibernate_after_seconds: Option<String>,
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
@@ -230,6 +233,10 @@ impl ServeArgs {
             (
                 Setting::SavePausedAfterSeconds,
                 &self.save_paused_after_seconds,
+            ),
+            (
+                Setting::HibernateAfterSeconds,
+                &self.hibernate_after_seconds,
             ),
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),

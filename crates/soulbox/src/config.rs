@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) slots_ready: u16,
     /// How long after a pause with memory the files are saved, too, 0 seconds to 24 hours. Default 30 seconds.
     pub(crate) save_paused_after: Duration,
+    /// How long after that its memory goes to disk, 0 seconds to a year. Default 5 minutes.
+    pub(crate) hibernate_after: Duration,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
@@ -200,6 +202,7 @@ impl Judge<'_> {
         let max_vcpu = self.number(Setting::MaxVcpu, 1, 1024);
         let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
         let save_paused_after = self.number(Setting::SavePausedAfterSeconds, 0, 86_400);
+        let hibernate_after = self.number(Setting::HibernateAfterSeconds, 0, 31_536_000);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
@@ -227,6 +230,7 @@ impl Judge<'_> {
             max_vcpu: max_vcpu?,
             max_memory_mib: max_memory_mib?,
             save_paused_after: Duration::from_secs(u64::from(save_paused_after?)),
+            hibernate_after: Duration::from_secs(u64::from(hibernate_after?)),
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,

@@ -239,6 +239,7 @@ impl Server {
             max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
             domain: public_domain(config, address),
             save_paused_after: config.save_paused_after,
+            hibernate_after: config.hibernate_after,
             events_kept: config.events_kept,
             ..Settings::new(credentials.token_seed)
         };

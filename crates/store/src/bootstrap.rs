@@ -133,6 +133,7 @@ async fn add_bootstrap_build(
         default_workdir: wanted.default_workdir.clone(),
         env: BTreeMap::new(),
         start: None,
+        memory: None,
         reason: None,
         version: 0,
         semver: Some(semver),

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use soulbox_types::{
-    BuildContext, BuildId, LayerDigest, Limits, StartCommand, TeamId, TemplateId, Timestamp,
+    BuildContext, BuildId, LayerDigest, Limits, MemoryId, SandboxId, StartCommand, TeamId,
+    TemplateId, Timestamp,
 };
 use sqlx::{QueryBuilder, Transaction};
 
 use crate::database::{
-    Db, DbRow, column, json, maybe_json, maybe_time, parsed, time, to_json, unsigned,
+    Db, DbRow, column, json, maybe_json, maybe_parsed, maybe_time, parsed, time, to_json, unsigned,
 };
 use crate::error::During;
 use crate::page::{Keyset, cut};
@@ -63,6 +64,8 @@ pub struct Build {
     pub env: BTreeMap<String, String>,
     /// What runs in its sandboxes from their beginning.
     pub start: Option<StartCommand>,
+    /// Memory that its sandboxes go on from.
+    pub memory: Option<SavedMemory>,
     /// Why it failed.
     pub reason: Option<BuildReason>,
     /// Which build of its template it is, counted from 1.
@@ -77,6 +80,15 @@ pub struct Build {
     pub updated_at: Timestamp,
     /// When it ended, well or not.
     pub finished_at: Option<Timestamp>,
+}
+
+/// Memory of a sandbox at the moment in which it was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedMemory {
+    /// Where it is.
+    pub id: MemoryId,
+    /// The sandbox; its envd's token is still in force in the memory.
+    pub of: SandboxId,
 }
 
 /// Why a build has failed.
@@ -450,6 +462,7 @@ pub(crate) fn build_of(row: &DbRow) -> Result<Build, StoreError> {
         default_workdir: column(row, TABLE, "default_workdir")?,
         env: json(row, TABLE, "env")?,
         start: maybe_json(row, TABLE, "start_command")?,
+        memory: memory_of(row)?,
         reason: reason_of(row)?,
         version: column(row, TABLE, "version")?,
         semver: column(row, TABLE, "semantic_version")?,
@@ -458,6 +471,14 @@ pub(crate) fn build_of(row: &DbRow) -> Result<Build, StoreError> {
         updated_at: time(row, TABLE, "updated_at")?,
         finished_at: maybe_time(row, TABLE, "finished_at")?,
     })
+}
+
+fn memory_of(row: &DbRow) -> Result<Option<SavedMemory>, StoreError> {
+    let Some(id) = maybe_parsed(row, TABLE, "memory")? else {
+        return Ok(None);
+    };
+    let of = parsed(row, TABLE, "saved_from")?;
+    Ok(Some(SavedMemory { id, of }))
 }
 
 fn reason_of(row: &DbRow) -> Result<Option<BuildReason>, StoreError> {

@@ -38,7 +38,7 @@ pub mod webhooks;
 
 pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
-pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild};
+pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild, SavedMemory};
 pub use catalogue::CatalogueEntry;
 pub use database::Store;
 pub use deliveries::{Delivery, DeliveryState, Due, Tried};

@@ -2,10 +2,11 @@
 
 use serde_json::Map;
 use soulbox_types::{
-    EndReason, EventKind, ExecutionId, LayerDigest, OnTimeout, SandboxId, SandboxSpec, Timestamp,
+    EndReason, EventKind, ExecutionId, LayerDigest, MemoryId, OnTimeout, SandboxId, SandboxSpec,
+    Timestamp,
 };
 
-use crate::database::{DbRow, column, maybe_json, time, to_json};
+use crate::database::{DbRow, column, maybe_json, maybe_parsed, time, to_json};
 use crate::error::During;
 use crate::events::{self, SUBJECT, Subject};
 use crate::sandboxes::{RecordState, SandboxRecord, on_timeout_text, record_of, state_of};
@@ -24,6 +25,8 @@ pub struct Pause {
     pub files_saved: bool,
     /// What a guest of it is to be made from. Its token is empty: it follows from the id.
     pub spec: SandboxSpec,
+    /// Where its memory is, when it is not in its guest any more.
+    pub memory: Option<MemoryId>,
 }
 
 /// What a pause keeps.
@@ -81,6 +84,20 @@ impl Store {
         Ok(())
     }
 
+    /// Remembers memory that is made now: it is removed some time after, when no record has it then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_memory(&self, memory: &MemoryId, at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO young_memory (id, created_at) VALUES ($1, $2)")
+            .bind(memory.as_str())
+            .bind(at.0)
+            .execute(self.writer())
+            .await
+            .during("note memory")?;
+        Ok(())
+    }
+
     /// Writes down that a sandbox is paused since `at`, or what has become of that pause; false when there is no such
     /// sandbox. The first is an event; its reason is that the end time has come, or that somebody has asked.
     ///
@@ -104,7 +121,7 @@ impl Store {
         };
         sqlx::query(
             "UPDATE sandboxes SET state = 'paused', end_at = $2, pause_mode = $3, guest_unresponsive = $4, \
-             files_saved = $5, spec = $6 WHERE id = $1",
+             files_saved = $5, spec = $6, memory = $7 WHERE id = $1",
         )
         .bind(id.as_str())
         .bind(at.0)
@@ -112,6 +129,7 @@ impl Store {
         .bind(pause.guest_unresponsive)
         .bind(pause.files_saved)
         .bind(to_json(&pause.spec))
+        .bind(pause.memory.as_ref().map(MemoryId::as_str))
         .execute(&mut *transaction)
         .await
         .during("pause a sandbox")?;
@@ -139,8 +157,8 @@ impl Store {
         let mut transaction = self.write().await?;
         let sql = format!(
             "UPDATE sandboxes SET state = 'running', execution_id = $2, started_at = $3, end_at = $4, \
-             on_timeout = $5, pause_mode = NULL, guest_unresponsive = NULL, files_saved = NULL, spec = NULL \
-             WHERE id = $1 AND state = 'paused' RETURNING {SUBJECT}"
+             on_timeout = $5, pause_mode = NULL, guest_unresponsive = NULL, files_saved = NULL, spec = NULL, \
+             memory = NULL WHERE id = $1 AND state = 'paused' RETURNING {SUBJECT}"
         );
         let running = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())
@@ -169,7 +187,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Every sandbox that has a guest on this node: those that run, and those whose memory is kept.
+    /// Every sandbox that has a guest on this node, or something in its place: those that run, and those whose memory is
+    /// kept, in a guest or on disk.
     ///
     /// # Errors
     /// When the database fails.
@@ -216,5 +235,6 @@ pub(crate) fn pause_of(row: &DbRow) -> Result<Option<Pause>, StoreError> {
         guest_unresponsive: unresponsive.unwrap_or_default(),
         files_saved: files_saved.unwrap_or_default(),
         spec: maybe_json(row, TABLE, "spec")?.ok_or(damaged("spec"))?,
+        memory: maybe_parsed(row, TABLE, "memory")?,
     }))
 }

@@ -150,6 +150,7 @@ fn waiting(template: &TemplateId, limits: Limits, semver: String, now: Timestamp
         default_workdir: None,
         env: BTreeMap::new(),
         start: None,
+        memory: None,
         reason: None,
         version: 0,
         semver: Some(semver),

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Map;
 use soulbox_types::{
-    BuildId, EndReason, ErrorKind, EventKind, ExecutionId, Limits, OnTimeout, SandboxId, TeamId,
-    TemplateId, Timestamp,
+    BuildId, EndReason, ErrorKind, EventKind, ExecutionId, Limits, MemoryId, OnTimeout, SandboxId,
+    TeamId, TemplateId, Timestamp,
 };
 use sqlx::{QueryBuilder, Transaction};
 
@@ -468,8 +468,8 @@ async fn insert_record<'c>(
          on_timeout, auto_pause_memory, auto_resume, auto_resume_timeout_seconds, vcpu_count, memory_mib, pids, disk_mib, \
          envd_version, allow_internet_access, network, allow_public_traffic, mask_request_host, https_ports, \
          volume_mounts, state, pause_mode, guest_unresponsive, files_saved, spec, \
-         forked_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)",
+         forked_from, memory) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)",
     )
     .bind(record.id.as_str())
     .bind(record.team.as_str())
@@ -501,6 +501,7 @@ async fn insert_record<'c>(
     .bind(record.pause.as_ref().map(|pause| pause.files_saved))
     .bind(record.pause.as_ref().map(|pause| to_json(&pause.spec)))
     .bind(record.forked_from.as_ref().map(SandboxId::as_str))
+    .bind(record.pause.as_ref().and_then(|pause| pause.memory.as_ref()).map(MemoryId::as_str))
     .execute(executor)
     .await
     .during("add a sandbox")?;
@@ -642,6 +643,7 @@ pub(crate) mod tests {
             mode: crate::PauseMode::Full,
             guest_unresponsive: false,
             files_saved: false,
+            memory: None,
             spec: SandboxSpec {
                 id: record(team, 0, None).id,
                 image: TemplateImage {

@@ -440,6 +440,7 @@ pub(crate) mod tests {
             default_workdir: Some("/code".into()),
             env: BTreeMap::new(),
             start: None,
+            memory: None,
             reason: None,
             version: 0,
             semver: None,

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use soulbox_types::{BuildId, LayerDigest, SandboxSpec, Timestamp};
+use soulbox_types::{BuildId, LayerDigest, MemoryId, SandboxSpec, Timestamp};
 
 use crate::database::{DbRow, json, parsed};
 use crate::error::During;
@@ -118,6 +118,26 @@ impl Store {
         })
     }
 
+    /// Memory that a paused sandbox or a snapshot needs, or that was made a moment ago.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn memory_in_use(&self) -> Result<HashSet<MemoryId>, StoreError> {
+        let settled = Timestamp::now().0.saturating_sub(SETTLED_MICROSECONDS);
+        let rows = sqlx::query(
+            "SELECT memory AS id FROM sandboxes WHERE memory IS NOT NULL \
+             UNION SELECT b.memory FROM builds b JOIN templates t ON t.id = b.template_id \
+             WHERE b.memory IS NOT NULL AND t.deleted_at IS NULL \
+             UNION SELECT id FROM young_memory WHERE created_at >= $1",
+        )
+        .bind(settled)
+        .fetch_all(self.reader())
+        .await
+        .during("read memory in use")?;
+        let ids = rows.iter().map(|row| parsed(row, "young_memory", "id"));
+        ids.collect()
+    }
+
     /// Forgets what has been removed, where `removed` are the layers that are gone: others had a sandbox on them. Until
     /// then the next look finds it again.
     ///
@@ -147,6 +167,11 @@ impl Store {
                 .await
                 .during("forget layers")?;
         }
+        sqlx::query("DELETE FROM young_memory WHERE created_at < $1")
+            .bind(Timestamp::now().0.saturating_sub(SETTLED_MICROSECONDS))
+            .execute(&mut *transaction)
+            .await
+            .during("forget memory")?;
         sqlx::query("DELETE FROM layer_cache WHERE created_at < $1")
             .bind(unneeded.cached_before.0)
             .execute(&mut *transaction)

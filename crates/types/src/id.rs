@@ -148,6 +148,10 @@ id_type!(
 );
 
 id_type!(
+    /// Memory of a sandbox on disk, as it was at one moment.
+    MemoryId, "memory ID", is_uuid, random_uuid()
+);
+id_type!(
     /// A volume: files that outlive sandboxes.
     VolumeId, "volume ID", is_uuid, random_uuid()
 );

@@ -25,8 +25,8 @@ pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
 pub use event::{EndReason, EventKind};
 pub use id::{
-    ApiKeyId, BuildId, DeliveryId, EventId, ExecutionId, SandboxId, TeamId, TemplateId, VolumeId,
-    WebhookId,
+    ApiKeyId, BuildId, DeliveryId, EventId, ExecutionId, MemoryId, SandboxId, TeamId, TemplateId,
+    VolumeId, WebhookId,
 };
 pub use limits::Limits;
 pub use name::TemplateRef;

@@ -103,6 +103,7 @@ pub(crate) async fn collect_garbage(
     });
     Ok(Json(GarbageCollected {
         layers: layers.collect(),
+        memories: found.memories,
         in_use: found.in_use,
     }))
 }

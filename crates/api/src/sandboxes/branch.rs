@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::extract::{JsonBody, OptionalJsonBody, Query, SandboxArg};
 use crate::page;
 use crate::sandboxes::admission::{SHORT_DEFAULT, timeout};
-use crate::state::{Api, Shared};
+use crate::state::Shared;
 use crate::templates;
 
 pub(crate) async fn fork(
@@ -35,11 +35,10 @@ pub(crate) async fn fork(
             format!("Count must be lower than the maximum number of concurrent sandboxes ({max})");
         return Err(ApiError::invalid(message));
     }
-    let way_out = "fork its files alone, with memory: false in the body or `soulbox sandbox fork --files-only`.";
-    must_be_without_memory(&api, &team, &sandbox, body.memory, "Forking", way_out).await?;
+    let memory = body.memory.unwrap_or(true);
     let forks = api
         .sandboxes
-        .fork(&team, &sandbox.id, count, timeout)
+        .fork(&team, &sandbox.id, count, timeout, memory)
         .await?;
     let results = forks.into_iter().map(fork_result).collect();
     Ok((StatusCode::CREATED, Json(results)))
@@ -69,29 +68,11 @@ pub(crate) async fn snapshot(
         .as_deref()
         .map(|name| own_reference(&team, name))
         .transpose()?;
-    let way_out = "take one of its files alone, with memory: false in the body, mode=\"filesystem\" in Python, \
-                   or `soulbox sandbox snapshot --files-only`.";
-    let what = "Taking a snapshot of";
-    must_be_without_memory(&api, &team, &sandbox, body.memory, what, way_out).await?;
-    let snapshot = api.sandboxes.snapshot(&team, &sandbox.id, name).await?;
+    let memory = body.memory.unwrap_or(true);
+    let snapshot = (api.sandboxes)
+        .snapshot(&team, &sandbox.id, name, memory)
+        .await?;
     Ok((StatusCode::CREATED, Json(info(&team, &snapshot))))
-}
-
-/// The wire's default keeps the memory, and nobody may get less than he asks for without being told.
-async fn must_be_without_memory(
-    api: &Api,
-    team: &Team,
-    sandbox: &SandboxArg,
-    memory: Option<bool>,
-    what: &str,
-    way_out: &str,
-) -> Result<(), ApiError> {
-    if memory == Some(false) {
-        return Ok(());
-    }
-    api.sandboxes.get(&team.id, &sandbox.id).await?;
-    let what = format!("{what} a sandbox with its memory is");
-    Err(ApiError::not_available(&what, way_out))
 }
 
 pub(crate) async fn snapshots(

@@ -274,30 +274,6 @@ impl Disks {
         Image::reopen(path, disk_mib, device.number, &self.directory)
     }
 
-    /// The disk of a sandbox that is brought back into this slot, from its file, which keeps its name.
-    pub(crate) fn revive(&self, from: &Path, slot: SlotIndex, disk_mib: u32) -> io::Result<Image> {
-        let path = self.image_path(slot, disk_mib);
-        remove_file(&path)?;
-        fs::hard_link(from, &path)?;
-        Image::revive(path.clone(), disk_mib, &self.directory)
-            .inspect_err(|_| drop(remove_file(&path)))
-    }
-
-    /// Waits until no loop device has a file any more.
-    pub(crate) fn wait_unbound(&self, file: &Path) -> io::Result<()> {
-        const TRIES: u32 = 1000;
-        let facts = fs::metadata(file)?;
-        for _ in 0..TRIES {
-            let bound = self.loop_devices()?;
-            let ours = |one: &Bound| (one.device, one.inode) == (facts.dev(), facts.ino());
-            if !bound.iter().any(ours) {
-                return Ok(());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
     /// Removes every image that belongs to none of these slots.
     pub(crate) fn keep_only(&self, slots: &HashSet<u16>) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {

@@ -15,9 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{
-    AtFlags, MemfdFlags, Mode, OFlags, fstatfs, memfd_create, mkdirat, openat, unlinkat,
-};
+use rustix::fs::{MemfdFlags, Mode, OFlags, fstatfs, memfd_create, mkdirat, openat};
 use soulbox_fault as fault;
 use soulbox_linux::filesystem;
 use soulbox_linux::loopdev::LoopDevice;
@@ -265,54 +263,6 @@ impl Image {
             // What was deleted before is not known: the next look gives it back.
             peak: AtomicU64::new(u64::MAX),
         })
-    }
-
-    /// Takes up one that a sandbox was using when it was written to disk, which nobody else has bound.
-    pub(crate) fn revive(path: PathBuf, disk_mib: u32, scratch: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).open(&path)?;
-        let device = bind(&file, scratch)?;
-        let root = open_root(&mount_device(&device)?)?;
-        let mount = mount_device(&device)?;
-        // An overlay that was mounted without syncs is not mounted again as long as this is there.
-        for (name, flags) in [
-            ("work/work/incompat/volatile/dirty", AtFlags::empty()),
-            ("work/work/incompat/volatile", AtFlags::REMOVEDIR),
-        ] {
-            match unlinkat(&root, name, flags) {
-                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(Self {
-            path,
-            disk_mib,
-            root,
-            mount: Some(mount),
-            peak: AtomicU64::new(u64::MAX),
-        })
-    }
-
-    /// Writes down what there is of it in memory.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.root)?)
-    }
-
-    /// Gives its file another name on the same file system. Whoever uses it does not notice.
-    pub(crate) fn rename(&mut self, path: PathBuf) -> io::Result<()> {
-        fs::rename(&self.path, &path)?;
-        self.path = path;
-        Ok(())
-    }
-
-    /// Ends it with all that was written, for whoever has its file by another name.
-    pub(crate) fn release(self) -> io::Result<()> {
-        let Self { path, .. } = self;
-        remove_file(&path)
-    }
-
-    /// The name of its file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn disk_mib(&self) -> u32 {

@@ -1,11 +1,11 @@
-//! Sandboxes that are written to disk and brought back. Needs CRIU: `SOULBOX_TEST_CRIU` names its directory.
+//! Memory that is written to disk, and sandboxes that go on from it. Needs CRIU: `SOULBOX_TEST_CRIU` names its directory.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use serde_json::json;
 use soulbox_driver::{Driver as _, DriverError};
+use soulbox_types::{MemoryId, SandboxId, SandboxSpec};
 
 use crate::commands::Sandbox;
 use crate::support::{Stage, in_place, names_in, on_stage, soon, spec};
@@ -23,23 +23,42 @@ fn on_stage_with_criu(test: impl AsyncFnOnce(&Stage)) {
     on_stage(async |stage| {
         stage.driver.hibernation().await.unwrap();
         test(stage).await;
-        let left = names_in(&stage.place.data_dir.join("hibernated"));
+        let left = names_in(&stage.place.data_dir.join("memory"));
         assert!(left.is_empty(), "{left:?}");
     });
 }
 
-async fn checkpoint(sandbox: &Sandbox) -> Result<(), DriverError> {
-    sandbox.guest.freeze().await.unwrap();
-    soon("checkpoint", sandbox.guest.checkpoint()).await
+/// What a guest that goes on from it is made of.
+struct Saved {
+    memory: MemoryId,
+    spec: SandboxSpec,
 }
 
+async fn capture(sandbox: &Sandbox) -> Result<Saved, DriverError> {
+    sandbox.guest.freeze().await.unwrap();
+    let mut spec = sandbox.guest.spec().clone();
+    let files = soon("snapshot", sandbox.guest.snapshot()).await?;
+    if let Some(layer) = files {
+        soulbox_types::digest::lay(&mut spec.image.layers, layer.digest);
+    }
+    let memory = MemoryId::random();
+    soon("capture", sandbox.guest.capture(&memory)).await?;
+    Ok(Saved { memory, spec })
+}
+
+async fn wake(stage: &Stage, saved: &Saved) -> Sandbox {
+    let woken = stage.driver.wake(&saved.spec, &saved.memory);
+    Sandbox::new(soon("wake", woken).await.unwrap(), &stage.place)
+}
+
+/// Its successor, after its end.
 async fn again(stage: &Stage, sandbox: Sandbox) -> Sandbox {
-    checkpoint(&sandbox).await.unwrap();
-    let spec = sandbox.guest.spec().clone();
-    soon("the end", sandbox.guest.ended()).await;
+    let saved = capture(&sandbox).await.unwrap();
+    sandbox.guest.kill().await.unwrap();
     drop(sandbox);
-    let guest = soon("restore", stage.driver.restore(&spec)).await.unwrap();
-    Sandbox::new(guest, &stage.place)
+    let sandbox = wake(stage, &saved).await;
+    stage.driver.forget_memory(&saved.memory).await.unwrap();
+    sandbox
 }
 
 /// Counts in memory, talks to itself over TCP and by an abstract name, and answers on port 8000 what it has.
@@ -153,78 +172,97 @@ fn walls_are_as_before() {
     });
 }
 
+/// Another sandbox, with another id, while the first one goes on.
+#[test]
+fn many_go_on_from_one_moment() {
+    on_stage_with_criu(async |stage| {
+        let source = stage.create().await;
+        let lines = COUNTER.replace('\'', "\"");
+        source
+            .root(&format!("cat > /tmp/counter.py <<'END'\n{lines}\nEND\nsetsid nohup python3 -u /tmp/counter.py </dev/null >/tmp/said 2>&1 & until grep -q up /tmp/said; do :; done"))
+            .await;
+        let before = source.python("root", ASK).await;
+        let saved = capture(&source).await.unwrap();
+        source.guest.thaw().await.unwrap();
+        let specs: Vec<SandboxSpec> = (0..3)
+            .map(|_| SandboxSpec {
+                id: SandboxId::random(),
+                ..saved.spec.clone()
+            })
+            .collect();
+        let [one, two, three] = [0, 1, 2].map(|n| stage.driver.wake(&specs[n], &saved.memory));
+        let woken = async { tokio::join!(one, two, three) };
+        let (one, two, three) = soon("wake", woken).await;
+        let woken = [one, two, three];
+        for guest in woken {
+            let branch = Sandbox::new(guest.unwrap(), &stage.place);
+            let after = branch.python("root", ASK).await;
+            assert_eq!(
+                (&after[0], &after[2]),
+                (&before[0], &json!(true)),
+                "{after}"
+            );
+            let name = branch.root("hostname; cat /etc/hostname").await;
+            let id = branch.guest.spec().id.to_string();
+            assert_eq!(name, format!("{id}\n{id}\n"));
+            branch.root("echo mine > /root/mine").await;
+            branch.guest.kill().await.unwrap();
+        }
+        assert!(!source.succeeds("root", "test -e /root/mine").await);
+        assert_eq!(source.python("root", ASK).await[0], before[0]);
+        source.guest.kill().await.unwrap();
+        stage.driver.forget_memory(&saved.memory).await.unwrap();
+    });
+}
+
 #[test]
 fn what_would_not_come_back_is_not_written_and_goes_on() {
     on_stage_with_criu(async |stage| {
         let sandbox = stage.create().await;
-        let running = checkpoint_of_running(&sandbox).await;
+        let running = sandbox.guest.capture(&MemoryId::random()).await;
+        let running = running.unwrap_err().to_string();
         assert!(running.contains("it is not frozen"), "{running}");
         for (make, reason) in [
             ("echo x > /dev/shm/x", "there are files in its /dev/shm"),
             ("rm /dev/shm/x; echo x > /dev/x", "it has made /dev/x"),
         ] {
             sandbox.root(make).await;
-            let error = checkpoint(&sandbox).await.unwrap_err().to_string();
+            let error = refused(&sandbox).await;
             assert!(error.contains(reason), "{error}");
-            sandbox.guest.thaw().await.unwrap();
-            assert_eq!(sandbox.root("echo alive").await, "alive\n");
         }
         // CRIU itself refuses what is being traced.
         sandbox.root("rm /dev/x").await;
         let traced = "import ctypes, os, time\npid = os.fork()\nif pid == 0:\n    ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), 19)\nos.waitpid(pid, 2); print('up', flush=True); time.sleep(600)";
         let tracer = sandbox.serve("user", traced).await;
-        let error = checkpoint(&sandbox).await.unwrap_err().to_string();
-        eprintln!("{error}");
+        let error = refused(&sandbox).await;
         assert!(error.contains("cannot be kept on disk"), "{error}");
-        assert!(sandbox.guest.freeze().await.is_ok());
-        sandbox.guest.thaw().await.unwrap();
-        assert_eq!(sandbox.root("echo alive").await, "alive\n");
         drop(tracer);
+        // And a file that has lost the name it was opened by, and has another one.
+        let linked = "import os, time\nf = open('/tmp/one', 'w'); os.link('/tmp/one', '/tmp/two'); os.unlink('/tmp/one'); print('up', flush=True); time.sleep(600)";
+        let holder = sandbox.serve("user", linked).await;
+        let error = refused(&sandbox).await;
+        assert!(error.contains("cannot be kept on disk"), "{error}");
+        drop(holder);
         sandbox.guest.kill().await.unwrap();
     });
 }
 
-/// Everything is written and nothing has ended when the disk cannot get its other name: CRIU is told no, and hears it.
-#[test]
-fn a_no_at_the_last_moment_leaves_the_sandbox_alive() {
-    on_stage_with_criu(async |stage| {
-        let sandbox = stage.create().await;
-        sandbox
-            .root("setsid nohup sleep 4321 </dev/null >/dev/null 2>&1 &")
-            .await;
-        let place = stage.place.data_dir.join("hibernated");
-        let run = |program: &str, arguments: &[&str]| {
-            let status = Command::new(program).args(arguments).arg(&place).status();
-            assert!(status.unwrap().success(), "{program}");
-        };
-        run("mount", &["-t", "tmpfs", "none"]);
-        let refused = checkpoint(&sandbox).await;
-        run("umount", &["--lazy"]);
-        let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("cross-device"), "{refused}");
-        sandbox.guest.thaw().await.unwrap();
-        assert_eq!(sandbox.root("pgrep -c -x sleep").await, "1\n");
-        let sandbox = again(stage, sandbox).await;
-        assert_eq!(sandbox.root("pgrep -c -x sleep").await, "1\n");
-        sandbox.guest.kill().await.unwrap();
-    });
-}
-
-async fn checkpoint_of_running(sandbox: &Sandbox) -> String {
-    let refused = soon("checkpoint", sandbox.guest.checkpoint()).await;
-    refused.unwrap_err().to_string()
+/// What is said of one that lives on.
+async fn refused(sandbox: &Sandbox) -> String {
+    let error = capture(sandbox).await.err().unwrap().to_string();
+    sandbox.guest.thaw().await.unwrap();
+    assert_eq!(sandbox.root("echo alive").await, "alive\n");
+    error
 }
 
 #[test]
 fn what_is_not_on_disk_is_not_brought_back() {
     on_stage_with_criu(async |stage| {
-        let error = stage.driver.restore(&stage.spec()).await.unwrap_err();
+        let memory = MemoryId::random();
+        let error = stage.driver.wake(&stage.spec(), &memory).await.unwrap_err();
         assert!(error.to_string().contains("it is not on disk"), "{error}");
-        let sandbox = stage.create().await;
-        checkpoint(&sandbox).await.unwrap();
-        let id = sandbox.guest.spec().id.clone();
-        stage.driver.forget(&id).await.unwrap();
-        stage.driver.forget(&id).await.unwrap();
+        assert!(stage.driver.keep_memory(&memory).await.is_err());
+        stage.driver.forget_memory(&memory).await.unwrap();
     });
 }
 
@@ -237,9 +275,9 @@ fn a_rehearsal_tells_whether_it_works_here_and_leaves_nothing() {
     });
 }
 
-/// Each server finds what the one before has left: on disk, or running again.
+/// Memory that was to be kept is there for the next server, and no other.
 #[test]
-fn servers_may_change_before_and_after() {
+fn the_next_server_finds_what_was_kept() {
     if std::env::var_os("SOULBOX_TEST_CRIU").is_none() {
         println!("SKIP: SOULBOX_TEST_CRIU names no directory with CRIU");
         return;
@@ -251,38 +289,35 @@ fn servers_may_change_before_and_after() {
         let guest = first.create(&wanted).await.unwrap();
         let sandbox = Sandbox::new(guest, &place);
         sandbox.root("echo kept > /root/kept").await;
-        checkpoint(&sandbox).await.unwrap();
+        let saved = capture(&sandbox).await.unwrap();
+        first.keep_memory(&saved.memory).await.unwrap();
+        let other = capture(&sandbox).await.unwrap();
+        assert!(first.memories().await.unwrap().contains(&saved.memory));
+        sandbox.guest.kill().await.unwrap();
         drop(sandbox);
+        first.settle().await;
         first.shutdown().await;
         drop(first);
 
         let second = place.driver(&needs, 0);
         assert!(second.adopt().await.unwrap().is_empty());
-        let there = second.on_disk().await.unwrap();
-        assert_eq!(there, std::slice::from_ref(&wanted.id));
-        let guest = second.restore(&wanted).await.unwrap();
+        let kept = second.memories().await.unwrap();
+        assert_eq!(kept, std::slice::from_ref(&saved.memory));
+        assert!(second.wake(&other.spec, &other.memory).await.is_err());
+        let guest = second.wake(&saved.spec, &saved.memory).await.unwrap();
         drop(Sandbox::new(guest, &place));
         second.shutdown().await;
         drop(second);
 
-        // As when a server dies after all is written and before the sandbox has ended.
-        let hibernated = place.data_dir.join("hibernated").join(wanted.id.as_str());
-        let disks = place.data_dir.join("disks");
-        let disk = disks.join(&names_in(&disks)[0]);
-        fs::create_dir(&hibernated).unwrap();
-        fs::rename(&disk, hibernated.join("disk.img")).unwrap();
-        fs::write(hibernated.join("record.json"), "{}").unwrap();
-
         let third = place.driver(&needs, 0);
         let mut found = third.adopt().await.unwrap();
-        assert!(third.on_disk().await.unwrap().is_empty());
-        assert!(disk.exists() && !hibernated.exists());
         let sandbox = Sandbox::new(found.remove(0), &place);
         assert_eq!(sandbox.root("cat /root/kept").await, "kept\n");
         assert!(sandbox.guest.stats().await.unwrap().disk_used_bytes > 0);
         sandbox.guest.kill().await.unwrap();
         // Who has a guest has its network.
         drop((sandbox, found));
+        third.forget_memory(&saved.memory).await.unwrap();
         third.settle().await;
         third.shutdown().await;
         place.expect_empty().await;

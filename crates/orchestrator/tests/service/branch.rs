@@ -16,7 +16,7 @@ async fn snapshot(
     name: Option<&str>,
 ) -> Result<Snapshot, SandboxError> {
     let name = name.map(|name| name.parse().unwrap());
-    world.sandboxes.snapshot(&world.team, id, name).await
+    world.sandboxes.snapshot(&world.team, id, name, false).await
 }
 
 async fn fork(
@@ -24,7 +24,10 @@ async fn fork(
     id: &SandboxId,
     count: usize,
 ) -> Vec<Result<SandboxView, SandboxError>> {
-    let forks = world.sandboxes.fork(&world.team, id, count, HOUR).await;
+    let forks = world
+        .sandboxes
+        .fork(&world.team, id, count, HOUR, false)
+        .await;
     forks.unwrap()
 }
 
@@ -120,7 +123,7 @@ async fn only_what_runs_is_branched() {
         .unwrap();
     let error = snapshot(&world, &id, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    let error = world.sandboxes.fork(&world.team, &id, 1, HOUR).await;
+    let error = world.sandboxes.fork(&world.team, &id, 1, HOUR, false).await;
     assert_eq!(
         error.unwrap_err().user_message(),
         format!("Sandbox '{id}' is paused and cannot be forked; resume it first")

@@ -225,6 +225,7 @@ pub(crate) fn new_sandbox(team: &TeamId, timeout_seconds: u64) -> NewSandbox {
         https_ports: vec![],
         volumes: Vec::new(),
         volume_mounts: serde_json::json!([]),
+        memory: None,
         forked_from: None,
     }
 }

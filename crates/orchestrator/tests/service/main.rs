@@ -5,6 +5,8 @@
 mod branch;
 #[cfg(test)]
 mod common;
+#[cfg(test)]
+mod hibernation;
 mod life;
 #[cfg(test)]
 mod pause;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const HOUR: Duration = Duration::from_hours(1);
 
 /// An envd in the sandbox that answers.
-fn envd(world: &World, id: &SandboxId) {
+pub(crate) fn envd(world: &World, id: &SandboxId) {
     let Some(guest) = world.driver.guest(id) else {
         return;
     };

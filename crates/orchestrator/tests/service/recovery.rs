@@ -158,6 +158,7 @@ async fn a_paused_record_needs_no_guest() {
         id: SandboxId::random(),
         state: RecordState::Paused,
         pause: Some(Pause {
+            memory: None,
             mode: PauseMode::Filesystem,
             guest_unresponsive: false,
             files_saved: true,

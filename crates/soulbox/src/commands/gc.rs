@@ -52,6 +52,12 @@ fn summary(collected: &GarbageCollected, only_told: bool) -> String {
         collected.layers.len(),
         size(i64::try_from(bytes).unwrap_or(i64::MAX))
     );
+    if collected.memories > 0 {
+        text.push_str(&format!(
+            "; memory of {} sandboxes {what}",
+            collected.memories
+        ));
+    }
     if collected.in_use > 0 {
         let more = collected.in_use;
         text.push_str(&format!("; {more} stay while sandboxes stand on them"));

@@ -28,6 +28,7 @@ pub(crate) enum Setting {
     MaxMemoryMib,
     SlotsReady,
     SavePausedAfterSeconds,
+    HibernateAfterSeconds,
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
@@ -48,7 +49,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -65,6 +66,7 @@ impl Setting {
         Self::MaxMemoryMib,
         Self::SlotsReady,
         Self::SavePausedAfterSeconds,
+        Self::HibernateAfterSeconds,
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
@@ -102,6 +104,7 @@ impl Setting {
             Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
+            Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
@@ -146,6 +149,7 @@ impl Setting {
             Self::MaxMemoryMib => "65536",
             Self::SlotsReady => "8",
             Self::SavePausedAfterSeconds => "30",
+            Self::HibernateAfterSeconds => "300",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
             Self::VolumeSizeMib => "10240",

@@ -2,8 +2,8 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, lchown};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -119,17 +119,4 @@ fn ask(
     BufReader::new(io::Read::take(stream, 256)).read_line(&mut line)?;
     let (stage, pid) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
     answer(stage, pid.parse().unwrap_or_default())
-}
-
-/// Everything in a directory, and itself, for another owner. Only files that CRIU has written are there.
-pub(crate) fn give_to(directory: &Path, owner: u32) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        lchown(entry?.path(), Some(owner), Some(owner))?;
-    }
-    let opened = fs::File::open(directory)?;
-    Ok(rustix::fs::fchown(
-        opened.as_fd(),
-        Some(rustix::fs::Uid::from_raw(owner)),
-        Some(rustix::fs::Gid::from_raw(owner)),
-    )?)
 }

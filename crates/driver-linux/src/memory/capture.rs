@@ -1,24 +1,19 @@
-//! Writing a frozen sandbox to disk. Blocking.
-//!
-//! The turning point is CRIU's question after everything is written and before anything ends: the images are changed, the
-//! disk gets its other name, the record is written, all is durable; only then the processes end. Before it, whatever
-//! fails leaves a sandbox that is frozen and lives.
+//! Writing the memory of a frozen sandbox to disk. Blocking. The sandbox stays as it is.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::time::{ClockId, clock_gettime};
 use soulbox_driver::DriverError;
 use soulbox_launch_plan::{DumpPlan, Order};
-use soulbox_types::{SandboxSpec, SlotIndex};
+use soulbox_types::{MemoryId, NetworkMode, SandboxSpec, SlotIndex};
 
 use super::hooks::Hooks;
-use super::{PATIENCE, Place, Record, VERSION, images, names, refused};
+use super::{Criu, PATIENCE, Place, Record, VERSION, images, names, refused};
 use crate::cgroup::SlotCgroup;
-use crate::disk::Image;
 use crate::driver::host_error;
 use crate::host::Host;
 use crate::jail::Jail;
@@ -29,8 +24,8 @@ const DEVICES: [&str; 15] = [
     "tty", "urandom", "zero", "core",
 ];
 
-/// One sandbox that is to be written.
-pub(crate) struct Dump {
+/// One sandbox whose memory is to be written.
+pub(crate) struct Capture {
     pub(crate) host: Arc<Host>,
     pub(crate) spec: SandboxSpec,
     pub(crate) slot: SlotIndex,
@@ -39,40 +34,29 @@ pub(crate) struct Dump {
     pub(crate) pid: i32,
 }
 
-impl Dump {
-    /// Its processes have ended when this succeeds.
-    pub(crate) fn run(&self, disk: &mut Image) -> Result<(), DriverError> {
-        let operation = format!("write sandbox {} to disk", self.spec.id);
-        let failed = |source: io::Error| host_error(&operation, source);
-        let criu = self
-            .host
-            .criu
-            .as_ref()
-            .map_err(|why| refused(why.as_str()))?;
+impl Capture {
+    /// Returns how many bytes it takes.
+    pub(crate) fn run(&self, id: &MemoryId) -> Result<u64, DriverError> {
+        let failed =
+            |source| host_error(&format!("write memory of sandbox {}", self.spec.id), source);
+        let criu = self.host.criu.as_ref();
+        let criu = criu.map_err(|why| refused(why.as_str()))?;
         self.look()?;
-        let place = Place::of(&self.host, self.spec.id.as_str());
-        let usual = disk.path().to_owned();
+        let place = Place::of(&self.host, id);
         let written = self
             .prepare(&place)
             .map_err(failed)
-            .and_then(|hooks| self.write(criu, &place, &hooks, disk));
-        if written.is_ok() {
-            return Ok(());
+            .and_then(|hooks| self.write(criu, &place, &hooks))
+            .and_then(|record| settle(&place, &record).map_err(failed));
+        if written.is_err() {
+            place.remove().map_err(failed)?;
         }
-        // It lives on, with its disk where a server looks for it.
-        if disk.path() != usual {
-            disk.rename(usual).map_err(failed)?;
-        }
-        place.remove().map_err(failed)?;
         written
     }
 
     /// What would not come back is not written.
     fn look(&self) -> Result<(), DriverError> {
         let failed = |source| host_error("look at a sandbox", source);
-        if !self.spec.volumes.is_empty() {
-            return Err(refused("it has volumes"));
-        }
         let root = Path::new("/proc").join(self.pid.to_string()).join("root");
         if !names(root.join("dev/shm")).map_err(failed)?.is_empty() {
             return Err(refused("there are files in its /dev/shm"));
@@ -97,20 +81,12 @@ impl Dump {
         Hooks::listen(place.work(), &self.host.jail, owner)
     }
 
-    fn write(
-        &self,
-        criu: &super::Criu,
-        place: &Place,
-        hooks: &Hooks,
-        disk: &mut Image,
-    ) -> Result<(), DriverError> {
-        let failed = |source| host_error("write a sandbox to disk", source);
+    fn write(&self, criu: &Criu, place: &Place, hooks: &Hooks) -> Result<Record, DriverError> {
+        let failed = |source| host_error("write memory of a sandbox", source);
         let cgroup_files = self.cgroup_files().map_err(failed)?;
         let record = Record {
             version: VERSION,
-            spec: self.spec.clone(),
-            slot: self.slot,
-            disk_mib: disk.disk_mib(),
+            slot: (self.spec.network == NetworkMode::Internet).then_some(self.slot),
             clocks: self.clocks().map_err(failed)?,
             cgroup_files: cgroup_files.clone(),
         };
@@ -128,23 +104,9 @@ impl Dump {
         };
         let mut jail = Jail::order(&self.host.jail, &Order::Dump(plan))
             .map_err(|error| refused(error.to_string()))?;
-        let mut kept = false;
-        let attended = hooks.attend(&mut jail, PATIENCE, |stage, _| {
-            if stage == "post-dump" {
-                images::prepare(&place.images())?;
-                disk.sync()?;
-                disk.rename(place.disk())?;
-                place.write(&record)?;
-                kept = true;
-            }
-            Ok(())
-        });
+        let attended = hooks.attend(&mut jail, PATIENCE, |_, _| Ok(()));
         attended.map_err(|error| refused(error.to_string()))?;
-        if kept {
-            Ok(())
-        } else {
-            Err(refused("CRIU has not asked whether it may end the sandbox"))
-        }
+        Ok(record)
     }
 
     /// Its mounts and its network, which are made anew by the jail.
@@ -203,4 +165,21 @@ impl Dump {
             shown("monotonic", ClockId::Monotonic)?,
         ])
     }
+}
+
+/// Nobody writes to it any more, and whoever goes on from it may read it. Returns how many bytes it takes.
+fn settle(place: &Place, record: &Record) -> io::Result<u64> {
+    fs::remove_dir_all(place.work())?;
+    images::prepare(&place.images())?;
+    let mut bytes = 0;
+    for entry in fs::read_dir(place.images())? {
+        let path = entry?.path();
+        chown(&path, Some(0), Some(0))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o444))?;
+        bytes += fs::metadata(&path)?.len();
+    }
+    chown(place.images(), Some(0), Some(0))?;
+    fs::set_permissions(place.images(), Permissions::from_mode(0o555))?;
+    fs::write(place.draft(), serde_json::to_vec(record)?)?;
+    Ok(bytes)
 }

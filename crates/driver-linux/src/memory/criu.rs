@@ -112,7 +112,6 @@ impl Criu {
             "--manage-cgroups=ignore",
             "--tcp-established",
             "--file-locks",
-            "--link-remap",
             "--ghost-limit",
             "256M",
         ];
@@ -130,6 +129,7 @@ impl Criu {
         let text = |path: &Path| path.display().to_string();
         let mut argv = Self::action(&self.files, "dump", &text(images), &text(work));
         argv.extend(["-t".to_owned(), pid.to_string()]);
+        argv.push("--leave-running".to_owned());
         argv.extend(["--network-lock", "skip", "--freeze-cgroup"].map(str::to_owned));
         argv.push(text(freezer));
         // Watches on an overlay have no handle: their files are looked for.

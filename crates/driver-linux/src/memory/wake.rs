@@ -1,0 +1,221 @@
+//! Making a sandbox that goes on from memory on disk, in any slot. Blocking. The memory is only read.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use soulbox_driver::DriverError;
+use soulbox_fault as fault;
+use soulbox_launch_plan::Order;
+use soulbox_linux::link::Netlink;
+use soulbox_linux::{mount, namespace, process};
+use soulbox_types::{MemoryId, NetworkMode, SandboxSpec};
+
+use super::hooks::Hooks;
+use super::{Criu, PATIENCE, Place, Record, refused};
+use crate::disk::{self, Disk};
+use crate::driver::{Finished, host_error, slot_error};
+use crate::host::Host;
+use crate::jail::Jail;
+use crate::plan::{SandboxFiles, proc_plan, restore_plan};
+use crate::program;
+use crate::slot::{Pool, Slot};
+use crate::state;
+use crate::undo::undo;
+use crate::volumes;
+
+/// One sandbox that is to be made.
+pub(crate) struct Wake {
+    pub(crate) host: Arc<Host>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) spec: SandboxSpec,
+    pub(crate) memory: MemoryId,
+}
+
+impl Wake {
+    pub(crate) fn run(self) -> Result<Finished, DriverError> {
+        let host = Arc::clone(&self.host);
+        let criu = host.criu.as_ref().map_err(|why| refused(why.as_str()))?;
+        let place = Place::of(&self.host, &self.memory);
+        let record = place
+            .read()
+            .map_err(|error| refused(format!("it is not on disk: {error}")))?;
+        let full = self.host.disks.host_is_full();
+        if full.map_err(|source| host_error("look at the host's free space", source))? {
+            return Err(DriverError::StorageFull);
+        }
+        let standing = self.host.layers.stand_on(&self.spec.image.layers);
+        let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
+        let files = self.host.files(self.spec.id.as_str());
+        let give_up = |slot: Slot, disk| {
+            undo(&self.pool, slot, &files, &self.spec.id, disk);
+        };
+        let disk = match disk::make(&self.host, &mut slot, &files, &self.spec) {
+            Ok(disk) => disk,
+            Err(error) => {
+                give_up(slot, None);
+                return Err(host_error("make the disk of a sandbox", error));
+            }
+        };
+        match self.go_on(criu, &mut slot, &files, (&place, &record), &disk) {
+            Ok((pid, pidfd)) => {
+                let Slot {
+                    index,
+                    cgroup,
+                    network,
+                    ..
+                } = slot;
+                Ok(Finished {
+                    spec: self.spec,
+                    place: (index, cgroup, files),
+                    pid,
+                    pidfd,
+                    network,
+                    disk,
+                    standing,
+                })
+            }
+            Err(error) => {
+                give_up(slot, Some(disk));
+                Err(error)
+            }
+        }
+    }
+
+    fn go_on(
+        &self,
+        criu: &Criu,
+        slot: &mut Slot,
+        files: &SandboxFiles,
+        (place, record): (&Place, &Record),
+        disk: &Disk,
+    ) -> Result<(i32, OwnedFd), DriverError> {
+        let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
+        disk::furnish(disk, &self.spec, slot.index).map_err(host("make the files of a sandbox"))?;
+        slot.cgroup
+            .set_limits(&self.spec.limits)
+            .map_err(host("set the limits of a sandbox"))?;
+        self.own_cgroup_files(slot)
+            .map_err(host("hand over the cgroups of a sandbox"))?;
+        let volumes = volumes::attach(&self.host, files, &self.spec)?;
+        let work = files.directory.join("criu");
+        let hooks = Hooks::listen(work.clone(), &self.host.jail, slot.index.uid_base())
+            .map_err(host("prepare to bring a sandbox back"))?;
+        let address = self.address_of_before(slot, record);
+        with_address(slot, address, true).map_err(host("give a sandbox its address"))?;
+        let places = self
+            .host
+            .places(self.spec.limits.vcpu_count)
+            .map_err(host("make /sys of a sandbox"))?;
+        let handed = self
+            .handed(criu, place, &work)
+            .map_err(host("open what is on disk of a sandbox"))?;
+        let facts = &self.host.facts;
+        let argv = Criu::restore(&record.cgroup_files);
+        let plan = restore_plan(
+            (&self.spec, slot.index),
+            files,
+            &places,
+            facts,
+            record.clocks,
+            (Criu::loader_below(), argv),
+        );
+        let fds: Vec<&OwnedFd> = handed.iter().chain(disk.mount()).chain(&volumes).collect();
+        slot.jail
+            .become_restorer(&plan, &fds)
+            .map_err(|error| refused(error.to_string()))?;
+        drop((handed, volumes));
+        let mut first = None;
+        let attended = hooks.attend(&mut slot.jail, PATIENCE, |stage, pid| {
+            if stage == "post-setup-namespaces" {
+                first = Some(take_over(&slot.cgroup.processes()?, pid)?);
+                let plan = proc_plan(&self.spec, pid, files, &places, facts);
+                let errand = Jail::order(&self.host.jail, &Order::Proc(plan));
+                errand.and_then(Jail::done).map_err(io::Error::other)?;
+                // From here on it may run, whatever becomes of this server.
+                state::record(&self.host, &self.spec, slot.index, files, pid)?;
+                fault::point!("wake.recorded");
+            }
+            Ok(())
+        });
+        let ended = |error: io::Error| {
+            if let Some((_, pidfd)) = &first {
+                // Half of it may be there.
+                let _gone = process::kill(pidfd);
+            }
+            refused(error.to_string())
+        };
+        attended.map_err(ended)?;
+        let (pid, pidfd) = first.ok_or_else(|| refused("CRIU has not told the first process"))?;
+        let settled = with_address(slot, address, false).and_then(|()| disk::remove(&work));
+        if let Err(error) = settled {
+            // It would be taken for one that runs.
+            let _gone = process::kill(&pidfd);
+            return Err(host_error("settle a sandbox that was brought back", error));
+        }
+        Ok((pid, pidfd))
+    }
+
+    /// The one that its sockets have, when it is not that of its slot.
+    fn address_of_before(&self, slot: &Slot, record: &Record) -> Option<Ipv4Addr> {
+        let now = (self.spec.network == NetworkMode::Internet).then(|| slot.index.address());
+        let before = record.slot.map(|slot| slot.address());
+        before.filter(|address| Some(*address) != now)
+    }
+
+    /// A mount of its envd, CRIU's files, the images, the working directory.
+    fn handed(&self, criu: &Criu, place: &Place, work: &Path) -> io::Result<[OwnedFd; 4]> {
+        let open = |path: &Path| -> io::Result<OwnedFd> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(path, flags, Mode::empty())?)
+        };
+        let envd = program::keep(&self.host.covers(), &fs::read(place.envd())?)?;
+        Ok([
+            mount::detached_program(&envd)?,
+            open(criu.files())?,
+            open(&place.images())?,
+            open(work)?,
+        ])
+    }
+
+    /// The restorer opens them again, as root of the guest, which has no way to them but these descriptors.
+    fn own_cgroup_files(&self, slot: &Slot) -> io::Result<()> {
+        let owner = Some(slot.index.uid_base());
+        let files = slot.cgroup.kept_files();
+        files.iter().try_for_each(|file| chown(file, owner, owner))
+    }
+}
+
+/// The number is believed when it is one of the slot's processes.
+fn take_over(processes: &[i32], pid: i32) -> io::Result<(i32, OwnedFd)> {
+    let number = Pid::from_raw(pid).filter(|_| processes.contains(&pid));
+    let number =
+        number.ok_or_else(|| io::Error::other("its first process is not in its cgroups"))?;
+    Ok((pid, pidfd_open(number, PidfdFlags::empty())?))
+}
+
+/// Sockets are bound to the address of the time before: it is there while they are made.
+fn with_address(slot: &Slot, address: Option<Ipv4Addr>, there: bool) -> io::Result<()> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let network = slot.network.try_clone()?;
+    // A thread of its own: it never comes back from the sandbox's network.
+    let work = std::thread::spawn(move || -> io::Result<()> {
+        namespace::enter_network(&network)?;
+        let mut netlink = Netlink::open()?;
+        let loopback = netlink.link_index("lo")?;
+        match there {
+            true => netlink.add_address(loopback, address),
+            false => netlink.remove_address(loopback, address),
+        }
+    });
+    work.join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
