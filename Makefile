@@ -29,8 +29,9 @@ guest: ## build the programs that go into sandboxes, static and small
 build: guest ## build soulbox with both inside: target/release/soulbox
 	cargo build --locked --release -p soulbox
 
-base: build ## make the base template in $(DATA_DIR); quick when it is there
+base: build ## make the base template in $(DATA_DIR), and fetch CRIU; quick when they are there
 	$(AS_ROOT) $(SOULBOX) template bootstrap base --data-dir $(DATA_DIR)
+	$(AS_ROOT) $(SOULBOX) criu --data-dir $(DATA_DIR)
 
 serve: setup base ## run a server on 127.0.0.1:3000 until Ctrl-C
 	$(AS_ROOT) $(SOULBOX) serve --data-dir $(DATA_DIR)

@@ -57,7 +57,10 @@ def test_a_family(server):
     grandchild = said(server, "sandbox", "create", snapshot)
     assert inside(server, grandchild, "cat kept.txt") == "kept"
     soulbox(server, "sandbox", "kill", children[1])
-    orphan = said(server, "sandbox", "fork", children[2], "--files-only")
+    # With its memory, as long as nothing else is asked for.
+    inside(server, children[2], "nohup sleep 4321 >/dev/null 2>&1 &")
+    orphan = said(server, "sandbox", "fork", children[2])
+    assert inside(server, orphan, "pgrep -c -x sleep") == "1"
     soulbox(server, "sandbox", "kill", children[2])
 
     tree = said(server, "sandbox", "tree")
@@ -83,9 +86,10 @@ def test_a_family(server):
 
 def test_what_is_refused(server):
     sandbox = said(server, "sandbox", "create")
+    inside(server, sandbox, "echo in the way > /dev/shm/x")
     for command in ("fork", "snapshot"):
         failed = soulbox(server, "sandbox", command, sandbox, check=False)
-        assert failed.returncode == 1 and "--files-only" in failed.stderr, failed
+        assert failed.returncode == 1 and "/dev/shm" in failed.stderr and "--files-only" in failed.stderr, failed
     failed = soulbox(server, "sandbox", "fork", sandbox, "--count", "101", check=False)
     assert failed.returncode == 64, failed
     failed = soulbox(server, "sandbox", "fork", "inothing", "--files-only", check=False)

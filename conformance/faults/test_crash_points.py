@@ -38,6 +38,8 @@ BESIDE_EACH_OTHER = 4
 CONTENT = "what its user has written"
 # Steps of building from a file system that is unpacked.
 OF_IMAGES = ("build.image-unpacked", "build.image-saved")
+# Steps of saving memory.
+OF_MEMORY = ("snapshot.captured", "snapshot.memory-kept")
 # Steps of taking away layers that nobody needs any more.
 OF_REMOVAL = ("save.layer-taken-away", "save.marker-removed")
 
@@ -182,10 +184,39 @@ class Case:
         self.attempt("POST", f"/v2/sandboxes/{victim}/connect", {"memory": self.point != "resume.memory-given-up"})
         self.await_death()
 
+    def die_in_hibernate(self) -> None:
+        """What is paused goes to disk at once."""
+        self.server.arguments = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
+        self.server.start(fault=self.armed())
+        self.attempt("POST", f"/sandboxes/{self.keep()}/pause", {"memory": True})
+        self.await_death()
+        # The next one leaves it where it finds it.
+        self.server.arguments = ()
+
+    def die_in_wake(self) -> None:
+        # The server tries first whether it can do that, with a sandbox of its own.
+        self.server.arguments = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
+        self.server.start(fault=self.armed(hit=2 if self.point == "wake.recorded" else 1))
+        victim = self.keep()
+        status, answer = call(self.server, "POST", f"/sandboxes/{victim}/pause", {"memory": True})
+        assert status == 204, answer
+        wait_until("its memory is on disk", 20, lambda: self.is_away(victim))
+        self.attempt("POST", f"/v2/sandboxes/{victim}/connect", {"timeout": 300})
+        self.await_death()
+        self.server.arguments = ()
+
+    def is_away(self, sandbox: str) -> bool:
+        """Its memory is on disk, and nothing else is there of it."""
+        with sqlite3.connect(f"file:{self.server.data_dir}/soulbox.db?mode=ro", uri=True) as database:
+            found = database.execute("SELECT memory FROM sandboxes WHERE id = ?", [sandbox]).fetchone()
+        database.close()
+        return bool(found and found[0]) and sandbox not in directories(self.server)
+
     def die_in_snapshot(self) -> None:
         self.server.start(fault=self.armed())
         self.keep()
-        self.attempt("POST", f"/sandboxes/{self.keep()}/snapshots", {"name": "crash", "memory": False})
+        wanted = {"name": "crash", "memory": self.point in OF_MEMORY}
+        self.attempt("POST", f"/sandboxes/{self.keep()}/snapshots", wanted)
         self.await_death()
 
     def die_in_fork(self) -> None:
@@ -402,8 +433,10 @@ class Case:
         server.remove()
 
     def has_guest(self, sandbox: str) -> bool:
-        """Of one that is paused without memory, nothing is on the host but layers."""
-        return json.loads(call(self.server, "GET", f"/sandboxes/{sandbox}")[1]).get("pauseMode") != "filesystem"
+        """Of one that is paused without memory, or whose memory is on disk, no process is on the host."""
+        if json.loads(call(self.server, "GET", f"/sandboxes/{sandbox}")[1]).get("pauseMode") == "filesystem":
+            return False
+        return not self.is_away(sandbox)
 
     def clear(self) -> None:
         """Whatever went wrong: nothing may stay on the host. The log stays, for whoever looks."""

@@ -34,6 +34,9 @@ def prepare_data_dir(base_data: Path, target: Path) -> None:
         if linked.returncode != 0:
             shutil.rmtree(target / part, ignore_errors=True)
             subprocess.run(["cp", "-a", str(source), str(target / part)], check=True)
+    # Programs of the distribution that are only read.
+    if (base_data / "criu").is_dir() and not (target / "criu").exists():
+        (target / "criu").symlink_to((base_data / "criu").resolve())
 
 
 def new_data_dir(base_data: Path, purpose: str) -> Path:

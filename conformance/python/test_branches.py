@@ -187,11 +187,6 @@ def test_branches_are_events(snapshots, sdk, create):
 
 def test_what_cannot_be_branched(sdk, create):
     sandbox = create(timeout=120)
-    # Memory is not saved in this version, and nobody gets less than he asked for.
-    for refuse in (sandbox.fork, sandbox.create_snapshot):
-        with pytest.raises(SandboxException, match="FIX: ") as error:
-            refuse()
-        assert error.value.status_code == 501
     with pytest.raises(InvalidArgumentException):
         sandbox.fork(count=21)
     path = f"/sandboxes/{sandbox.sandbox_id}"

@@ -20,6 +20,8 @@ use crate::stats::Samples;
 const ROUNDS: u32 = 30;
 /// Forks of one call.
 const MANY: i32 = 100;
+/// How long a sandbox that is saved is watched.
+const WATCHED: Duration = Duration::from_millis(700);
 const TIMEOUT_SECONDS: i32 = 3600;
 /// Holds 50 MB that are not zero, and goes on working.
 const PYTHON: &str = "nohup python3 -c 'import os,time\nx=os.urandom(50*1000*1000)\nopen(\"/tmp/up\",\"w\")\nwhile True: time.sleep(0.01)' \
@@ -35,7 +37,9 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     let outcome = async {
         run_shell(&created.envd, PYTHON).await?;
         with_memory(api, &created, rounds, &mut report).await?;
-        branches(api, &created, rounds, &mut report).await?;
+        for memory in [false, true] {
+            branches(api, &created, rounds, memory, &mut report).await?;
+        }
         without_memory(api, &created, rounds, &mut report).await?;
         many(api, options, &created, &mut report).await
     };
@@ -121,35 +125,66 @@ async fn branches(
     api: &Api,
     created: &Created,
     rounds: u32,
+    memory: bool,
     report: &mut Report,
 ) -> Result<(), BenchError> {
     let id = &created.sandbox.sandbox_id;
-    let files = NewSnapshot {
+    let wanted = NewSnapshot {
         name: None,
-        memory: Some(false),
+        memory: Some(memory),
     };
-    let (mut snapshots, mut forks) = (Samples::new(), Samples::new());
-    for _ in 0..rounds {
+    let [mut snapshots, mut creates, mut forks, mut gaps] = [(); 4].map(|()| Samples::new());
+    for round in 0..rounds + WARM_UP {
         let begun = Instant::now();
-        let taken = api.snapshot(id, &files).await?;
-        snapshots.add(begun.elapsed());
+        let (taken, gap) = tokio::join!(api.snapshot(id, &wanted), longest_gap(&created.envd));
+        let (taken, took) = (taken?, begun.elapsed());
+        let begun = Instant::now();
+        let made = api.create(&request(&taken.snapshot_id)).await?;
+        let created = begun.elapsed();
+        api.kill(&made.sandbox_id).await?;
         api.delete_template(&taken.snapshot_id).await?;
         let begun = Instant::now();
-        let made = fork(api, id, 1).await?;
-        forks.add(begun.elapsed());
+        let made = fork(api, id, 1, memory).await?;
+        let forked = begun.elapsed();
         kill_all(api, made.into_iter().flatten()).await;
+        if round >= WARM_UP {
+            snapshots.add(took);
+            gaps.add(gap?);
+            creates.add(created);
+            forks.add(forked);
+        }
     }
-    report.timing("snapshot of files", &snapshots, None);
-    report.timing("fork of files", &forks, None);
+    let what = if memory { "files and memory" } else { "files" };
+    // The time without an answer holds a request's own, and that of others who want this machine.
+    let gap = memory.then(|| Target::p50(50.0));
+    report.timing(format!("snapshot of {what}"), &snapshots, None);
+    report.timing("  its sandbox answers nobody for", &gaps, gap);
+    report.timing("create from it", &creates, None);
+    report.timing(format!("fork of {what}"), &forks, None);
     Ok(())
 }
 
+/// Asks envd over and over for a while, and says how long the longest answer took.
+async fn longest_gap(envd: &Envd) -> Result<Duration, BenchError> {
+    let end = Instant::now() + WATCHED;
+    let mut longest = Duration::ZERO;
+    while Instant::now() < end {
+        longest = longest.max(ask(envd).await?);
+    }
+    Ok(longest)
+}
+
 /// The ids of the forks, and why there is none.
-async fn fork(api: &Api, id: &str, count: i32) -> Result<Vec<Result<String, String>>, BenchError> {
+async fn fork(
+    api: &Api,
+    id: &str,
+    count: i32,
+    memory: bool,
+) -> Result<Vec<Result<String, String>>, BenchError> {
     let wanted = ForkSandbox {
         timeout: Some(TIMEOUT_SECONDS),
         count: Some(count),
-        memory: Some(false),
+        memory: Some(memory),
     };
     let forks = api.fork(id, &wanted).await?;
     let outcome = |fork: soulbox_api_types::sandbox::ForkResult| match fork.sandbox {
@@ -185,7 +220,7 @@ async fn many(
 ) -> Result<(), BenchError> {
     let creates = create_many(api, &request(&options.template)).await;
     let begun = Instant::now();
-    let made = fork(api, &created.sandbox.sandbox_id, MANY).await?;
+    let made = fork(api, &created.sandbox.sandbox_id, MANY, false).await?;
     let took = begun.elapsed();
     let mut forks = Samples::new();
     for one in &made {

@@ -68,6 +68,8 @@ pub struct Asked {
     pub listen: Option<SocketAddr>,
     /// By what means disks would be limited, or why not at all.
     pub disk_backing: Result<String, String>,
+    /// Whether there is a CRIU that can keep memory of sandboxes on disk. The error ends with a line `FIX: …`.
+    pub criu: Probe,
 }
 
 /// Everything the checks look at. Missing files are `None`, not errors: many machines lack some of them.
@@ -145,6 +147,8 @@ pub struct Facts {
     pub port: Option<Port>,
     /// By what means disks would be limited, or why not at all.
     pub disk_backing: Result<String, String>,
+    /// Whether there is a CRIU that can keep memory of sandboxes on disk. The error ends with a line `FIX: …`.
+    pub criu: Probe,
     /// Whether any user may make a user namespace; `None` when the kernel has no such switch.
     pub unprivileged_user_namespaces: Option<bool>,
     /// Contents of `/sys/kernel/security/lsm`.

@@ -91,6 +91,7 @@ pub fn gather(data_dir: &Path, asked: Asked) -> Facts {
             server_runs,
         }),
         disk_backing: asked.disk_backing,
+        criu: asked.criu,
         modules: risky_modules(&release),
         unprivileged_user_namespaces: read("/proc/sys/kernel/unprivileged_userns_clone")
             .map(|text| text.trim() == "1"),
@@ -371,6 +372,7 @@ mod tests {
             configuration: Ok(()),
             listen: Some(listener.local_addr().unwrap()),
             disk_backing: Ok("image".into()),
+            criu: Ok(()),
         };
         let facts = gather(&dir.path().join("not/there/yet"), asked);
         let port = facts.port.as_ref().unwrap();

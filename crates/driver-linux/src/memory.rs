@@ -97,7 +97,7 @@ impl Place {
     fn keep(&self) -> io::Result<()> {
         let directory = File::open(&self.0)?;
         rustix::fs::syncfs(&directory)?;
-        fault::point!("memory.synced");
+        fault::point!("hibernate.synced");
         fs::rename(self.draft(), self.record())?;
         directory.sync_all()
     }

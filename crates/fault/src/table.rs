@@ -157,7 +157,7 @@ pub static POINTS: &[Point] = &[
         "its memory is on disk, not yet durable",
     ),
     point(
-        "memory.synced",
+        "hibernate.synced",
         "all of a memory is durable but for the name of its record",
     ),
     point(
@@ -175,7 +175,7 @@ pub static POINTS: &[Point] = &[
     // And brought back.
     point(
         "wake.recorded",
-        "its processes are made, none has run, the record says on disk",
+        "its processes run and the driver knows, the record says on disk",
     ),
     point(
         "wake.guest-back",

@@ -60,8 +60,21 @@ fn names_say_how_to_get_there() {
         let (operation, step) = point.name.split_once('.').unwrap();
         assert!(
             [
-                "start", "create", "timeout", "pause", "resume", "snapshot", "fork", "kill",
-                "save", "volume", "build", "webhook", "stop"
+                "start",
+                "create",
+                "timeout",
+                "pause",
+                "hibernate",
+                "wake",
+                "resume",
+                "snapshot",
+                "fork",
+                "kill",
+                "save",
+                "volume",
+                "build",
+                "webhook",
+                "stop"
             ]
             .contains(&operation),
             "{}",

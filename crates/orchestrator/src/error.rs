@@ -268,7 +268,8 @@ impl SandboxError {
             }
             Self::Snapshot { source, .. } if is_checkpoint(source) => format!(
                 "Error creating snapshot template: {source}. \
-                 FIX: save its files alone, with memory: false in the body, or remove what is in the way"
+                 FIX: save its files alone, with memory: false in the body, mode=\"filesystem\" in Python, or `--files-only` \
+                 of soulbox; or remove what is in the way"
             ),
             Self::Snapshot { .. } => "Error creating snapshot template".into(),
             Self::Hibernate { .. } => "Error putting the sandbox on disk".into(),

@@ -98,8 +98,7 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Fetch CRIU, which writes paused sandboxes to disk, from the distribution's packages into the data directory
-    #[command(hide = true)]
+    /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
     #[command(hide = true)]

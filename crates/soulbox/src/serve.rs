@@ -244,6 +244,9 @@ impl Server {
             ..Settings::new(credentials.token_seed)
         };
         let upload_key = settings.token_seed;
+        if let Err(reason) = driver.hibernation().await {
+            tracing::warn!(reason, "memory of sandboxes cannot be kept on disk");
+        }
         let sandboxes = Sandboxes::start(store.clone(), driver.clone(), settings)
             .await
             .context("cannot adopt sandboxes")?;

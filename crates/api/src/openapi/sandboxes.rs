@@ -209,7 +209,7 @@ fn branches() -> Vec<Operation> {
             "POST",
             "/sandboxes/{sandboxID}/fork",
             "forkSandbox",
-            "Makes sandboxes from what a running one has at this moment. Files alone in this version: 501 without `memory: false`.",
+            "Makes sandboxes from what a running one has at this moment. Files and memory, or files alone with `memory: false`; 501 where this host cannot keep memory on disk.",
         )
         .may_take::<ForkSandbox>()
         .creates::<Vec<ForkResult>>()
@@ -218,7 +218,7 @@ fn branches() -> Vec<Operation> {
             "POST",
             "/sandboxes/{sandboxID}/snapshots",
             "createSnapshot",
-            "Saves a running sandbox, which goes on. Files alone in this version: 501 without `memory: false`.",
+            "Saves a running sandbox, which goes on. Files and memory, or files alone with `memory: false`; 501 where this host cannot keep memory on disk.",
         )
         .takes::<NewSnapshot>()
         .creates::<SnapshotInfo>()

@@ -19,6 +19,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         clock(facts),
         bootstrap_tool(facts),
         keyring(facts),
+        hibernation(facts),
     ]);
     checks
 }
@@ -227,6 +228,20 @@ fn bootstrap_tool(facts: &Facts) -> Check {
             "none: the base template cannot be built here",
             "apt-get install mmdebstrap",
         ),
+    }
+}
+
+/// Without it everything works but snapshots and forks with memory, and memory on disk.
+fn hibernation(facts: &Facts) -> Check {
+    match &facts.criu {
+        Ok(()) => Check::ok("hibernation", "CRIU 4.2"),
+        Err(reason) => {
+            let (found, fix) = reason.split_once("\nFIX: ").unwrap_or((reason, ""));
+            let found = format!(
+                "{found}: no memory in snapshots and forks, and what is paused stays in the host's"
+            );
+            Check::warn("hibernation", found, fix)
+        }
     }
 }
 

@@ -138,9 +138,6 @@ impl Wake {
                 let plan = proc_plan(&self.spec, pid, files, &places, facts);
                 let errand = Jail::order(&self.host.jail, &Order::Proc(plan));
                 errand.and_then(Jail::done).map_err(io::Error::other)?;
-                // From here on it may run, whatever becomes of this server.
-                state::record(&self.host, &self.spec, slot.index, files, pid)?;
-                fault::point!("wake.recorded");
             }
             Ok(())
         });
@@ -153,7 +150,11 @@ impl Wake {
         };
         attended.map_err(ended)?;
         let (pid, pidfd) = first.ok_or_else(|| refused("CRIU has not told the first process"))?;
-        let settled = with_address(slot, address, false).and_then(|()| disk::remove(&work));
+        let settled = with_address(slot, address, false)
+            .and_then(|()| disk::remove(&work))
+            // The next server would end what is not whole.
+            .and_then(|()| state::record(&self.host, &self.spec, slot.index, files, pid));
+        fault::point!("wake.recorded");
         if let Err(error) = settled {
             // It would be taken for one that runs.
             let _gone = process::kill(&pidfd);

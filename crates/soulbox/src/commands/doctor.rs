@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use soulbox_doctor::{Asked, Status, gather, judge};
-use soulbox_driver_linux::{BackingChoice, disk};
+use soulbox_driver_linux::{BackingChoice, disk, look_for_criu};
 
 use crate::args::{Global, ServeArgs};
 use crate::config::{Unreadable, load, read_inputs};
@@ -25,6 +25,7 @@ pub(crate) fn run(global: &Global, output: Output) -> Result<ExitCode, Failure> 
     let existing = data_dir.ancestors().find(|directory| directory.is_dir());
     let asked = Asked {
         listen: config.as_ref().ok().map(|config| config.listen),
+        criu: look_for_criu(&data_dir),
         disk_backing: disk::probe(existing.unwrap_or(&data_dir), choice)
             .map(|backing| backing.to_string())
             .map_err(|error| first_line(&error.to_string())),
