@@ -1,56 +1,16 @@
-"""Memory on disk, with the newest Python package: snapshots and forks go on where their sandbox was, and so does what was
-paused for long."""
+"""Memory on disk, with the newest Python package: snapshots and forks go on where their sandbox was."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import uuid
 
 import pytest
-from e2b import Sandbox, SandboxException
+from e2b import SandboxException
 from e2b.sandbox.commands.command_handle import PtySize
 
 import raw
-from crashing import call, options
-from server import from_environment, kill_every_sandbox, wait_until
-
-# Counts in memory, has random bytes, and answers on port 8000 what it has.
-COUNTER = """
-import http.server, json, os, threading, time
-block = os.urandom(4 << 20).hex()
-count = 0
-def tick():
-    global count
-    while True:
-        count += 1
-        time.sleep(0.01)
-threading.Thread(target=tick, daemon=True).start()
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps([os.getpid(), count, block[:32]]).encode())
-    def log_message(self, *_): pass
-http.server.HTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
-"""
-ASK = "curl -s --max-time 10 http://127.0.0.1:8000/"
-
-
-def counter(sandbox) -> list:
-    sandbox.files.write("/home/user/counter.py", COUNTER)
-    sandbox.commands.run("python3 counter.py", background=True, timeout=0)
-    wait_until("the counter", 10, lambda: sandbox.commands.run(f"{ASK} || true").stdout)
-    return told(sandbox)
-
-
-def told(sandbox) -> list:
-    return json.loads(sandbox.commands.run(ASK).stdout)
-
-
-def same_process(before: list, after: list) -> bool:
-    return before[0] == after[0] and before[2] == after[2] and before[1] <= after[1]
-
+from counter import counter, same_process, told
+from server import wait_until
 
 def test_a_snapshot_goes_on_where_it_was(sdk, create):
     mark = uuid.uuid4().hex
@@ -139,9 +99,11 @@ def test_what_is_in_the_way_is_named(sdk, create):
     assert sdk.delete_snapshot(taken.snapshot_id)
 
 
-def test_a_terminal_goes_on(create, sdk):
+def test_a_terminal_goes_on(create, flavour):
     sandbox = create(timeout=120)
-    terminal = sandbox.pty.create(PtySize(24, 80), timeout=0)
+    # What it prints is of no interest here.
+    reader = {"on_data": len} if flavour == "async" else {}
+    terminal = sandbox.pty.create(PtySize(24, 80), timeout=0, **reader)
     sandbox.pty.send_stdin(terminal.pid, b"secret=kept; cd /tmp\n")
     [made] = sandbox.fork(timeout=60)
     try:
@@ -150,65 +112,3 @@ def test_a_terminal_goes_on(create, sdk):
         assert made.files.read("/home/user/said") == "kept in /tmp\n"
     finally:
         made.kill()
-
-
-@pytest.fixture
-def quick():
-    """A server on which what is paused goes to disk at once."""
-    server = from_environment("memory", "--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
-    server.start()
-    yield server
-    if not server.alive():
-        server.start()
-    kill_every_sandbox(server.env)
-    assert server.stop() == 0
-    server.remove()
-
-
-def is_away(server, sandbox) -> bool:
-    """Its memory is on disk, and nothing of it runs."""
-    with sqlite3.connect(f"file:{server.data_dir}/soulbox.db?mode=ro", uri=True) as database:
-        found = database.execute("SELECT memory FROM sandboxes WHERE id = ?", [sandbox.sandbox_id]).fetchone()
-    return bool(found and found[0]) and not (server.data_dir / "sandboxes" / sandbox.sandbox_id).exists()
-
-
-def test_what_is_paused_for_long_takes_no_memory_and_comes_back(quick):
-    sandbox = Sandbox.create(timeout=300, **options(quick))
-    before = counter(sandbox)
-    for round in range(3):
-        sandbox.files.write("/home/user/round", str(round))
-        sandbox.pause()
-        wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
-        if round == 1:
-            quick.kill()
-            quick.start()
-        sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
-        assert same_process(before, told(sandbox))
-        assert sandbox.files.read("/home/user/round") == str(round)
-        assert list((quick.data_dir / "memory").iterdir()) == []
-
-
-def test_traffic_brings_it_back_from_disk(quick):
-    sandbox = Sandbox.create(timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True}, **options(quick))
-    before = counter(sandbox)
-    sandbox.pause()
-    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
-    assert same_process(before, told(sandbox))
-
-
-def test_it_may_be_started_anew_or_killed_instead(quick):
-    sandbox = Sandbox.create(timeout=300, **options(quick))
-    counter(sandbox)
-    sandbox.files.write("/home/user/kept.txt", "kept")
-    sandbox.pause()
-    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
-    status, answer = call(quick, "POST", f"/v2/sandboxes/{sandbox.sandbox_id}/connect", {"timeout": 60, "memory": False})
-    assert status in (200, 201), answer
-    sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
-    assert sandbox.files.read("/home/user/kept.txt") == "kept"
-    assert sandbox.commands.run("pgrep -f counter.p[y] || echo none").stdout == "none\n"
-    assert list((quick.data_dir / "memory").iterdir()) == []
-    sandbox.pause()
-    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
-    assert sandbox.kill()
-    assert list((quick.data_dir / "memory").iterdir()) == []

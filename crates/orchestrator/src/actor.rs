@@ -5,6 +5,7 @@
 //! every request. When the server stops, an actor with nothing in flight just ends: the guest runs on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use soulbox_driver::{BoxFuture, Guest, OomKill};
@@ -601,6 +602,7 @@ impl Actor {
     /// so: it may have run since then. Only then it may go to disk.
     fn rests(&mut self, paused: PausedSandbox) {
         self.oom_kills = None;
+        self.handle.stays.store(false, Ordering::Release);
         self.files_saved = paused.guest.clone().map(|guest| {
             let saved = pausing::save_in_a_while(&self.node, guest, &paused.record);
             let saved: BoxFuture<'static, Option<Pause>> = Box::pin(saved);
@@ -621,6 +623,7 @@ impl Actor {
     /// From now on, it would survive the loss of its memory.
     async fn note_saved_files(&mut self, pause: Option<Pause>) {
         let (Some(pause), Some(paused)) = (pause, &mut self.paused) else {
+            self.handle.stays.store(true, Ordering::Release);
             return;
         };
         let mut record = (*paused.record).clone();
@@ -633,11 +636,10 @@ impl Actor {
             Ok(_) => {
                 record.pause = Some(pause);
                 paused.record = Arc::new(record);
-                self.put_away = paused.guest.as_ref().map(|guest| {
-                    let time: BoxFuture<'static, ()> =
-                        Box::pin(hibernation::time_has_come(&self.node, guest));
-                    time
-                });
+                let node = Arc::clone(&self.node);
+                self.put_away = Some(Box::pin(async move {
+                    hibernation::in_a_while(&node, node.settings.hibernate_after).await;
+                }));
             }
             Err(error) => {
                 let error = soulbox_telemetry::chain(&error);
@@ -670,7 +672,10 @@ impl Actor {
                     guest: None,
                 });
             }
-            None => self.watch(paused),
+            None => {
+                self.handle.stays.store(true, Ordering::Release);
+                self.watch(paused);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use soulbox_driver::Guest;
@@ -21,6 +22,9 @@ use crate::pausing::{self, HowToResume, not_resumed};
 
 /// Between two looks at the host's memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks whether everything is on disk that is to go there.
+const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits for this time, or until this host needs the memory of what is paused sooner.
 pub(crate) async fn in_a_while(node: &Node, time: Duration) {
@@ -41,7 +45,8 @@ pub(crate) async fn watch_memory(node: Arc<Node>) {
         }
         match node.driver.memory_is_short().await {
             Ok(short) => {
-                let before = node.memory_wanted.send_replace(short);
+                let wanted = short || node.leaving.load(Ordering::Acquire);
+                let before = node.memory_wanted.send_replace(wanted);
                 if short && !before {
                     tracing::warn!("memory is short: paused sandboxes go to disk now");
                 }
@@ -53,18 +58,21 @@ pub(crate) async fn watch_memory(node: Arc<Node>) {
     }
 }
 
-/// Waits for its time to go to disk; never comes where this host cannot do that.
-pub(crate) fn time_has_come(
-    node: &Arc<Node>,
-    guest: &Arc<dyn Guest>,
-) -> impl Future<Output = ()> + use<> {
-    let (node, spec) = (Arc::clone(node), guest.spec().clone());
-    async move {
-        in_a_while(&node, node.settings.hibernate_after).await;
-        if let Err(reason) = node.can_keep_memory(&spec).await {
-            tracing::debug!(sandbox.id = %spec.id, reason, "a paused sandbox stays in memory");
-            std::future::pending().await
+/// Has everything that is paused go to disk, for as long as a stop may wait for that.
+pub(crate) async fn put_all_away(node: &Node) {
+    let patience = node.settings.hibernate_on_stop;
+    if patience.is_zero() || node.driver.hibernation().await.is_err() {
+        return;
+    }
+    node.leaving.store(true, Ordering::Release);
+    node.memory_wanted.send_replace(true);
+    let gone = async {
+        while node.live.may_go_to_disk() {
+            tokio::time::sleep(STOP_LOOK_INTERVAL).await;
         }
+    };
+    if tokio::time::timeout(patience, gone).await.is_err() {
+        tracing::warn!("stopping although not everything that is paused is on disk");
     }
 }
 
@@ -75,6 +83,10 @@ pub(crate) async fn put_away(
     record: Arc<SandboxRecord>,
     guest: Arc<dyn Guest>,
 ) -> Option<Pause> {
+    if let Err(reason) = node.can_keep_memory(guest.spec()).await {
+        tracing::debug!(sandbox.id = %record.id, reason, "a paused sandbox stays in memory");
+        return None;
+    }
     let Ok(_turn) = node.putting_away.acquire().await else {
         // Nobody closes it.
         return None;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use soulbox_driver::{Guest, Route};
@@ -40,6 +41,8 @@ pub(crate) struct Handle {
     pub(crate) id: SandboxId,
     pub(crate) team: TeamId,
     pub(crate) mailbox: mpsc::Sender<Message>,
+    /// It is paused, and was tried in vain to go to disk.
+    pub(crate) stays: AtomicBool,
     published: Mutex<Published>,
 }
 
@@ -170,6 +173,15 @@ impl Live {
         self.entries.read().by_id.values().cloned().collect()
     }
 
+    /// Whether something is paused, or about to be, that may still go to disk.
+    pub(crate) fn may_go_to_disk(&self) -> bool {
+        let may = |handle: &Arc<Handle>| {
+            let state = handle.published.lock().state;
+            matches!(state, State::Pausing | State::Paused) && !handle.stays.load(Ordering::Acquire)
+        };
+        self.entries.read().by_id.values().any(may)
+    }
+
     pub(crate) fn running_count(&self) -> usize {
         self.entries.read().running
     }
@@ -226,6 +238,7 @@ impl Entries {
             id: id.clone(),
             team,
             mailbox,
+            stays: AtomicBool::new(false),
             published: Mutex::new(published),
         });
         self.by_id.insert(id, handle.clone());

@@ -1,7 +1,7 @@
 //! What the parts of this crate share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use soulbox_driver::{Driver, Route};
 use soulbox_store::{RecordState, SandboxRecord, Store};
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) hibernation: OnceCell<Result<(), String>>,
     /// Whether this host needs the memory of what is paused.
     pub(crate) memory_wanted: watch::Sender<bool>,
+    /// Whether the server stops, and what is paused is to go to disk before.
+    pub(crate) leaving: AtomicBool,
     /// How many go to disk at the same time.
     pub(crate) putting_away: Semaphore,
 }
@@ -54,6 +56,7 @@ impl Node {
             executions: AtomicU64::new(1),
             hibernation: OnceCell::new(),
             memory_wanted: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
             putting_away: Semaphore::new(PUT_AWAY_AT_ONCE),
         }
     }

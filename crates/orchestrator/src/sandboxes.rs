@@ -469,6 +469,7 @@ impl Sandboxes {
     /// Sandboxes run on.
     pub async fn shutdown(&self) {
         self.node.live.close();
+        hibernation::put_all_away(&self.node).await;
         self.node.stop.cancel();
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.node.tasks.finished())
             .await

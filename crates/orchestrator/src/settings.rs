@@ -35,6 +35,8 @@ pub struct Settings {
     pub save_paused_after: Duration,
     /// How long after its files are saved a sandbox that was paused with memory goes to disk, where this host can do that.
     pub hibernate_after: Duration,
+    /// How long a stop waits for sandboxes that are paused with memory to go to disk; zero leaves them in memory.
+    pub hibernate_on_stop: Duration,
     /// How long events of sandboxes are kept.
     pub events_kept: Duration,
     /// Time between two readings of a sandbox.
@@ -54,6 +56,7 @@ impl Settings {
             domain: None,
             save_paused_after: SAVE_PAUSED_AFTER,
             hibernate_after: HIBERNATE_AFTER,
+            hibernate_on_stop: Duration::ZERO,
             events_kept: EVENTS_KEPT,
             sample_interval: SAMPLE_INTERVAL,
             clock: Arc::new(SystemClock),
@@ -70,6 +73,7 @@ impl fmt::Debug for Settings {
             .field("domain", &self.domain)
             .field("save_paused_after", &self.save_paused_after)
             .field("hibernate_after", &self.hibernate_after)
+            .field("hibernate_on_stop", &self.hibernate_on_stop)
             .field("events_kept", &self.events_kept)
             .field("sample_interval", &self.sample_interval)
             .finish_non_exhaustive()

@@ -160,6 +160,10 @@ pub(crate) struct ServeArgs {
     /// When a sandbox that is paused with its memory goes to disk, in seconds after its files are saved [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) hibernate_after_seconds: Option<String>,
+    /// How long a stop waits for sandboxes that are paused with memory to go to disk, in seconds; 0 leaves them in memory
+    /// [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) hibernate_on_stop_seconds: Option<String>,
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
@@ -236,6 +240,10 @@ impl ServeArgs {
             (
                 Setting::HibernateAfterSeconds,
                 &self.hibernate_after_seconds,
+            ),
+            (
+                Setting::HibernateOnStopSeconds,
+                &self.hibernate_on_stop_seconds,
             ),
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),

@@ -62,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) save_paused_after: Duration,
     /// How long after that its memory goes to disk, 0 seconds to a year. Default 5 minutes.
     pub(crate) hibernate_after: Duration,
+    /// How long a stop waits for what is paused to go to disk, 0 seconds (not at all) to an hour. Default 0.
+    pub(crate) hibernate_on_stop: Duration,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
@@ -203,6 +205,7 @@ impl Judge<'_> {
         let max_memory_mib = self.number(Setting::MaxMemoryMib, 128, 16_777_216);
         let save_paused_after = self.number(Setting::SavePausedAfterSeconds, 0, 86_400);
         let hibernate_after = self.number(Setting::HibernateAfterSeconds, 0, 31_536_000);
+        let hibernate_on_stop = self.number(Setting::HibernateOnStopSeconds, 0, 3600);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
@@ -231,6 +234,7 @@ impl Judge<'_> {
             max_memory_mib: max_memory_mib?,
             save_paused_after: Duration::from_secs(u64::from(save_paused_after?)),
             hibernate_after: Duration::from_secs(u64::from(hibernate_after?)),
+            hibernate_on_stop: Duration::from_secs(u64::from(hibernate_on_stop?)),
             slots_ready: u16::try_from(slots_ready?).ok()?,
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,

@@ -240,6 +240,7 @@ impl Server {
             domain: public_domain(config, address),
             save_paused_after: config.save_paused_after,
             hibernate_after: config.hibernate_after,
+            hibernate_on_stop: config.hibernate_on_stop,
             events_kept: config.events_kept,
             ..Settings::new(credentials.token_seed)
         };

@@ -137,6 +137,7 @@ mod tests {
                 default_workdir: None,
                 env: BTreeMap::new(),
                 start: None,
+                memory: None,
                 reason: None,
                 version: 1,
                 semver: None,

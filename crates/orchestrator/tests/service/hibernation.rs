@@ -134,6 +134,39 @@ async fn short_memory_sends_what_is_paused_to_disk_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_may_wait_until_everything_is_on_disk() {
+    let mut world = world_with(|settings| {
+        settings.hibernate_on_stop = Duration::from_mins(2);
+    })
+    .await;
+    let goes = paused(&world).await;
+    let stays = paused(&world).await;
+    world.driver.refuse_capture_of(
+        &stays,
+        DriverError::Checkpoint {
+            reason: "it has made /dev/x".into(),
+        },
+    );
+    let runs = world.create(300).await;
+    let begun = tokio::time::Instant::now();
+    tokio::join!(world.sandboxes.shutdown(), async {
+        while !on_disk(&world, &goes).await {
+            pass(1).await;
+        }
+        pass(5).await;
+    });
+    assert!(
+        begun.elapsed() < Duration::from_mins(1),
+        "who stays is not waited for"
+    );
+    assert!(world.driver.guest(&stays).unwrap().is_frozen());
+    assert!(!world.driver.guest(&runs).unwrap().is_frozen());
+    assert!(world.driver.guest(&goes).is_none());
+    world.restart().await;
+    assert!(connect(&world, &goes, true).await.resumed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_is_not_wanted_is_removed() {
     let world = quick_world().await;
     let id = paused(&world).await;

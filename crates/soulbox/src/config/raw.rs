@@ -29,6 +29,7 @@ pub(crate) enum Setting {
     SlotsReady,
     SavePausedAfterSeconds,
     HibernateAfterSeconds,
+    HibernateOnStopSeconds,
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
@@ -49,7 +50,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -67,6 +68,7 @@ impl Setting {
         Self::SlotsReady,
         Self::SavePausedAfterSeconds,
         Self::HibernateAfterSeconds,
+        Self::HibernateOnStopSeconds,
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
@@ -105,6 +107,7 @@ impl Setting {
             Self::SlotsReady => "slots_ready",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
+            Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
@@ -150,6 +153,7 @@ impl Setting {
             Self::SlotsReady => "8",
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
+            Self::HibernateOnStopSeconds => "0",
             Self::DiskBacking => "auto",
             Self::DiskReserveMib => "1024",
             Self::VolumeSizeMib => "10240",

@@ -1,0 +1,150 @@
+"""What is paused for long goes to disk and comes back, whatever happens to the server, the machine and the disk meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+
+import pytest
+from e2b import Sandbox
+
+from counter import counter, same_process, told
+from crashing import call, options
+from machine import reboot
+from server import Server, from_environment, kill_every_sandbox, wait_until
+
+AT_ONCE = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
+
+
+@pytest.fixture
+def quick():
+    """A server on which what is paused goes to disk at once."""
+    server = from_environment("memory", *AT_ONCE)
+    server.start()
+    yield server
+    if not server.alive():
+        server.start()
+    kill_every_sandbox(server.env)
+    assert server.stop() == 0
+    server.remove()
+
+
+def is_away(server, sandbox) -> bool:
+    """Its memory is on disk, and nothing of it runs."""
+    with sqlite3.connect(f"file:{server.data_dir}/soulbox.db?mode=ro", uri=True) as database:
+        found = database.execute("SELECT memory FROM sandboxes WHERE id = ?", [sandbox.sandbox_id]).fetchone()
+    return bool(found and found[0]) and not (server.data_dir / "sandboxes" / sandbox.sandbox_id).exists()
+
+
+def test_what_is_paused_for_long_takes_no_memory_and_comes_back(quick):
+    sandbox = Sandbox.create(timeout=300, **options(quick))
+    before = counter(sandbox)
+    for round in range(3):
+        sandbox.files.write("/home/user/round", str(round))
+        sandbox.pause()
+        wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+        if round == 1:
+            quick.kill()
+            quick.start()
+        sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+        assert same_process(before, told(sandbox))
+        assert sandbox.files.read("/home/user/round") == str(round)
+        assert list((quick.data_dir / "memory").iterdir()) == []
+
+
+def test_traffic_brings_it_back_from_disk(quick):
+    sandbox = Sandbox.create(timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True}, **options(quick))
+    before = counter(sandbox)
+    sandbox.pause()
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    assert same_process(before, told(sandbox))
+
+
+def test_it_may_be_started_anew_or_killed_instead(quick):
+    sandbox = Sandbox.create(timeout=300, **options(quick))
+    counter(sandbox)
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    sandbox.pause()
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    status, answer = call(quick, "POST", f"/v2/sandboxes/{sandbox.sandbox_id}/connect", {"timeout": 60, "memory": False})
+    assert status in (200, 201), answer
+    sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert sandbox.files.read("/home/user/kept.txt") == "kept"
+    assert sandbox.commands.run("pgrep -f counter.p[y] || echo none").stdout == "none\n"
+    assert list((quick.data_dir / "memory").iterdir()) == []
+    sandbox.pause()
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    assert sandbox.kill()
+    assert list((quick.data_dir / "memory").iterdir()) == []
+
+
+def paused(server: Server) -> tuple[Sandbox, list]:
+    sandbox = Sandbox.create(timeout=300, **options(server))
+    before = counter(sandbox)
+    sandbox.files.write("/home/user/kept.txt", "kept")
+    sandbox.pause()
+    return sandbox, before
+
+
+def messages(server: Server, sandbox: Sandbox) -> list[str]:
+    logs = call(server, "GET", f"/v2/sandboxes/{sandbox.sandbox_id}/logs")[1]
+    return [entry["message"] for entry in json.loads(logs)["logs"]]
+
+
+def test_it_survives_a_restart_of_the_machine(quick):
+    sandbox, before = paused(quick)
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    quick.kill()
+    reboot(quick)
+    quick.start()
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert same_process(before, told(again))
+    assert again.files.read("/home/user/kept.txt") == "kept"
+
+
+def test_a_stop_waits_until_it_is_on_disk(quick):
+    assert quick.stop() == 0
+    quick.arguments = ("--hibernate-on-stop-seconds", "60")
+    quick.start()
+    sandbox, before = paused(quick)
+    assert not is_away(quick, sandbox)
+    assert quick.stop() == 0
+    assert is_away(quick, sandbox)
+    quick.start()
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert same_process(before, told(again))
+
+
+def test_what_stays_says_why(quick):
+    sandbox = Sandbox.create(timeout=300, **options(quick))
+    before = counter(sandbox)
+    sandbox.commands.run("echo x > /dev/shm/x")
+    sandbox.pause()
+    wait_until("the log says so", 30, lambda: any("stays in memory" in one and "/dev/shm" in one for one in messages(quick, sandbox)))
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert same_process(before, told(again))
+    assert list((quick.data_dir / "memory").iterdir()) == []
+
+
+def test_memory_that_is_damaged_is_named_and_the_files_are_there(quick):
+    sandbox, _ = paused(quick)
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    (memory,) = (quick.data_dir / "memory").iterdir()
+    shutil.rmtree(memory / "images")
+    path = f"/v2/sandboxes/{sandbox.sandbox_id}/connect"
+    status, answer = call(quick, "POST", path, {"timeout": 60})
+    assert status == 500 and "memory: false" in json.loads(answer)["message"], answer
+    status, answer = call(quick, "POST", path, {"timeout": 60, "memory": False})
+    assert status == 201, answer
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert again.files.read("/home/user/kept.txt") == "kept"
+    again.pause()
+    wait_until("it on disk", 30, lambda: is_away(quick, again))
+    # And where nothing is left of it, the next server says so.
+    quick.kill()
+    shutil.rmtree(quick.data_dir / "memory")
+    quick.start()
+    assert any("was lost, its files are kept" in one for one in messages(quick, sandbox))
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert again.files.read("/home/user/kept.txt") == "kept"
