@@ -134,7 +134,7 @@ def test_memory_that_is_damaged_is_named_and_the_files_are_there(quick):
     shutil.rmtree(memory / "images")
     path = f"/v2/sandboxes/{sandbox.sandbox_id}/connect"
     status, answer = call(quick, "POST", path, {"timeout": 60})
-    assert status == 500 and "memory: false" in json.loads(answer)["message"], answer
+    assert status == 409 and "memory: false" in json.loads(answer)["message"], answer
     status, answer = call(quick, "POST", path, {"timeout": 60, "memory": False})
     assert status == 201, answer
     again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))

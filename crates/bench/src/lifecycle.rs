@@ -135,9 +135,13 @@ async fn branches(
     };
     let [mut snapshots, mut creates, mut forks, mut gaps] = [(); 4].map(|()| Samples::new());
     for round in 0..rounds + WARM_UP {
-        let begun = Instant::now();
-        let (taken, gap) = tokio::join!(api.snapshot(id, &wanted), longest_gap(&created.envd));
-        let (taken, took) = (taken?, begun.elapsed());
+        let snapshot = async {
+            let begun = Instant::now();
+            let taken = api.snapshot(id, &wanted).await?;
+            Ok::<_, BenchError>((taken, begun.elapsed()))
+        };
+        let (snapshot, gap) = tokio::join!(snapshot, longest_gap(&created.envd));
+        let (taken, took) = snapshot?;
         let begun = Instant::now();
         let made = api.create(&request(&taken.snapshot_id)).await?;
         let created = begun.elapsed();

@@ -205,6 +205,7 @@ mod tests {
                 ready: String::new(),
                 context: BuildContext::default(),
             }),
+            memory: None,
             reason: None,
             version: 1,
             semver: Some("1.2.0".to_owned()),

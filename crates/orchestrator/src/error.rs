@@ -182,7 +182,14 @@ impl SandboxError {
             Self::GuestUnresponsive { .. } => ErrorKind::Unavailable,
             Self::PausedUnresponsive { .. } | Self::StartInFlight { .. } => ErrorKind::Conflict,
             Self::NoMemory { .. } => ErrorKind::Unimplemented,
-            Self::Snapshot { source, .. } if is_checkpoint(source) => ErrorKind::Conflict,
+            // Its owner can do something about it.
+            Self::Snapshot { source, .. }
+            | Self::Resume { source, .. }
+            | Self::Create { source, .. }
+                if is_checkpoint(source) =>
+            {
+                ErrorKind::Conflict
+            }
             Self::Pause { source, .. }
             | Self::Hibernate { source, .. }
             | Self::Resume { source, .. }

@@ -159,6 +159,23 @@ fn helper_gone() -> Failure {
     Failure::internal("the helper has ended; sandboxes stay").fix("start the server again")
 }
 
+fn sandbox_settings(
+    config: &Config,
+    address: SocketAddr,
+    token_seed: [u8; 32],
+) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        max_timeout: config.max_timeout,
+        max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
+        domain: public_domain(config, address),
+        save_paused_after: config.save_paused_after,
+        hibernate_after: config.hibernate_after,
+        hibernate_on_stop: config.hibernate_on_stop,
+        events_kept: config.events_kept,
+        ..Settings::new(token_seed)
+    })
+}
+
 /// Where the images of builds come from.
 fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     let blobs = Blobs::open(data_dir.join("pulls"))
@@ -234,16 +251,7 @@ impl Server {
         let credentials =
             Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
         templates::register(&store, &artifacts, config.default_limits).await?;
-        let settings = Settings {
-            max_timeout: config.max_timeout,
-            max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
-            domain: public_domain(config, address),
-            save_paused_after: config.save_paused_after,
-            hibernate_after: config.hibernate_after,
-            hibernate_on_stop: config.hibernate_on_stop,
-            events_kept: config.events_kept,
-            ..Settings::new(credentials.token_seed)
-        };
+        let settings = sandbox_settings(config, address, credentials.token_seed)?;
         let upload_key = settings.token_seed;
         if let Err(reason) = driver.hibernation().await {
             tracing::warn!(reason, "memory of sandboxes cannot be kept on disk");
