@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from counter import HAS_CRIU
 from server import from_environment
 
 E2B = Path(os.environ.get("CONFORMANCE_TOOLS", ".")) / "js/node_modules/.bin/e2b"
@@ -59,8 +60,8 @@ def test_a_family(server):
     soulbox(server, "sandbox", "kill", children[1])
     # With its memory, as long as nothing else is asked for.
     inside(server, children[2], "nohup sleep 4321 >/dev/null 2>&1 &")
-    orphan = said(server, "sandbox", "fork", children[2])
-    assert inside(server, orphan, "pgrep -c -x sleep") == "1"
+    orphan = said(server, "sandbox", "fork", children[2], *([] if HAS_CRIU else ["--files-only"]))
+    assert inside(server, orphan, "pgrep -c -x sleep || true") == str(int(HAS_CRIU))
     soulbox(server, "sandbox", "kill", children[2])
 
     tree = said(server, "sandbox", "tree")
@@ -89,7 +90,8 @@ def test_what_is_refused(server):
     inside(server, sandbox, "echo in the way > /dev/shm/x")
     for command in ("fork", "snapshot"):
         failed = soulbox(server, "sandbox", command, sandbox, check=False)
-        assert failed.returncode == 1 and "/dev/shm" in failed.stderr and "--files-only" in failed.stderr, failed
+        assert failed.returncode == 1 and "--files-only" in failed.stderr, failed
+        assert "/dev/shm" in failed.stderr or not HAS_CRIU, failed
     failed = soulbox(server, "sandbox", "fork", sandbox, "--count", "101", check=False)
     assert failed.returncode == 64, failed
     failed = soulbox(server, "sandbox", "fork", "inothing", "--files-only", check=False)

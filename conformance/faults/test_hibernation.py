@@ -9,12 +9,14 @@ import sqlite3
 import pytest
 from e2b import Sandbox
 
-from counter import counter, same_process, told
+from counter import counter, needs_criu, same_process, told
 from crashing import call, options
 from machine import reboot
 from server import Server, from_environment, kill_every_sandbox, wait_until
 
 AT_ONCE = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
+
+pytestmark = needs_criu
 
 
 @pytest.fixture

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
+
+import pytest
 
 from server import wait_until
+
+# Of what keeps memory on disk. `make base` fetches it where the distribution has it.
+HAS_CRIU = (Path(os.environ.get("CONFORMANCE_BASE_DATA", "")) / "criu").is_dir()
+needs_criu = pytest.mark.skipif(not HAS_CRIU, reason="there is no CRIU in the data directory of the set-up")
 
 # Counts in memory, has random bytes, and answers on port 8000 what it has.
 COUNTER = """

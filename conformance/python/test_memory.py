@@ -9,7 +9,7 @@ from e2b import SandboxException
 from e2b.sandbox.commands.command_handle import PtySize
 
 import raw
-from counter import counter, same_process, told
+from counter import counter, needs_criu, same_process, told
 from server import wait_until
 
 def test_a_snapshot_goes_on_where_it_was(sdk, create):
@@ -47,6 +47,8 @@ def test_a_snapshot_goes_on_where_it_was(sdk, create):
     finally:
         sandbox.kill()
         sdk.delete_snapshot(taken.snapshot_id)
+
+pytestmark = needs_criu
 
 
 def test_forks_go_on_where_it_was(sdk, create):
