@@ -12,6 +12,9 @@ import raw
 from counter import counter, needs_criu, same_process, told
 from server import wait_until
 
+pytestmark = needs_criu
+
+
 def test_a_snapshot_goes_on_where_it_was(sdk, create):
     mark = uuid.uuid4().hex
     sandbox = create(timeout=180, envs={"MARK": mark})
@@ -47,8 +50,6 @@ def test_a_snapshot_goes_on_where_it_was(sdk, create):
     finally:
         sandbox.kill()
         sdk.delete_snapshot(taken.snapshot_id)
-
-pytestmark = needs_criu
 
 
 def test_forks_go_on_where_it_was(sdk, create):
