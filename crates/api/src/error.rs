@@ -216,6 +216,8 @@ impl From<SandboxError> for ApiError {
         let message = error.user_message();
         Self {
             error_code: code,
+            // What this server cannot do it cannot do a moment later.
+            never_retry: kind == ErrorKind::Unimplemented,
             source: Some(Arc::new(error)),
             ..Self::new(kind, message)
         }
