@@ -302,8 +302,9 @@ impl NamespaceGuest {
         let id = id.clone();
         let written = tokio::task::spawn_blocking(move || capture.run(&id)).await;
         // CRIU may have let it go on for a moment.
-        self.set_frozen(true).await?;
-        written.map_err(|e| failed(io::Error::other(e)))?
+        let frozen = self.set_frozen(true).await;
+        let bytes = written.map_err(|e| failed(io::Error::other(e)))??;
+        frozen.map(|()| bytes)
     }
 
     /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die.

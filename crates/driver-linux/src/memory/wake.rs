@@ -115,7 +115,7 @@ impl Wake {
             .map_err(host("make /sys of a sandbox"))?;
         let handed = self
             .handed(criu, place, &work)
-            .map_err(host("open what is on disk of a sandbox"))?;
+            .map_err(|error| refused(format!("what is on disk cannot be opened: {error}")))?;
         let facts = &self.host.facts;
         let argv = Criu::restore(&record.cgroup_files);
         let plan = restore_plan(

@@ -1,14 +1,33 @@
 //! Memory that is written to disk, and sandboxes that go on from it. Needs CRIU: `SOULBOX_TEST_CRIU` names its directory.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 use soulbox_driver::{Driver as _, DriverError};
-use soulbox_types::{MemoryId, SandboxId, SandboxSpec};
+use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec};
 
 use crate::commands::Sandbox;
 use crate::support::{Stage, in_place, names_in, on_stage, soon, spec};
+
+thread_local! {
+    /// Layers that a test has made among those of the set-up. Each is like no other: the sandbox's id is in it.
+    static MADE: RefCell<Vec<LayerDigest>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Removes them, when no sandbox stands on them any more.
+fn remove_layers(layers_dir: &Path) {
+    for layer in MADE.take() {
+        let path = layers_dir.join(layer.to_string());
+        // One that was made twice is gone already.
+        let _gone = (
+            fs::remove_dir_all(&path),
+            fs::remove_file(path.with_extension("json")),
+        );
+    }
+}
 
 /// Runs a test on a stage whose driver can write sandboxes to disk.
 fn on_stage_with_criu(test: impl AsyncFnOnce(&Stage)) {
@@ -23,6 +42,8 @@ fn on_stage_with_criu(test: impl AsyncFnOnce(&Stage)) {
     on_stage(async |stage| {
         stage.driver.hibernation().await.unwrap();
         test(stage).await;
+        stage.driver.settle().await;
+        remove_layers(&stage.needs.layers_dir);
         let left = names_in(&stage.place.data_dir.join("memory"));
         assert!(left.is_empty(), "{left:?}");
     });
@@ -40,6 +61,7 @@ async fn capture(sandbox: &Sandbox) -> Result<Saved, DriverError> {
     let files = soon("snapshot", sandbox.guest.snapshot()).await?;
     if let Some(layer) = files {
         soulbox_types::digest::lay(&mut spec.image.layers, layer.digest);
+        MADE.with_borrow_mut(|made| made.push(layer.digest));
     }
     let memory = MemoryId::random();
     soon("capture", sandbox.guest.capture(&memory)).await?;
@@ -321,5 +343,6 @@ fn the_next_server_finds_what_was_kept() {
         third.settle().await;
         third.shutdown().await;
         place.expect_empty().await;
+        remove_layers(&needs.layers_dir);
     });
 }
