@@ -398,6 +398,54 @@ pub(crate) struct Finished {
     pub(crate) standing: Standing,
 }
 
+/// Leases a slot, makes the disk of a sandbox, and has `fill` make its processes there: the number of the first one, and a
+/// descriptor of it. On error nothing is left. Blocking.
+pub(crate) fn in_a_slot(
+    host: &Arc<Host>,
+    pool: &Pool,
+    spec: &SandboxSpec,
+    fill: impl FnOnce(&mut Slot, &SandboxFiles, &Disk) -> Result<(i32, OwnedFd), DriverError>,
+) -> Result<Finished, DriverError> {
+    let full = host.disks.host_is_full();
+    if full.map_err(|source| host_error("look at the host's free space", source))? {
+        return Err(DriverError::StorageFull);
+    }
+    let standing = host.layers.stand_on(&spec.image.layers);
+    let mut slot = pool.lease(spec.network).map_err(slot_error)?;
+    fault::point!("create.slot-leased");
+    let files = host.files(spec.id.as_str());
+    let disk = match disk::make(host, &mut slot, &files, spec) {
+        Ok(disk) => disk,
+        Err(error) => {
+            undo(pool, slot, &files, &spec.id, None);
+            return Err(host_error("make the disk of a sandbox", error));
+        }
+    };
+    match fill(&mut slot, &files, &disk) {
+        Ok((pid, pidfd)) => {
+            let Slot {
+                index,
+                cgroup,
+                network,
+                ..
+            } = slot;
+            Ok(Finished {
+                spec: spec.clone(),
+                place: (index, cgroup, files),
+                pid,
+                pidfd,
+                network,
+                disk,
+                standing,
+            })
+        }
+        Err(error) => {
+            undo(pool, slot, &files, &spec.id, Some(disk));
+            Err(error)
+        }
+    }
+}
+
 /// One create, on a blocking thread.
 struct Launch {
     host: Arc<Host>,
@@ -407,50 +455,10 @@ struct Launch {
 
 impl Launch {
     fn run(self) -> Result<Finished, DriverError> {
-        let full = self.host.disks.host_is_full();
-        if full.map_err(|source| host_error("look at the host's free space", source))? {
-            return Err(DriverError::StorageFull);
-        }
-        let standing = self.host.layers.stand_on(&self.spec.image.layers);
-        let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
-        fault::point!("create.slot-leased");
-        let files = self.host.files(self.spec.id.as_str());
-        let give_up = |slot: Slot, disk| {
-            undo(&self.pool, slot, &files, &self.spec.id, disk);
-        };
-        let disk = match disk::make(&self.host, &mut slot, &files, &self.spec) {
-            Ok(disk) => disk,
-            Err(error) => {
-                give_up(slot, None);
-                return Err(host_error("make the disk of a sandbox", error));
-            }
-        };
-        match self.fill(&mut slot, &files, &disk) {
-            Ok(launched) => {
-                let Slot {
-                    index,
-                    cgroup,
-                    network,
-                    jail,
-                    ..
-                } = slot;
-                drop(jail);
-                let (pid, pidfd) = (launched.pid, launched.pidfd);
-                Ok(Finished {
-                    spec: self.spec,
-                    place: (index, cgroup, files),
-                    pid,
-                    pidfd,
-                    network,
-                    disk,
-                    standing,
-                })
-            }
-            Err(error) => {
-                give_up(slot, Some(disk));
-                Err(error)
-            }
-        }
+        in_a_slot(&self.host, &self.pool, &self.spec, |slot, files, disk| {
+            let launched = self.fill(slot, files, disk)?;
+            Ok((launched.pid, launched.pidfd))
+        })
     }
 
     fn fill(

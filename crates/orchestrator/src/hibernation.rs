@@ -15,6 +15,7 @@ use soulbox_store::{Pause, SandboxRecord};
 use soulbox_types::{MemoryId, SandboxId, SandboxSpec};
 
 use crate::SandboxError;
+use crate::housekeeping;
 use crate::journal::{self, About};
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
@@ -38,11 +39,7 @@ pub(crate) async fn in_a_while(node: &Node, time: Duration) {
 
 /// Looks whether the host runs out of memory, until the node stops.
 pub(crate) async fn watch_memory(node: Arc<Node>) {
-    loop {
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
-        }
+    while housekeeping::sleep(&node, LOOK_INTERVAL).await {
         match node.driver.memory_is_short().await {
             Ok(short) => {
                 let wanted = short || node.leaving.load(Ordering::Acquire);

@@ -78,7 +78,7 @@ async fn let_go_once(sandboxes: &Sandboxes) -> Result<(), SandboxError> {
 }
 
 /// False when the node stops.
-async fn sleep(node: &Node, interval: Duration) -> bool {
+pub(crate) async fn sleep(node: &Node, interval: Duration) -> bool {
     tokio::select! {
         () = node.stop.cancelled() => false,
         () = tokio::time::sleep(interval) => true,

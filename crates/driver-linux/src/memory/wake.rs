@@ -20,14 +20,13 @@ use soulbox_types::{MemoryId, NetworkMode, SandboxSpec};
 use super::hooks::Hooks;
 use super::{Criu, PATIENCE, Place, Record, refused};
 use crate::disk::{self, Disk};
-use crate::driver::{Finished, host_error, slot_error};
+use crate::driver::{Finished, host_error, in_a_slot};
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::plan::{SandboxFiles, proc_plan, restore_plan};
 use crate::program;
 use crate::slot::{Pool, Slot};
 use crate::state;
-use crate::undo::undo;
 use crate::volumes;
 
 /// One sandbox that is to be made.
@@ -40,52 +39,15 @@ pub(crate) struct Wake {
 
 impl Wake {
     pub(crate) fn run(self) -> Result<Finished, DriverError> {
-        let host = Arc::clone(&self.host);
-        let criu = host.criu.as_ref().map_err(|why| refused(why.as_str()))?;
+        let criu = self.host.criu.as_ref();
+        let criu = criu.map_err(|why| refused(why.as_str()))?;
         let place = Place::of(&self.host, &self.memory);
         let record = place
             .read()
             .map_err(|error| refused(format!("it is not on disk: {error}")))?;
-        let full = self.host.disks.host_is_full();
-        if full.map_err(|source| host_error("look at the host's free space", source))? {
-            return Err(DriverError::StorageFull);
-        }
-        let standing = self.host.layers.stand_on(&self.spec.image.layers);
-        let mut slot = self.pool.lease(self.spec.network).map_err(slot_error)?;
-        let files = self.host.files(self.spec.id.as_str());
-        let give_up = |slot: Slot, disk| {
-            undo(&self.pool, slot, &files, &self.spec.id, disk);
-        };
-        let disk = match disk::make(&self.host, &mut slot, &files, &self.spec) {
-            Ok(disk) => disk,
-            Err(error) => {
-                give_up(slot, None);
-                return Err(host_error("make the disk of a sandbox", error));
-            }
-        };
-        match self.go_on(criu, &mut slot, &files, (&place, &record), &disk) {
-            Ok((pid, pidfd)) => {
-                let Slot {
-                    index,
-                    cgroup,
-                    network,
-                    ..
-                } = slot;
-                Ok(Finished {
-                    spec: self.spec,
-                    place: (index, cgroup, files),
-                    pid,
-                    pidfd,
-                    network,
-                    disk,
-                    standing,
-                })
-            }
-            Err(error) => {
-                give_up(slot, Some(disk));
-                Err(error)
-            }
-        }
+        in_a_slot(&self.host, &self.pool, &self.spec, |slot, files, disk| {
+            self.go_on(criu, slot, files, (&place, &record), disk)
+        })
     }
 
     fn go_on(
