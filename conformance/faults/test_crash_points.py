@@ -40,7 +40,7 @@ CONTENT = "what its user has written"
 # Steps of building from a file system that is unpacked.
 OF_IMAGES = ("build.image-unpacked", "build.image-saved")
 # Steps of saving memory.
-OF_MEMORY = ("snapshot.captured", "snapshot.memory-kept")
+OF_MEMORY = ("snapshot.captured", "snapshot.memory-kept", "build.captured", "build.memory-kept")
 # Steps of taking away layers that nobody needs any more.
 OF_REMOVAL = ("save.layer-taken-away", "save.marker-removed")
 
@@ -263,7 +263,8 @@ class Case:
         self.build = f"/templates/{made['templateID']}/builds/{made['buildID']}"
         steps = [{"type": "RUN", "args": [f"echo {n} > /home/user/{n}"]} for n in (1, 2)]
         source = {"fromRootfs": {"filesHash": self.upload(made["templateID"])}} if self.point in OF_IMAGES else {"fromTemplate": "base"}
-        self.attempt("POST", f"/v2{self.build}", {**source, "steps": steps})
+        start = {"startCmd": "sleep 600", "readyCmd": "true"} if self.point in OF_MEMORY else {}
+        self.attempt("POST", f"/v2{self.build}", {**source, "steps": steps, **start})
         return made["templateID"], made["buildID"]
 
     def upload(self, template: str) -> str:

@@ -7,9 +7,9 @@ import shutil
 import sqlite3
 
 import pytest
-from e2b import Sandbox
+from e2b import Sandbox, Template, wait_for_url
 
-from counter import counter, needs_criu, same_process, told
+from counter import COUNTER, counter, needs_criu, same_process, told
 from crashing import call, options
 from machine import reboot
 from server import Server, from_environment, kill_every_sandbox, wait_until
@@ -150,3 +150,16 @@ def test_memory_that_is_damaged_is_named_and_the_files_are_there(quick):
     assert any("was lost, its files are kept" in one for one in messages(quick, sandbox))
     again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
     assert again.files.read("/home/user/kept.txt") == "kept"
+
+
+def test_a_template_whose_memory_is_gone_starts_anew(quick, tmp_path):
+    (tmp_path / "counter.py").write_text(COUNTER)
+    start = ("python3 counter.py", wait_for_url("http://localhost:8000"))
+    template = Template(file_context_path=str(tmp_path)).from_template("base").copy("counter.py", "counter.py").set_start_cmd(*start)
+    Template.build(template, "warm", cpu_count=1, memory_mb=512, **options(quick))
+    first, second = (told(Sandbox.create("warm", timeout=60, **options(quick))) for _ in range(2))
+    assert first[2] == second[2]
+    for memory in (quick.data_dir / "memory").iterdir():
+        shutil.rmtree(memory)
+    anew = told(Sandbox.create("warm", timeout=60, **options(quick)))
+    assert anew[2] != first[2]

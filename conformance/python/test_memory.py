@@ -5,14 +5,16 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from e2b import SandboxException
+from e2b import SandboxException, wait_for_url
 from e2b.sandbox.commands.command_handle import PtySize
 
 import raw
-from counter import counter, needs_criu, same_process, told
+from counter import COUNTER, counter, needs_criu, same_process, told
+from flavours import both_templates
 from server import wait_until
 
 pytestmark = needs_criu
+TEMPLATES = both_templates()
 
 
 def test_a_snapshot_goes_on_where_it_was(sdk, create):
@@ -100,6 +102,35 @@ def test_what_is_in_the_way_is_named(sdk, create):
     taken = sandbox.create_snapshot()
     sandbox.kill()
     assert sdk.delete_snapshot(taken.snapshot_id)
+
+
+def test_a_template_goes_on_from_its_start_command(flavour, create, tmp_path):
+    """What its start command has brought up runs in all its sandboxes; only kernels draw numbers anew."""
+    templates = TEMPLATES[flavour]
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    (tmp_path / "counter.py").write_text(COUNTER)
+    template = (
+        templates(file_context_path=str(tmp_path))
+        .from_template("base")
+        .copy("counter.py", "counter.py")
+        .set_start_cmd("date +%N > started; exec python3 counter.py", wait_for_url("http://localhost:8000"))
+    )
+    said: list[str] = []
+    templates.build(template, name, cpu_count=1, memory_mb=512, on_build_logs=lambda entry: said.append(entry.message))
+    assert any("Its memory is kept" in line for line in said), said
+    first, second = create(name, timeout=60), create(name, timeout=60, envs={"MARK": "m"}, allow_internet_access=False)
+    assert told(first)[2] == told(second)[2], "both have the memory of the build"
+    run = second.commands.run
+    assert run("echo -n $MARK $E2B_SANDBOX_ID; hostname").stdout == f"m {second.sandbox_id}{second.sandbox_id}\n"
+    started = [one.files.read("started") for one in (first, second)]
+    assert started[0] == started[1], "it did not run again"
+    assert len({one.commands.run("head -c 16 /dev/urandom | md5sum").stdout for one in (first, second)}) == 2
+    # And so it does where a template goes on from it.
+    child = f"{name}-child"
+    templates.build(templates().from_template(name).run_cmd("echo x > more"), child, cpu_count=1, memory_mb=512)
+    third = create(child, timeout=60)
+    assert told(third)[2] != told(first)[2], "it ran at the build of this one"
+    assert third.files.read("more") == "x\n"
 
 
 def test_a_terminal_goes_on(create, flavour):

@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::look::Looks;
 use crate::mirrors::Mirrors;
 use crate::request::BuildRequest;
+use crate::stage::EnvdTokens;
 use crate::uploads::Uploads;
 use crate::work::Work;
 
@@ -44,6 +45,7 @@ struct Shared {
     uploads: Uploads,
     registries: Registries,
     mirrors: Arc<Mirrors>,
+    tokens: EnvdTokens,
     longest: Duration,
     tasks: Tasks,
     /// Held for reading by every build, and for writing while layers are removed: between the moment a layer is made and
@@ -67,7 +69,6 @@ impl std::fmt::Debug for Builds {
 }
 
 /// What all builds of a server have.
-#[derive(Debug)]
 pub struct BuildSettings {
     /// Directory of uploaded files; made when it is not there.
     pub uploads: PathBuf,
@@ -75,8 +76,19 @@ pub struct BuildSettings {
     pub registries: Registries,
     /// Where packages come from.
     pub mirrors: Mirrors,
+    /// Secrets of the sandboxes of builds, which are still in force in the memory of templates.
+    pub tokens: EnvdTokens,
     /// A build that takes longer is given up.
     pub longest: Duration,
+}
+
+impl std::fmt::Debug for BuildSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BuildSettings")
+            .field("uploads", &self.uploads)
+            .field("longest", &self.longest)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a build was not started.
@@ -139,6 +151,7 @@ impl Builds {
             uploads,
             registries: settings.registries,
             mirrors: Arc::new(settings.mirrors),
+            tokens: settings.tokens,
             longest: settings.longest,
             tasks: Tasks::new(),
             quiet: Arc::default(),
@@ -180,6 +193,7 @@ impl Builds {
             uploads: self.shared.uploads.clone(),
             registries: self.shared.registries.clone(),
             mirrors: Arc::clone(&self.shared.mirrors),
+            tokens: Arc::clone(&self.shared.tokens),
             team,
             template,
             build,
@@ -223,7 +237,11 @@ impl Builds {
     #[must_use]
     pub fn looks(&self) -> Looks {
         let shared = &self.shared;
-        Looks::new(Arc::clone(&shared.driver), shared.uploads.clone())
+        Looks::new(
+            Arc::clone(&shared.driver),
+            shared.uploads.clone(),
+            Arc::clone(&shared.tokens),
+        )
     }
 
     /// Ends every build and returns when nothing of them is left.

@@ -13,7 +13,7 @@ use crate::request::{BuildRequest, Runtime, Source};
 use crate::state::State;
 use crate::work::Work;
 
-const STEP: &str = "finalize";
+pub(crate) const STEP: &str = "finalize";
 /// What is waited for after a start command when nothing else is said.
 pub(crate) const DEFAULT_READY: &str = "sleep 20";
 /// How long a template may take to become ready.
@@ -52,13 +52,17 @@ impl Work {
                 .await
                 .map_err(|error| Failure::new(STEP, error.to_string()))?;
         }
-        drop(stage);
+        let memory = match &state.start {
+            Some(_) => self.keep_warm(stage, &mut state, journal).await,
+            None => None,
+        };
         Ok(FinishedBuild {
             envd_version: soulbox_envd_proto::ENVD_VERSION.to_owned(),
             size_bytes: state.size_bytes(),
             layers: state.layers,
             context: state.context,
             start: state.start,
+            memory,
             disk_mib: self.build.limits.disk_mib,
         })
     }

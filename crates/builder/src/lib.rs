@@ -40,6 +40,7 @@ mod state;
 mod step;
 mod template;
 pub mod uploads;
+mod warm;
 mod work;
 
 pub use builds::{BuildSettings, Builds, OpenBuildsError, StartBuildError};
@@ -49,4 +50,5 @@ pub use garbage::{Garbage, GarbageError};
 pub use look::{LookError, Looks};
 pub use mirrors::Mirrors;
 pub use request::{BuildRequest, Credentials, Recipe, Runtime, Source, Step};
+pub use stage::EnvdTokens;
 pub use uploads::{Upload, UploadError, Uploads};

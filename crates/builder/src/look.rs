@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::difference::{Contents, Difference, diff};
 use crate::script::environment;
-use crate::stage::{Ground, Stage, StepFailure};
+use crate::stage::{EnvdTokens, Ground, Stage, StepFailure};
 use crate::uploads::Uploads;
 
 /// Sandboxes that looks have at the same time; who comes later waits.
@@ -29,6 +29,7 @@ const MOST_SAID: usize = 64 << 10;
 pub struct Looks {
     driver: Arc<dyn Driver>,
     pub(crate) uploads: Uploads,
+    tokens: EnvdTokens,
     room: Arc<Semaphore>,
 }
 
@@ -130,11 +131,12 @@ true
 "#;
 
 impl Looks {
-    pub(crate) fn new(driver: Arc<dyn Driver>, uploads: Uploads) -> Self {
+    pub(crate) fn new(driver: Arc<dyn Driver>, uploads: Uploads, tokens: EnvdTokens) -> Self {
         let room = usize::try_from(MOST_SANDBOXES).unwrap_or(1);
         Self {
             driver,
             uploads,
+            tokens,
             room: Arc::new(Semaphore::new(room)),
         }
     }
@@ -172,6 +174,7 @@ impl Looks {
         let ground = Ground {
             template: build.template.clone(),
             limits: build.limits,
+            tokens: Arc::clone(&self.tokens),
         };
         Ok(Stage::open(&self.driver, &ground, &layers, &context(build)).await?)
     }

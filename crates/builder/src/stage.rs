@@ -11,9 +11,8 @@ use soulbox_client::process::{End, Event, Start};
 use soulbox_client::{ClientError, Code, Dial, Envd, Secret};
 use soulbox_driver::{Driver, DriverError, Guest, SavedLayer};
 use soulbox_envd_proto::PORT;
-use soulbox_types::id::random_label;
 use soulbox_types::{
-    BuildContext, LayerDigest, Limits, NetworkMode, SandboxId, SandboxSpec, TemplateId,
+    BuildContext, LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TemplateId,
     TemplateImage,
 };
 use tokio::io::AsyncRead;
@@ -21,23 +20,27 @@ use tokio_util::io::ReaderStream;
 
 use crate::journal::Output;
 use crate::script;
+use crate::warm;
 
 /// Bytes of a file that are sent at a time.
 const PIECE: usize = 256 * 1024;
-/// Length of the secret that envd asks for.
-const TOKEN_LENGTH: usize = 40;
+
+/// Makes the secret that envd of a sandbox asks for, always the same.
+pub type EnvdTokens = Arc<dyn Fn(&SandboxId) -> String + Send + Sync>;
 
 /// A running sandbox of a build. Dropped, it ends.
 pub(crate) struct Stage {
     guest: Option<Arc<dyn Guest>>,
+    spec: SandboxSpec,
     envd: Envd,
 }
 
 /// What the sandboxes of a build have in common.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Ground {
     pub(crate) template: TemplateId,
     pub(crate) limits: Limits,
+    pub(crate) tokens: EnvdTokens,
 }
 
 impl Stage {
@@ -48,9 +51,10 @@ impl Stage {
         layers: &[LayerDigest],
         context: &BuildContext,
     ) -> Result<Self, DriverError> {
-        let token = random_label(TOKEN_LENGTH);
+        let id = SandboxId::random();
         let spec = SandboxSpec {
-            id: SandboxId::random(),
+            envd_access_token: (ground.tokens)(&id),
+            id,
             image: TemplateImage {
                 template_id: ground.template.clone(),
                 layers: layers.to_vec(),
@@ -60,15 +64,37 @@ impl Stage {
             limits: ground.limits,
             network: NetworkMode::Internet,
             env_vars: BTreeMap::new(),
-            envd_access_token: token.clone(),
             volumes: Vec::new(),
         };
-        let guest = create_apart(driver, spec).await?;
-        let envd = Envd::through(dial(&guest), guest.spec().id.as_str(), Secret::new(token));
-        Ok(Self {
+        let making = Arc::clone(driver);
+        let make = async move { making.create(&spec).await };
+        Ok(Self::of(make_apart(make).await?))
+    }
+
+    /// Makes one that goes on from memory. `spec` has the layers and the token of that moment.
+    pub(crate) async fn wake(
+        driver: &Arc<dyn Driver>,
+        spec: SandboxSpec,
+        memory: &MemoryId,
+    ) -> Result<Self, DriverError> {
+        let (driver, memory) = (Arc::clone(driver), memory.clone());
+        let make = async move { driver.wake(&spec, &memory).await };
+        Ok(Self::of(make_apart(make).await?))
+    }
+
+    fn of(guest: Arc<dyn Guest>) -> Self {
+        let spec = guest.spec();
+        let token = Secret::new(spec.envd_access_token.clone());
+        Self {
+            envd: Envd::through(dial(&guest), spec.id.as_str(), token),
+            spec: spec.clone(),
             guest: Some(guest),
-            envd,
-        })
+        }
+    }
+
+    /// What it was made from.
+    pub(crate) fn spec(&self) -> &SandboxSpec {
+        &self.spec
     }
 
     /// Its daemon.
@@ -151,13 +177,35 @@ impl Stage {
     }
 
     /// Ends it and makes a layer of what it has written, if that is anything.
-    pub(crate) async fn save(mut self) -> Result<Option<SavedLayer>, DriverError> {
+    pub(crate) async fn save(self) -> Result<Option<SavedLayer>, DriverError> {
+        self.ending_with(|guest| async move { guest.save().await })
+            .await
+    }
+
+    /// Ends it after its memory was written to disk, and makes a layer of what it has written, if that is anything.
+    pub(crate) async fn capture(
+        self,
+        memory: &MemoryId,
+    ) -> Result<Option<SavedLayer>, DriverError> {
+        let memory = memory.clone();
+        self.ending_with(|guest| async move {
+            let captured = warm::capture(guest.as_ref(), &memory).await;
+            guest.kill().await?;
+            captured
+        })
+        .await
+    }
+
+    /// In a task: whoever no longer waits must not leave a guest that runs.
+    async fn ending_with<F, W>(mut self, work: F) -> Result<Option<SavedLayer>, DriverError>
+    where
+        F: FnOnce(Arc<dyn Guest>) -> W,
+        W: Future<Output = Result<Option<SavedLayer>, DriverError>> + Send + 'static,
+    {
         let Some(guest) = self.guest.take() else {
             return Ok(None);
         };
-        // In a task: whoever no longer waits must not leave a guest that runs.
-        let saving = tokio::spawn(async move { guest.save().await });
-        saving.await.unwrap_or_else(|error| {
+        tokio::spawn(work(guest)).await.unwrap_or_else(|error| {
             Err(DriverError::Host {
                 operation: "save a sandbox".to_owned(),
                 source: std::io::Error::other(error),
@@ -183,15 +231,13 @@ fn end(guest: Arc<dyn Guest>) {
     });
 }
 
-/// Creates in a task: a build that is cancelled meanwhile leaves nothing.
-async fn create_apart(
-    driver: &Arc<dyn Driver>,
-    spec: SandboxSpec,
+/// Makes it in a task: a build that is cancelled meanwhile leaves nothing.
+async fn make_apart(
+    make: impl Future<Output = Result<Arc<dyn Guest>, DriverError>> + Send + 'static,
 ) -> Result<Arc<dyn Guest>, DriverError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let driver = Arc::clone(driver);
     soulbox_telemetry::task::spawn("make a build's sandbox", async move {
-        if let Err(Ok(unwanted)) = sender.send(driver.create(&spec).await) {
+        if let Err(Ok(unwanted)) = sender.send(make.await) {
             end(unwanted);
         }
     });

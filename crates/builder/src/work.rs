@@ -13,7 +13,7 @@ use soulbox_types::{BuildContext, LayerDigest};
 use crate::failure::Failure;
 use crate::mirrors::Mirrors;
 use crate::request::BuildRequest;
-use crate::stage::{Ground, Stage};
+use crate::stage::{EnvdTokens, Ground, Stage};
 use crate::state::State;
 use crate::uploads::Uploads;
 
@@ -24,6 +24,7 @@ pub(crate) struct Work {
     pub(crate) uploads: Uploads,
     pub(crate) registries: Registries,
     pub(crate) mirrors: Arc<Mirrors>,
+    pub(crate) tokens: EnvdTokens,
     pub(crate) team: Team,
     pub(crate) template: Template,
     pub(crate) build: Build,
@@ -46,6 +47,7 @@ impl Work {
         let ground = Ground {
             template: self.template.id.clone(),
             limits: self.build.limits,
+            tokens: Arc::clone(&self.tokens),
         };
         Stage::open(&self.driver, &ground, layers, context)
             .await

@@ -319,6 +319,14 @@ pub static POINTS: &[Point] = &[
     point("build.step-done", "the cache knows the step"),
     point("build.squashed", "its layers are one"),
     point(
+        "build.captured",
+        "its memory is written, nobody has asked to keep it",
+    ),
+    point(
+        "build.memory-kept",
+        "its memory is durable, no record has it",
+    ),
+    point(
         "build.journal-closed",
         "it is done and its log whole, its status is not written",
     ),

@@ -111,7 +111,6 @@ impl Sandboxes {
         }
         let build = self.build_of(saved).await?;
         let new = NewSnapshot {
-            memory: saved.memory.as_ref().map(|memory| memory.id.clone()),
             reference: name,
             saved_from: saved.record.id.clone(),
             limits: saved.record.limits,
@@ -179,6 +178,7 @@ fn finished(saved: &Saved, build: Option<Build>) -> FinishedBuild {
             env,
         },
         start,
+        memory: saved.memory.clone(),
         envd_version: saved.record.envd_version.clone(),
         size_bytes: i64::try_from(saved.content_bytes).unwrap_or(i64::MAX),
         disk_mib: saved.record.limits.disk_mib,

@@ -167,6 +167,15 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// Whether it is the fault of memory that a sandbox was to go on from.
+    pub(crate) fn is_of_memory(&self) -> bool {
+        let Self::Create { source, .. } = self else {
+            return false;
+        };
+        let envd = matches!(**source, DriverError::Envd { .. });
+        envd || is_checkpoint(source)
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -73,6 +73,13 @@ impl Sandboxes {
         Ok(sandboxes)
     }
 
+    /// Makes the secrets of envds from the ids of their sandboxes.
+    #[must_use]
+    pub fn envd_tokens(&self) -> Arc<dyn Fn(&SandboxId) -> String + Send + Sync> {
+        let node = Arc::clone(&self.node);
+        Arc::new(move |id| node.tokens.envd(id))
+    }
+
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.node
     }

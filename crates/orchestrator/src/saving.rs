@@ -56,7 +56,11 @@ async fn prepare_memory(node: &Node, run: &RunningSandbox) -> Result<SavedMemory
     }
     let id = MemoryId::random();
     hibernation::note(node, &id).await?;
-    Ok(SavedMemory { id, of })
+    Ok(SavedMemory {
+        id,
+        of,
+        replaceable: false,
+    })
 }
 
 async fn save_frozen(

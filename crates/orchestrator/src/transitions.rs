@@ -50,10 +50,7 @@ pub(crate) async fn create(
     let begun = Instant::now();
     fault::point!("create.begun");
     let spec = spec(&node, id.clone(), &new);
-    let guest = match &new.memory {
-        Some(memory) => wake(&node, &spec, memory).await?,
-        None => make_guest(&node, &spec).await?,
-    };
+    let (guest, goes_on) = first_guest(&node, &spec, new.memory.as_ref()).await?;
     fault::point!("create.guest-made");
     let unrecorded = Unrecorded {
         node: node.clone(),
@@ -62,7 +59,7 @@ pub(crate) async fn create(
     let made = Instant::now();
     instruments::create_phase("driver", made - begun);
     // What it starts with runs already in memory.
-    if let (Some(start), None) = (&new.start, &new.memory) {
+    if let (Some(start), false) = (&new.start, goes_on) {
         bring_up(&guest, start).await?;
         instruments::create_phase("startup", made.elapsed());
     }
@@ -84,6 +81,27 @@ pub(crate) async fn create(
         record: Arc::new(record),
         guest,
     })
+}
+
+/// Makes a guest, from memory if there is any, and says whether it goes on from that. Memory that does nothing but save time
+/// is done without when it cannot be used: CRIU was taken away, or the kernel is another one.
+async fn first_guest(
+    node: &Arc<Node>,
+    spec: &SandboxSpec,
+    memory: Option<&SavedMemory>,
+) -> Result<(Arc<dyn Guest>, bool), SandboxError> {
+    let Some(memory) = memory else {
+        return Ok((make_guest(node, spec).await?, false));
+    };
+    match wake(node, spec, memory).await {
+        Ok(guest) => Ok((guest, true)),
+        Err(error) if memory.replaceable && error.is_of_memory() => {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::warn!(sandbox.id = %spec.id, template.id = %spec.image.template_id, error, "a template's memory cannot be used; its start command runs anew");
+            Ok((make_guest(node, spec).await?, false))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Has the driver make a guest.

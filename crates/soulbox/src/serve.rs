@@ -269,6 +269,7 @@ impl Server {
             uploads: data_dir.join("uploads"),
             registries,
             mirrors: config.mirrors.clone(),
+            tokens: sandboxes.envd_tokens(),
             longest: config.max_build_time,
         };
         let builds = Builds::open(store.clone(), driver, building)

@@ -89,6 +89,8 @@ pub struct SavedMemory {
     pub id: MemoryId,
     /// The sandbox; its envd's token is still in force in the memory.
     pub of: SandboxId,
+    /// The start command makes the same, only later: so it is with templates, and not with snapshots.
+    pub replaceable: bool,
 }
 
 /// Why a build has failed.
@@ -109,6 +111,8 @@ pub struct FinishedBuild {
     pub context: BuildContext,
     /// What runs in its sandboxes from their beginning.
     pub start: Option<StartCommand>,
+    /// Memory that its sandboxes go on from.
+    pub memory: Option<SavedMemory>,
     /// Version of envd that its sandboxes run.
     pub envd_version: String,
     /// Content of its own layers in bytes.
@@ -237,8 +241,8 @@ impl Store {
         let mut transaction = self.write().await?;
         let done = sqlx::query(
             "UPDATE builds SET status = 'ready', layers = $2, envd_version = $3, default_user = $4, \
-             default_workdir = $5, env = $6, start_command = $7, size_bytes = $8, disk_mib = $9, updated_at = $10, \
-             finished_at = $10 WHERE id = $1 AND status = 'building'",
+             default_workdir = $5, env = $6, start_command = $7, size_bytes = $8, disk_mib = $9, memory = $10, \
+             memory_of = $11, updated_at = $12, finished_at = $12 WHERE id = $1 AND status = 'building'",
         )
         .bind(build.as_str())
         .bind(to_json(&finished.layers))
@@ -249,6 +253,8 @@ impl Store {
         .bind(finished.start.as_ref().map(to_json))
         .bind(finished.size_bytes)
         .bind(i64::from(finished.disk_mib))
+        .bind(finished.memory.as_ref().map(|memory| memory.id.as_str()))
+        .bind(finished.memory.as_ref().map(|memory| memory.of.as_str()))
         .bind(now)
         .execute(&mut *transaction)
         .await
@@ -400,8 +406,9 @@ pub(crate) async fn insert_build(
 ) -> Result<Build, StoreError> {
     let version = sqlx::query_scalar(
         "INSERT INTO builds (id, template_id, status, vcpu_count, memory_mib, pids, disk_mib, layers, envd_version, \
-         default_user, default_workdir, created_at, updated_at, finished_at, env, start_command, size_bytes, semantic_version, version) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         default_user, default_workdir, created_at, updated_at, finished_at, env, start_command, size_bytes, semantic_version, memory, \
+         memory_of, version) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
          (SELECT COALESCE(MAX(version), 0) + 1 FROM builds WHERE template_id = $2)) RETURNING version",
     )
     .bind(build.id.as_str())
@@ -422,6 +429,8 @@ pub(crate) async fn insert_build(
     .bind(build.start.as_ref().map(to_json))
     .bind(build.size_bytes)
     .bind(&build.semver)
+    .bind(build.memory.as_ref().map(|memory| memory.id.as_str()))
+    .bind(build.memory.as_ref().map(|memory| memory.of.as_str()))
     .fetch_one(&mut **transaction)
     .await
     .during("add a build")?;
@@ -477,8 +486,12 @@ fn memory_of(row: &DbRow) -> Result<Option<SavedMemory>, StoreError> {
     let Some(id) = maybe_parsed(row, TABLE, "memory")? else {
         return Ok(None);
     };
-    let of = parsed(row, TABLE, "saved_from")?;
-    Ok(Some(SavedMemory { id, of }))
+    let saved_from: Option<String> = column(row, TABLE, "saved_from")?;
+    Ok(Some(SavedMemory {
+        id,
+        of: parsed(row, TABLE, "memory_of")?,
+        replaceable: saved_from.is_none(),
+    }))
 }
 
 fn reason_of(row: &DbRow) -> Result<Option<BuildReason>, StoreError> {
@@ -528,6 +541,11 @@ mod tests {
                 context: context.clone(),
             }),
             context,
+            memory: Some(SavedMemory {
+                id: MemoryId::random(),
+                of: SandboxId::random(),
+                replaceable: true,
+            }),
             envd_version: "0.6.9".into(),
             size_bytes: 77,
             disk_mib: 4096,
@@ -550,7 +568,8 @@ mod tests {
             store.active_builds(&team.id).await.unwrap(),
             std::slice::from_ref(&build.id)
         );
-        assert!(store.finish_build(&build.id, &finished()).await.unwrap());
+        let want = finished();
+        assert!(store.finish_build(&build.id, &want).await.unwrap());
         assert!(
             !store
                 .fail_build(&build.id, &reason("late", None))
@@ -559,10 +578,12 @@ mod tests {
         );
 
         let got = store.find_build(&id, &build.id).await.unwrap().unwrap();
-        let want = finished();
         assert_eq!((got.status, got.version), (BuildStatus::Ready, 1));
         assert_eq!(got.layers, [layer(2).to_string(), layer(1).to_string()]);
         assert_eq!((got.start, got.env), (want.start, want.context.env));
+        let in_use = store.memory_in_use().await.unwrap();
+        assert_eq!(in_use, HashSet::from([got.memory.clone().unwrap().id]));
+        assert_eq!(got.memory, want.memory);
         assert_eq!((got.size_bytes, got.limits.disk_mib), (77, 4096));
         assert_eq!(got.default_workdir.as_deref(), Some("/app"));
         assert!(store.active_builds(&team.id).await.unwrap().is_empty());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use soulbox_types::{
-    BuildId, EventKind, Limits, MemoryId, SandboxId, TeamId, TemplateId, TemplateRef, Timestamp,
+    BuildId, EventKind, Limits, SandboxId, TeamId, TemplateId, TemplateRef, Timestamp,
 };
 use sqlx::{QueryBuilder, Transaction};
 
@@ -30,8 +30,6 @@ pub struct NewSnapshot {
     pub reference: Option<TemplateRef>,
     /// The sandbox.
     pub saved_from: SandboxId,
-    /// Where its memory was saved, if it was.
-    pub memory: Option<MemoryId>,
     /// Limits of the sandboxes made from it.
     pub limits: Limits,
     /// What was saved.
@@ -99,10 +97,9 @@ impl Store {
         let semver = next_version(&mut transaction, &template, std::slice::from_ref(&tag)).await?;
         let build = insert_build(&mut transaction, ready(&template, new, semver, now)).await?;
         insert_tag(&mut transaction, &build, &tag, now).await?;
-        sqlx::query("UPDATE builds SET saved_from = $2, memory = $3 WHERE id = $1")
+        sqlx::query("UPDATE builds SET saved_from = $2 WHERE id = $1")
             .bind(build.id.as_str())
             .bind(new.saved_from.as_str())
-            .bind(new.memory.as_ref().map(MemoryId::as_str))
             .execute(&mut *transaction)
             .await
             .during("add a snapshot")?;
@@ -294,7 +291,7 @@ fn ready(template: &TemplateId, new: &NewSnapshot, semver: String, now: Timestam
         default_workdir: finished.context.workdir,
         env: finished.context.env,
         start: finished.start,
-        memory: None,
+        memory: finished.memory,
         reason: None,
         version: 0,
         semver: Some(semver),
@@ -317,7 +314,6 @@ pub(crate) mod tests {
         NewSnapshot {
             reference: name.map(|name| name.parse().unwrap()),
             saved_from: from.clone(),
-            memory: None,
             limits: Limits::STANDARD,
             finished: FinishedBuild {
                 layers: vec![LayerDigest::from_bytes([layer; 32])],
@@ -326,6 +322,7 @@ pub(crate) mod tests {
                     ..BuildContext::default()
                 },
                 start: None,
+                memory: None,
                 envd_version: "0.6.4".into(),
                 size_bytes: 10,
                 disk_mib: 777,

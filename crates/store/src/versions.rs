@@ -125,6 +125,7 @@ mod tests {
                 layers: vec![],
                 context: BuildContext::default(),
                 start: None,
+                memory: None,
                 envd_version: String::new(),
                 size_bytes: 1,
                 disk_mib: 1,

@@ -89,6 +89,7 @@ impl Stack {
                         soulbox_registry::Blobs::open(dir.path().join("pulls")).unwrap(),
                     ),
                     mirrors: soulbox_builder::Mirrors::default(),
+                    tokens: Arc::new(ToString::to_string),
                     longest: Duration::from_hours(1),
                 },
             )
