@@ -176,9 +176,10 @@ struct Published {
 }
 
 impl Published {
-    /// Whether a log of so many frames lacks some that are nowhere else.
+    /// Whether a log of so many frames lacks some. When all of them are in the database, none at all is fine, and some are
+    /// not: they would be laid over what is newer.
     fn needs(&self, whole: u32) -> bool {
-        whole < self.frames && self.moved < self.frames
+        whole < self.frames && (whole > 0 || self.moved < self.frames)
     }
 
     /// Nothing when the index is not in order: its copy differs while it is being changed.
@@ -296,14 +297,24 @@ mod tests {
     }
 
     async fn left(killed: bool) -> Left {
+        left_after(killed, "SELECT 1").await
+    }
+
+    /// `last` is the last statement before the end.
+    async fn left_after(killed: bool, last: &'static str) -> Left {
         let temp = temp_store().await;
         let team = temp.default_team().await.unwrap();
+        // The log holds the rows and nothing before them.
+        let moved = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)");
+        moved.execute(temp.store.writer()).await.unwrap();
         let mut promised = BTreeSet::new();
         for n in 0..ROWS {
             let one = record(&team.id, i64::try_from(n).unwrap(), Some(&[("k", "v")]));
             temp.insert_sandbox(&one).await.unwrap();
             promised.insert(one.id);
         }
+        let last = sqlx::query(last).execute(temp.store.writer()).await;
+        last.unwrap();
         if !killed {
             temp.store.close().await;
         }
@@ -443,6 +454,23 @@ mod tests {
             error.contains("soulbox.db-wal has 0 whole frames"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_log_that_was_moved_is_not_laid_over_what_is_newer() {
+        let left = left_after(true, "PRAGMA wal_checkpoint(PASSIVE)").await;
+        let whole = length(&left.file("-wal"));
+        let mut refused = 0;
+        for length in (0..whole).step_by(9973) {
+            let copy = left.copy();
+            truncate(&copy.file("-wal"), length);
+            let how = format!("moved log cut to {length}");
+            refused += usize::from(copy.refused_or_whole(&how).await);
+        }
+        assert!(refused > 10, "only {refused} were refused");
+        let copy = left.copy();
+        fs::remove_file(copy.file("-wal")).unwrap();
+        assert!(!copy.refused_or_whole("no log").await, "it needs none");
     }
 
     #[tokio::test]
