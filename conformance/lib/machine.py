@@ -14,8 +14,9 @@ import host
 from server import Server, wait_until
 
 
-def reboot(server: Server) -> None:
-    """What a restart of the machine does to a server: everything goes but the files, and the boot is another."""
+def reboot(server: Server, meanwhile=lambda: None) -> None:
+    """What a restart of the machine does to a server: everything goes but the files, and the boot is another. `meanwhile`
+    is called when nobody uses the files."""
     wanted = os.path.realpath(server.data_dir)
     claim = next(path for path in host.CLAIMS.iterdir() if path.name.isdigit() and path.read_text() == wanted)
     prefix = f"sb{int(claim.name):x}"
@@ -46,9 +47,13 @@ def reboot(server: Server) -> None:
             continue  # Of another server, which has just ended it.
         if backing.startswith(wanted + "/"):
             subprocess.run(["losetup", "-d", f"/dev/{file.parts[3]}"], check=True)
+    meanwhile()
     (server.data_dir / "soulbox.db-boot").write_text("an earlier boot")
     for path in (server.data_dir / "sandboxes").glob("*/state.json"):
-        record = json.loads(path.read_text())
+        text = path.read_text()
+        if not text:
+            continue  # Not on the disk yet, when the power went.
+        record = json.loads(text)
         del record["sha256"]
         record["boot_id"] = "an earlier boot"
         digest = hashlib.sha256(json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()

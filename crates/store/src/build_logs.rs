@@ -51,7 +51,7 @@ impl Store {
         build: &BuildId,
         lines: &[BuildLogLine],
     ) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let mut position: i64 = sqlx::query_scalar(
             "SELECT COALESCE(MAX(position), -1) + 1 FROM build_logs WHERE build_id = $1",
         )

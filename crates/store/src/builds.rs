@@ -208,7 +208,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn start_build(&self, build: &BuildId) -> Result<Option<Vec<BuildId>>, StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         fail_overdue(&mut transaction).await?;
         let started = sqlx::query(
             "UPDATE builds SET status = 'building', updated_at = $2 WHERE id = $1 AND status = 'waiting'",

@@ -2,8 +2,11 @@
 //!
 //! SQLite takes one writer at a time, so there is one connection that writes: waiting for it is a fair queue in this
 //! process instead of a busy loop in the database. Readers have their own connections and, with the write-ahead log,
-//! wait for nobody. `synchronous = NORMAL` loses at most the last moments when the machine (not the process) dies,
-//! and a sandbox of those moments died with it.
+//! wait for nobody.
+//!
+//! What was promised is on the disk before it is answered: [`Store::write`], [`Store::execute`]. What dies with the machine
+//! anyway, such as that a sandbox runs, and what nobody would miss, is not waited for: [`Store::write_quickly`],
+//! [`Store::writer`]. A process that dies loses neither.
 //!
 //! Log entries, spawn counts and times of last use are noted in memory and written together by [`Store::flush`].
 //! Who reads such things goes through [`Store::settle`] first and so never sees less than has been noted.
@@ -15,8 +18,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use soulbox_types::{ApiKeyId, TemplateId, Timestamp};
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteQueryResult,
+    SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -172,7 +177,7 @@ impl Store {
 
     async fn write_deferred(&self) -> Result<(), StoreError> {
         // Whoever holds the one writing connection is the only flush; what it takes is back or written when it ends.
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let taken = TakenDeferred::take(self);
         insert_deferred(&mut transaction, taken.content()).await?;
         transaction.commit().await.during("write deferred rows")?;
@@ -212,16 +217,45 @@ impl Store {
         }
     }
 
-    /// Begins a transaction on the writing connection.
+    /// Begins a transaction that is on the disk when it is committed, with all before it.
     pub(crate) async fn write(&self) -> Result<Transaction<'static, Db>, StoreError> {
-        self.inner
-            .writer
-            .begin()
-            .await
-            .during("begin a transaction")
+        self.begin("PRAGMA synchronous = FULL; BEGIN").await
     }
 
-    /// Where a single statement is executed that writes.
+    /// Begins a transaction that a machine which dies in the next moments may lose.
+    pub(crate) async fn write_quickly(&self) -> Result<Transaction<'static, Db>, StoreError> {
+        self.begin("PRAGMA synchronous = NORMAL; BEGIN").await
+    }
+
+    async fn begin(
+        &self,
+        statements: &'static str,
+    ) -> Result<Transaction<'static, Db>, StoreError> {
+        let begun = self.inner.writer.begin_with(statements).await;
+        begun.during("begin a transaction")
+    }
+
+    /// Executes one statement, which is on the disk afterwards.
+    pub(crate) async fn execute(
+        &self,
+        statement: Query<'_, Db, SqliteArguments>,
+        operation: &'static str,
+    ) -> Result<SqliteQueryResult, StoreError> {
+        let mut transaction = self.write().await?;
+        let done = statement.execute(&mut *transaction).await;
+        let done = done.during(operation)?;
+        transaction.commit().await.during(operation)?;
+        Ok(done)
+    }
+
+    /// Puts everything on the disk that was written so far.
+    pub(crate) async fn checkpoint(&self) -> Result<(), StoreError> {
+        let done = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)");
+        let done = done.execute(self.writer()).await;
+        done.during("write out the log").map(drop)
+    }
+
+    /// Where a single statement is executed that a machine which dies in the next moments may lose.
     pub(crate) fn writer(&self) -> &SqlitePool {
         &self.inner.writer
     }

@@ -205,7 +205,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let ids: Vec<&str> = forks.iter().map(SandboxId::as_str).collect();
         let said = Map::from_iter([("forks".to_owned(), Value::from(ids))]);
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let subject = Subject::of_record(source);
         record(&mut transaction, &subject, EventKind::Forked, at, said).await?;
         transaction.commit().await.during("record a fork")?;

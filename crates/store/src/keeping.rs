@@ -59,15 +59,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn set_keeping(&self, team: &TeamId, keeping: Keeping) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let update = sqlx::query(
             "UPDATE teams SET keep_paused_days = $2, keep_snapshot_days = $3 WHERE id = $1",
         )
         .bind(team.as_str())
         .bind(keeping.paused_days.map(i64::from))
-        .bind(keeping.snapshot_days.map(i64::from))
-        .execute(self.writer())
-        .await
-        .during("set how long state is kept")?;
+        .bind(keeping.snapshot_days.map(i64::from));
+        let done = (self.execute(update, "set how long state is kept")).await?;
         Ok(done.rows_affected() > 0)
     }
 

@@ -108,10 +108,7 @@ impl Store {
         name: &str,
     ) -> Result<(ApiKey, String), StoreError> {
         let raw = random_key();
-        let key = self
-            .add_key(team, name, &raw)
-            .await
-            .during("add an API key")?;
+        let key = self.add_key(team, name, &raw).await?;
         Ok((key, raw))
     }
 
@@ -131,13 +128,8 @@ impl Store {
         };
         match self.add_key(team, name, raw).await {
             Ok(key) => return Ok(Some(key)),
-            Err(error) if is_taken(&error) => {}
-            Err(source) => {
-                return Err(StoreError::Query {
-                    operation: "add an API key",
-                    source,
-                });
-            }
+            Err(StoreError::Query { source, .. }) if is_taken(&source) => {}
+            Err(error) => return Err(error),
         }
         let row = sqlx::query("SELECT * FROM api_keys WHERE hash = $1 AND team_id = $2")
             .bind(hash)
@@ -148,7 +140,7 @@ impl Store {
         row.as_ref().map(key_of).transpose()
     }
 
-    async fn add_key(&self, team: &TeamId, name: &str, raw: &str) -> Result<ApiKey, sqlx::Error> {
+    async fn add_key(&self, team: &TeamId, name: &str, raw: &str) -> Result<ApiKey, StoreError> {
         let key = ApiKey {
             id: ApiKeyId::random(),
             team: team.clone(),
@@ -157,7 +149,7 @@ impl Store {
             created_at: Timestamp::now(),
             last_used: None,
         };
-        sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO api_keys (id, team_id, name, hash, prefix, value_length, masked_value_prefix, \
              masked_value_suffix, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -169,9 +161,8 @@ impl Store {
         .bind(i64::from(key.mask.value_length))
         .bind(&key.mask.masked_value_prefix)
         .bind(&key.mask.masked_value_suffix)
-        .bind(key.created_at.0)
-        .execute(self.writer())
-        .await?;
+        .bind(key.created_at.0);
+        self.execute(insert, "add an API key").await?;
         Ok(key)
     }
 
@@ -215,12 +206,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn delete_api_key(&self, team: &TeamId, id: &ApiKeyId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM api_keys WHERE team_id = $1 AND id = $2")
+        let delete = sqlx::query("DELETE FROM api_keys WHERE team_id = $1 AND id = $2")
             .bind(team.as_str())
-            .bind(id.as_str())
-            .execute(self.writer())
-            .await
-            .during("delete an API key")?;
+            .bind(id.as_str());
+        let done = self.execute(delete, "delete an API key").await?;
         self.keys().forget();
         Ok(done.rows_affected() > 0)
     }

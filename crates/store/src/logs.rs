@@ -126,7 +126,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn append_logs(&self, entries: &[LogEntry]) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         insert_logs(&mut transaction, entries).await?;
         transaction.commit().await.during("add log entries")
     }

@@ -75,7 +75,7 @@ impl Store {
         if samples.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         for chunk in samples.chunks(CHUNK) {
             insert_query(chunk)
                 .build()

@@ -109,7 +109,11 @@ impl Store {
         at: Timestamp,
         pause: &Pause,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.write().await?;
+        // What is only in the memory of the host dies with it.
+        let mut transaction = match pause.files_saved {
+            true => self.write().await?,
+            false => self.write_quickly().await?,
+        };
         let sql = format!("SELECT state, end_at, {SUBJECT} FROM sandboxes WHERE id = $1");
         let before = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())
@@ -154,7 +158,7 @@ impl Store {
     /// # Errors
     /// When the database fails; nothing has changed then.
     pub async fn resume_sandbox(&self, id: &SandboxId, run: &NewRun) -> Result<bool, StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let sql = format!(
             "UPDATE sandboxes SET state = 'running', execution_id = $2, started_at = $3, end_at = $4, \
              on_timeout = $5, pause_mode = NULL, guest_unresponsive = NULL, files_saved = NULL, spec = NULL, \

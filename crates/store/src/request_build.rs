@@ -103,7 +103,7 @@ impl Store {
         new: &NewBuild,
     ) -> Result<RequestedBuild, RequestBuildError> {
         let now = Timestamp::now();
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         fail_overdue(&mut transaction).await?;
         let own = own_template(&mut transaction, team, &new.reference, now).await?;
         check_room(&mut transaction, team, own.as_ref(), new, now).await?;

@@ -151,7 +151,7 @@ impl Store {
     /// # Errors
     /// When the database fails or the id is taken.
     pub async fn insert_sandbox(&self, record: &SandboxRecord) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         insert_record(&mut *transaction, record).await?;
         if let Some(pairs) = &record.metadata {
             insert_pairs(&mut transaction, record, pairs).await?;
@@ -199,7 +199,7 @@ impl Store {
         reason: EndReason,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let sql = format!("DELETE FROM sandboxes WHERE id = $1 RETURNING {SUBJECT}");
         let gone = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())
@@ -224,7 +224,7 @@ impl Store {
         end_at: Timestamp,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.write().await?;
+        let mut transaction = self.write_quickly().await?;
         let sql = format!("UPDATE sandboxes SET end_at = $2 WHERE id = $1 RETURNING {SUBJECT}");
         let changed = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(id.as_str())

@@ -114,12 +114,7 @@ impl Store {
         let mut query = QueryBuilder::new("DELETE FROM template_tags WHERE template_id = ");
         query.push_bind(template.as_str());
         push_tags(query.push(" AND tag"), tags);
-        query
-            .build()
-            .execute(self.writer())
-            .await
-            .during("remove tags")
-            .map(drop)
+        self.execute(query.build(), "remove tags").await.map(drop)
     }
 }
 

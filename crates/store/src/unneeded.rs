@@ -71,6 +71,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn unneeded_layers(&self, cached_before: Timestamp) -> Result<Unneeded, StoreError> {
+        // What is removed because of a row that was deleted must not be wanted by that row after a loss of power.
+        self.checkpoint().await?;
         let needed = self.layers_in_use(cached_before).await?;
         let gone = sqlx::query(
             "SELECT b.id, b.layers FROM builds b JOIN templates t ON t.id = b.template_id \

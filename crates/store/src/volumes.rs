@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn begin_volume(&self, volume: &Volume) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO volumes (id, team_id, name, size_mib, state, created_at) \
              VALUES ($1, $2, $3, $4, 'making', $5)",
         )
@@ -37,12 +37,10 @@ impl Store {
         .bind(volume.team.as_str())
         .bind(&volume.name)
         .bind(i64::from(volume.size_mib))
-        .bind(volume.created_at.0)
-        .execute(self.writer())
-        .await;
-        match done {
-            Err(error) if is_taken(&error) => Ok(false),
-            other => other.during("add a volume").map(|_| true),
+        .bind(volume.created_at.0);
+        match self.execute(insert, "add a volume").await {
+            Err(StoreError::Query { source, .. }) if is_taken(&source) => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
@@ -51,12 +49,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn finish_volume(&self, id: &VolumeId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE volumes SET state = 'ready' WHERE id = $1 AND state = 'making'")
-            .bind(id.as_str())
-            .execute(self.writer())
-            .await
-            .during("finish a volume")
-            .map(drop)
+        let update =
+            sqlx::query("UPDATE volumes SET state = 'ready' WHERE id = $1 AND state = 'making'")
+                .bind(id.as_str());
+        self.execute(update, "finish a volume").await.map(drop)
     }
 
     /// The team's volumes, by name.
@@ -99,14 +95,12 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn remove_volume(&self, team: &TeamId, id: &VolumeId) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let update = sqlx::query(
             "UPDATE volumes SET state = 'removed' WHERE id = $1 AND team_id = $2 AND state = 'ready'",
         )
         .bind(id.as_str())
-        .bind(team.as_str())
-        .execute(self.writer())
-        .await
-        .during("remove a volume")?;
+        .bind(team.as_str());
+        let done = self.execute(update, "remove a volume").await?;
         Ok(done.rows_affected() > 0)
     }
 

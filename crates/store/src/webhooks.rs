@@ -74,7 +74,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn add_webhook(&self, webhook: &Webhook, most: u32) -> Result<bool, StoreError> {
-        let done = sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO webhooks (id, team_id, name, url, enabled, events, secret, created_at) \
              SELECT $1, $2, $3, $4, $5, $6, $7, $8 \
              WHERE (SELECT COUNT(*) FROM webhooks WHERE team_id = $2) < $9",
@@ -87,10 +87,8 @@ impl Store {
         .bind(kinds_text(&webhook.kinds))
         .bind(&webhook.secret)
         .bind(webhook.created_at.0)
-        .bind(i64::from(most))
-        .execute(self.writer())
-        .await
-        .during("add a webhook")?;
+        .bind(i64::from(most));
+        let done = self.execute(insert, "add a webhook").await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -136,6 +134,7 @@ impl Store {
         id: &WebhookId,
         change: &WebhookChange,
     ) -> Result<Option<Webhook>, StoreError> {
+        let mut transaction = self.write().await?;
         let row = sqlx::query(
             "UPDATE webhooks SET name = COALESCE($3, name), url = COALESCE($4, url), \
              enabled = COALESCE($5, enabled), events = COALESCE($6, events), secret = COALESCE($7, secret) \
@@ -148,9 +147,10 @@ impl Store {
         .bind(change.enabled)
         .bind(change.kinds.as_deref().map(kinds_text))
         .bind(&change.secret)
-        .fetch_optional(self.writer())
+        .fetch_optional(&mut *transaction)
         .await
         .during("change a webhook")?;
+        transaction.commit().await.during("change a webhook")?;
         // Deliveries may have waited for it to be enabled.
         self.events_recorded();
         row.as_ref().map(webhook_of).transpose()
@@ -161,12 +161,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn remove_webhook(&self, team: &TeamId, id: &WebhookId) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM webhooks WHERE id = $1 AND team_id = $2")
+        let delete = sqlx::query("DELETE FROM webhooks WHERE id = $1 AND team_id = $2")
             .bind(id.as_str())
-            .bind(team.as_str())
-            .execute(self.writer())
-            .await
-            .during("remove a webhook")?;
+            .bind(team.as_str());
+        let done = self.execute(delete, "remove a webhook").await?;
         Ok(done.rows_affected() > 0)
     }
 }
