@@ -23,6 +23,8 @@ pub(crate) fn become_dumper(plan: &DumpPlan) -> Failure {
         let loader: OwnedFd = File::open(&plan.loader)?.into();
         let null = exec::lift(File::options().read(true).write(true).open("/dev/null")?)?;
         let loader = exec::lift(loader)?;
+        let network = format!("/proc/{}/ns/net", plan.network_of);
+        namespace::enter_network(namespace::open(Path::new(&network))?)?;
         capability::become_with_all(plan.owner)?;
         exec::keep_only_fds(&[null.as_fd(), null.as_fd(), null.as_fd()])?;
         let strings = |list: &mut dyn Iterator<Item = &str>| -> io::Result<Vec<CString>> {

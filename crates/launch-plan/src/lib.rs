@@ -35,12 +35,14 @@ pub enum Order {
     Proc(ProcPlan),
 }
 
-/// How the program is run that writes a checkpoint: on the host, as the owner of the sandbox's user namespace, with the
-/// capabilities of the caller. Becomes it.
+/// How the program is run that writes a checkpoint: on the host but for its network, as the owner of the sandbox's user
+/// namespace, with the capabilities of the caller. Becomes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DumpPlan {
     /// First host id of the sandbox, the owner.
     pub owner: u32,
+    /// A process of the sandbox, whose network it stands in: it need not look into another one.
+    pub network_of: i32,
     /// The loader of the program, on the host.
     pub loader: PathBuf,
     /// Arguments, the loader's name first.

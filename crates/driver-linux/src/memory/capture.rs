@@ -99,6 +99,7 @@ impl Capture {
         );
         let plan = DumpPlan {
             owner: self.slot.uid_base(),
+            network_of: self.pid,
             loader: criu.loader(),
             argv,
         };
@@ -109,15 +110,14 @@ impl Capture {
         Ok(record)
     }
 
-    /// Its mounts and its network, which are made anew by the jail.
+    /// Its mounts, which are made anew by the jail.
     fn external(&self) -> io::Result<Vec<String>> {
-        let network = fs::metadata(format!("/proc/{}/ns/net", self.pid))?.ino();
-        let mut external = vec![format!("net[{network}]:network")];
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid))?;
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         let others = points.filter(|point| *point != "/").enumerate();
-        external.extend(others.map(|(number, point)| format!("mnt[{point}]:m{number}")));
-        Ok(external)
+        Ok(others
+            .map(|(number, point)| format!("mnt[{point}]:m{number}"))
+            .collect())
     }
 
     /// The files of cgroups that its first process holds, as CRIU names them.
