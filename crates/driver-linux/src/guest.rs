@@ -23,7 +23,7 @@ use crate::driver::{Finished, host_error};
 use crate::host::Host;
 use crate::layers::Standing;
 use crate::lock::locked;
-use crate::memory::Capture;
+use crate::memory::{Capture, Readied};
 use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
@@ -63,6 +63,8 @@ pub(crate) struct NamespaceGuest {
     standing: Mutex<Option<Standing>>,
     host: Arc<Host>,
     saved: AtomicBool,
+    /// Waits for it to stand still.
+    readied: Mutex<Option<Readied>>,
     reports: Reports,
     view: View,
     ended: watch::Sender<bool>,
@@ -93,6 +95,7 @@ impl NamespaceGuest {
             standing: Mutex::new(Some(standing)),
             host,
             saved: AtomicBool::new(false),
+            readied: Mutex::default(),
             reports: Reports::default(),
             view,
             ended: watch::Sender::new(false),
@@ -277,6 +280,22 @@ impl NamespaceGuest {
         saved
     }
 
+    fn to_capture(&self) -> Capture {
+        Capture {
+            host: Arc::clone(&self.host),
+            spec: self.spec.clone(),
+            slot: self.slot,
+            cgroup: self.cgroup.clone(),
+            pid: self.pid,
+        }
+    }
+
+    async fn get_ready(&self, id: &MemoryId) -> Result<(), DriverError> {
+        let readied = Readied::start(self.to_capture(), id).await?;
+        *locked(&self.readied) = Some(readied);
+        Ok(())
+    }
+
     /// Whoever has `remains` keeps [`NamespaceGuest::clean_up`] waiting.
     async fn write_memory(&self, id: &MemoryId) -> Result<u64, DriverError> {
         let failed =
@@ -292,18 +311,18 @@ impl NamespaceGuest {
         if full.map_err(failed)? {
             return Err(DriverError::StorageFull);
         }
-        let capture = Capture {
-            host: Arc::clone(&self.host),
-            spec: self.spec.clone(),
-            slot: self.slot,
-            cgroup: self.cgroup.clone(),
-            pid: self.pid,
+        let readied = locked(&self.readied).take();
+        let readied = match readied.filter(|readied| readied.is_for(id)) {
+            Some(readied) => Ok(readied),
+            None => Readied::start(self.to_capture(), id).await,
         };
-        let id = id.clone();
-        let written = tokio::task::spawn_blocking(move || capture.run(&id)).await;
+        let written = match readied {
+            Ok(readied) => readied.go_on().await,
+            Err(error) => Err(error),
+        };
         // CRIU may have let it go on for a moment.
         let frozen = self.set_frozen(true).await;
-        let bytes = written.map_err(|e| failed(io::Error::other(e)))??;
+        let bytes = written?;
         frozen.map(|()| bytes)
     }
 
@@ -403,6 +422,13 @@ impl Guest for NamespaceGuest {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>> {
         Box::pin(self.save_frozen())
+    }
+
+    fn get_ready_to_capture<'a>(
+        &'a self,
+        memory: &'a MemoryId,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(self.get_ready(memory))
     }
 
     fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {

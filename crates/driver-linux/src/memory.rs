@@ -15,6 +15,7 @@ mod capture;
 mod criu;
 mod hooks;
 mod images;
+mod readied;
 mod wake;
 
 use std::fs::{self, File};
@@ -29,6 +30,7 @@ use soulbox_types::{MemoryId, SlotIndex};
 
 pub(crate) use capture::Capture;
 pub(crate) use criu::Criu;
+pub(crate) use readied::Readied;
 pub(crate) use wake::Wake;
 
 use crate::host::Host;

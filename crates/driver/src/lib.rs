@@ -349,6 +349,15 @@ pub trait Guest: Debug + Send + Sync {
     /// Drop of the future does not stop the work; the layer may then be there without anybody who knows it.
     fn snapshot(&self) -> BoxFuture<'_, Result<Option<SavedLayer>, DriverError>>;
 
+    /// Does of [`Guest::capture`] what needs no standing still, so that it takes less of the guest's time. Undone when that
+    /// does not follow within half a minute.
+    fn get_ready_to_capture<'a>(
+        &'a self,
+        _memory: &'a MemoryId,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Writes the memory of a frozen guest to disk and leaves the guest as it is, frozen. [`Driver::wake`] makes guests of it,
     /// together with the files that [`Guest::snapshot`] has saved in the same pause. On error nothing is left behind;
     /// [`DriverError::Checkpoint`] says by name what is in the way. Returns its size in bytes.

@@ -64,6 +64,13 @@ pub enum Request {
         /// Which guest.
         guest: GuestNumber,
     },
+    /// Do what can be done before a guest stands still for its memory to be written.
+    GetReadyToCapture {
+        /// Which guest.
+        guest: GuestNumber,
+        /// The memory.
+        memory: MemoryId,
+    },
     /// Write the memory of a frozen guest to disk, and leave it as it is.
     Capture {
         /// Which guest.
@@ -170,6 +177,8 @@ pub enum Answer {
     FrozenSet,
     /// Memory is on disk, of this many bytes.
     Captured(u64),
+    /// It can be written.
+    ReadyToCapture,
     /// Memory is durable.
     MemoryKept,
     /// Whether memory can be written, or why not; and which is kept.

@@ -553,6 +553,22 @@ impl Guest for RemoteGuest {
         Box::pin(self.make_layer(Request::Snapshot { guest }))
     }
 
+    fn get_ready_to_capture<'a>(
+        &'a self,
+        memory: &'a MemoryId,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        let (guest, memory) = (self.number, memory.clone());
+        Box::pin(async move {
+            let request = Request::GetReadyToCapture { guest, memory };
+            let reply = self.link.call(request).await;
+            let reply = reply.map_err(|refusal| refusal.into_driver_error("capture"))?;
+            match reply.answer {
+                Answer::ReadyToCapture => Ok(()),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
     fn capture<'a>(&'a self, memory: &'a MemoryId) -> BoxFuture<'a, Result<u64, DriverError>> {
         let (guest, memory) = (self.number, memory.clone());
         Box::pin(async move {

@@ -132,6 +132,9 @@ impl Helper {
                 let made = self.make(&spec, self.driver.wake(&spec, &memory)).await;
                 self.present(id, made);
             }
+            Request::GetReadyToCapture { guest, memory } => {
+                self.answer(id, self.get_ready_to_capture(guest, &memory).await);
+            }
             Request::Capture { guest, memory } => {
                 self.answer(id, self.capture(guest, &memory).await);
             }
@@ -268,6 +271,11 @@ impl Helper {
             guest.thaw().await?;
         }
         Ok((Answer::FrozenSet, None))
+    }
+
+    async fn get_ready_to_capture(&self, guest: GuestNumber, memory: &MemoryId) -> Done {
+        self.guest(guest)?.get_ready_to_capture(memory).await?;
+        Ok((Answer::ReadyToCapture, None))
     }
 
     async fn capture(&self, guest: GuestNumber, memory: &MemoryId) -> Done {

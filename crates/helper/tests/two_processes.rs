@@ -295,6 +295,7 @@ async fn memory_goes_to_disk_and_guests_are_made_of_it_through_the_helper() {
     let reason =
         matches!(&refused, DriverError::Checkpoint { reason } if reason == "it is not frozen");
     assert!(reason, "{refused}");
+    guest.get_ready_to_capture(&memory).await.unwrap();
     guest.freeze().await.unwrap();
     guest.capture(&memory).await.unwrap();
     assert!(pair.remote.memories().await.unwrap().is_empty());

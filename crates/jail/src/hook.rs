@@ -11,8 +11,8 @@ use std::process::ExitCode;
 pub(crate) const ACTION: &str = "CRTOOLS_SCRIPT_ACTION";
 /// CRIU's variable for the number of the first process.
 const FIRST_PROCESS: &str = "CRTOOLS_INIT_PID";
-/// Everything is written, nothing has ended; and: the namespaces are made, no file is open.
-const ASKED: [&str; 2] = ["post-dump", "post-setup-namespaces"];
+/// Nothing of the sandbox has been looked at; and: the namespaces are made, no file is open.
+const ASKED: [&str; 2] = ["pre-dump", "post-setup-namespaces"];
 /// Where the server listens, beside this program.
 const SOCKET: &str = "ask";
 

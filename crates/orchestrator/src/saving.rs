@@ -56,6 +56,8 @@ async fn prepare_memory(node: &Node, run: &RunningSandbox) -> Result<SavedMemory
     }
     let id = MemoryId::random();
     hibernation::note(node, &id).await?;
+    let ready = run.guest.get_ready_to_capture(&id).await;
+    ready.map_err(not_saved(&of))?;
     Ok(SavedMemory {
         id,
         of,

@@ -35,18 +35,22 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Returns how many bytes it takes.
-    pub(crate) fn run(&self, id: &MemoryId) -> Result<u64, DriverError> {
+    /// Returns how many bytes it takes. `turn` is called once, when all is done that needs no standing still; when it returns
+    /// the sandbox is frozen, and its error is the end.
+    pub(crate) fn run(
+        &self,
+        id: &MemoryId,
+        turn: impl FnMut() -> io::Result<()>,
+    ) -> Result<u64, DriverError> {
         let failed =
             |source| host_error(&format!("write memory of sandbox {}", self.spec.id), source);
         let criu = self.host.criu.as_ref();
         let criu = criu.map_err(|why| refused(why.as_str()))?;
-        self.look()?;
         let place = Place::of(&self.host, id);
         let written = self
             .prepare(&place)
             .map_err(failed)
-            .and_then(|hooks| self.write(criu, &place, &hooks))
+            .and_then(|hooks| self.write(criu, &place, &hooks, turn))
             .and_then(|record| settle(&place, &record).map_err(failed));
         if written.is_err() {
             place.remove().map_err(failed)?;
@@ -55,18 +59,17 @@ impl Capture {
     }
 
     /// What would not come back is not written.
-    fn look(&self) -> Result<(), DriverError> {
-        let failed = |source| host_error("look at a sandbox", source);
+    fn look(&self) -> io::Result<()> {
         let root = Path::new("/proc").join(self.pid.to_string()).join("root");
-        if !names(root.join("dev/shm")).map_err(failed)?.is_empty() {
-            return Err(refused("there are files in its /dev/shm"));
+        if !names(root.join("dev/shm"))?.is_empty() {
+            return Err(io::Error::other("there are files in its /dev/shm"));
         }
-        let devices = names(root.join("dev")).map_err(failed)?;
+        let devices = names(root.join("dev"))?;
         match devices
             .iter()
             .find(|name| !DEVICES.contains(&name.as_str()))
         {
-            Some(name) => Err(refused(format!("it has made /dev/{name}"))),
+            Some(name) => Err(io::Error::other(format!("it has made /dev/{name}"))),
             None => Ok(()),
         }
     }
@@ -81,21 +84,21 @@ impl Capture {
         Hooks::listen(place.work(), &self.host.jail, owner)
     }
 
-    fn write(&self, criu: &Criu, place: &Place, hooks: &Hooks) -> Result<Record, DriverError> {
+    fn write(
+        &self,
+        criu: &Criu,
+        place: &Place,
+        hooks: &Hooks,
+        mut turn: impl FnMut() -> io::Result<()>,
+    ) -> Result<Record, DriverError> {
         let failed = |source| host_error("write memory of a sandbox", source);
         let cgroup_files = self.cgroup_files().map_err(failed)?;
-        let record = Record {
-            version: VERSION,
-            slot: (self.spec.network == NetworkMode::Internet).then_some(self.slot),
-            clocks: self.clocks().map_err(failed)?,
-            cgroup_files: cgroup_files.clone(),
-        };
         let external = self.external().map_err(failed)?;
         let freezer = self.cgroup.freezer_directory();
         let argv = criu.dump(
             self.pid,
             [&place.images(), hooks.work(), &freezer],
-            external.into_iter().chain(cgroup_files),
+            external.into_iter().chain(cgroup_files.iter().cloned()),
         );
         let plan = DumpPlan {
             owner: self.slot.uid_base(),
@@ -105,9 +108,22 @@ impl Capture {
         };
         let mut jail = Jail::order(&self.host.jail, &Order::Dump(plan))
             .map_err(|error| refused(error.to_string()))?;
-        let attended = hooks.attend(&mut jail, PATIENCE, |_, _| Ok(()));
+        let mut clocks = None;
+        let attended = hooks.attend(&mut jail, PATIENCE, |stage, _| {
+            if stage == "pre-dump" {
+                turn()?;
+                self.look()?;
+                clocks = Some(self.clocks()?);
+            }
+            Ok(())
+        });
         attended.map_err(|error| refused(error.to_string()))?;
-        Ok(record)
+        Ok(Record {
+            version: VERSION,
+            slot: (self.spec.network == NetworkMode::Internet).then_some(self.slot),
+            clocks: clocks.ok_or_else(|| refused("CRIU has not asked whether it may begin"))?,
+            cgroup_files,
+        })
     }
 
     /// Its mounts, which are made anew by the jail.

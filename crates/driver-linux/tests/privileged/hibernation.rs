@@ -10,7 +10,7 @@ use soulbox_driver::{Driver as _, DriverError};
 use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec};
 
 use crate::commands::Sandbox;
-use crate::support::{Stage, in_place, names_in, on_stage, soon, spec};
+use crate::support::{Stage, eventually, in_place, names_in, on_stage, soon, spec};
 
 thread_local! {
     /// Layers that a test has made among those of the set-up. Each is like no other: the sandbox's id is in it.
@@ -275,6 +275,40 @@ async fn refused(sandbox: &Sandbox) -> String {
     sandbox.guest.thaw().await.unwrap();
     assert_eq!(sandbox.root("echo alive").await, "alive\n");
     error
+}
+
+#[test]
+fn what_was_made_ready_and_is_not_wanted_leaves_nothing() {
+    on_stage_with_criu(async |stage| {
+        let sandbox = stage.create().await;
+        let guest = &sandbox.guest;
+        let [first, second] = [MemoryId::random(), MemoryId::random()];
+        let memory = stage.place.data_dir.join("memory");
+        for id in [&first, &second] {
+            soon("get ready", guest.get_ready_to_capture(id))
+                .await
+                .unwrap();
+        }
+        // Whoever is in nobody's way runs meanwhile.
+        assert_eq!(sandbox.root("echo alive").await, "alive\n");
+        guest.freeze().await.unwrap();
+        soon("capture", guest.capture(&second)).await.unwrap();
+        guest.thaw().await.unwrap();
+        let second_alone = || match names_in(&memory) {
+            names if names == [second.as_str()] => Ok(()),
+            names => Err(format!("{names:?}")),
+        };
+        eventually("the first one is gone", second_alone).await;
+        // And so it is with one whose sandbox ends.
+        soon("get ready", guest.get_ready_to_capture(&first))
+            .await
+            .unwrap();
+        guest.kill().await.unwrap();
+        drop(sandbox);
+        stage.driver.settle().await;
+        eventually("it is gone again", second_alone).await;
+        stage.driver.forget_memory(&second).await.unwrap();
+    });
 }
 
 #[test]
