@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 
 import pytest
-from e2b import Sandbox, Template, wait_for_url
+from e2b import Sandbox, Template, Volume, wait_for_url
 
 from counter import COUNTER, counter, needs_criu, same_process, told
 from crashing import call, options
@@ -150,6 +150,48 @@ def test_memory_that_is_damaged_is_named_and_the_files_are_there(quick):
     assert any("was lost, its files are kept" in one for one in messages(quick, sandbox))
     again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
     assert again.files.read("/home/user/kept.txt") == "kept"
+
+
+# Appends to a file on a volume that it has opened once, and has it mapped, too.
+WRITER = """
+import mmap, time
+file = open("/data/log", "w+b", buffering=0)
+file.write(bytes(4096))
+mapped = mmap.mmap(file.fileno(), 4096)
+for n in range(1 << 30):
+    mapped[:8] = n.to_bytes(8)
+    file.write(b"x")
+    time.sleep(0.01)
+"""
+
+
+def test_what_it_has_open_on_a_volume_goes_on(quick):
+    volume = Volume.create("open", **options(quick))
+    sandbox = Sandbox.create(timeout=300, volume_mounts={"/data": volume}, **options(quick))
+    sandbox.files.write("/home/user/writer.py", WRITER)
+    sandbox.commands.run("python3 writer.py", background=True, timeout=0)
+    written = "head -c 8 /data/log | od -An -tx8 --endian=big; stat -c %s /data/log"
+    wait_until("it has begun", 10, lambda: sandbox.files.exists("/data/log"))
+
+    def grows(one: Sandbox) -> bool:
+        before = one.commands.run(written).stdout.split()
+        return wait_until("it goes on", 10, lambda: all(a < b for a, b in zip(before, one.commands.run(written).stdout.split())))
+
+    assert grows(sandbox)
+    sandbox.pause()
+    wait_until("it on disk", 30, lambda: is_away(quick, sandbox))
+    quick.kill()
+    quick.start()
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
+    assert grows(again)
+    # Nothing was done twice: a step after its memory was written would be in the file and not in its count.
+    counted = "head -c 8 /data/log | od -An -tu8 --endian=big"
+    before, size, after = (int(line) for line in again.commands.run(f"{counted}; stat -c %s /data/log; {counted}").stdout.split())
+    assert before <= size - 4096 <= after + 1, (before, size, after)
+    [fork] = again.fork(timeout=60)
+    assert grows(fork)
+    again.kill()
+    assert grows(fork)
 
 
 def test_a_template_whose_memory_is_gone_starts_anew(quick, tmp_path):

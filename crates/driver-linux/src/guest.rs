@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 use soulbox_fault as fault;
 use soulbox_linux::{filesystem, process};
@@ -326,9 +327,19 @@ impl NamespaceGuest {
         frozen.map(|()| bytes)
     }
 
-    /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die.
+    /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die. By then every process has its
+    /// signal, because one that waits for the end of the first would go on until that: what it does after its memory was
+    /// written, it would do again.
     fn kill_all(&self) -> io::Result<()> {
         process::kill(&self.pidfd)?;
+        if self.cgroup.is_frozen().unwrap_or_default() {
+            for pid in self.cgroup.processes()? {
+                let found = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+                if let Some(Ok(found)) = found {
+                    process::kill(&found)?;
+                }
+            }
+        }
         match self.cgroup.set_frozen(false) {
             // Ended meanwhile, and cleaned up.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

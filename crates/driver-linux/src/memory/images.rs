@@ -19,6 +19,8 @@ const PID: u64 = 5;
 const IPC: u64 = 7;
 /// `file_entry.reg` and its `mnt_id`.
 const REGULAR: (u64, u64) = (3, 7);
+/// `file_entry.reg` and its `size`: files of volumes change meanwhile, others do not.
+const REGULAR_SIZE: (u64, u64) = (3, 8);
 /// `file_entry.usk` and its `mnt_id`.
 const UNIX_SOCKET: (u64, u64) = (16, 17);
 /// `core_entry.thread_core` and its `cg_set`.
@@ -54,6 +56,7 @@ pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
     })?;
     change(&directory.join("files.img"), 8, |file| {
         without(file, REGULAR)?;
+        without(file, REGULAR_SIZE)?;
         without(file, UNIX_SOCKET)
     })?;
     for entry in fs::read_dir(directory)? {
@@ -254,7 +257,7 @@ mod tests {
         let root: Message = (5..=11).map(|field| number(field, field)).collect();
         let inventory = vec![number(1, 2), inner(ROOT_IDS, &root), number(4, 1 << 40)];
         image(&at("inventory.img"), b"head", &[inventory]);
-        let regular = vec![number(1, 7), number(7, 193), number(9, 3)];
+        let regular = vec![number(1, 7), number(7, 193), number(8, 5), number(9, 3)];
         let socket = vec![number(1, 8), number(17, 193)];
         let files = [vec![inner(3, &regular)], vec![inner(16, &socket)]];
         image(&at("files.img"), b"magic...", &files);
