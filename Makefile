@@ -24,7 +24,7 @@ setup: ## install what is missing: distribution packages, official clients for t
 guest: ## build the programs that go into sandboxes, static and small
 	@scripts/need-cargo
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile guest --target $(TARGET) \
-	  --target-dir target/guest -p soulbox-jail -p soulbox-envd -p soulbox-tar
+	  --target-dir target/guest -p soulbox-jail -p soulbox-envd -p soulbox-tar -p soulbox-interpreter
 
 build: guest ## build soulbox with both inside: target/release/soulbox
 	cargo build --locked --release -p soulbox

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 29] = [
+const ARROWS: [(&str, &[&str]); 30] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
@@ -91,6 +91,7 @@ const ARROWS: [(&str, &[&str]); 29] = [
     ("jail", &["launch-plan", "linux"]),
     ("envd", &["envd-proto", "linux"]),
     ("tar", &[]),
+    ("interpreter", &[]),
     ("soulbox", ANY),
     // tests of other crates' parsers, in no program
     (
@@ -110,18 +111,19 @@ const ARROWS: [(&str, &[&str]); 29] = [
 const ANY: &[&str] = &["*"];
 
 /// What from outside only some may use directly, tests not counted.
-const WRAPPERS: [(&str, &[&str]); 14] = [
+const WRAPPERS: [(&str, &[&str]); 15] = [
     ("libc", &["linux", "driver-linux"]),
     ("netlink-packet-core", &["linux"]),
     ("netlink-packet-route", &["linux"]),
     ("sqlx", &["store"]),
-    ("axum", &["api"]),
+    ("axum", &["api", "interpreter"]),
     (
         "hyper",
         &[
             "client",
             "edge",
             "envd",
+            "interpreter",
             "outbound",
             "registry",
             "telemetry",
@@ -133,6 +135,7 @@ const WRAPPERS: [(&str, &[&str]); 14] = [
             "client",
             "edge",
             "envd",
+            "interpreter",
             "outbound",
             "registry",
             "telemetry",
@@ -142,6 +145,7 @@ const WRAPPERS: [(&str, &[&str]); 14] = [
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("ruzstd", &["tar"]),
+    ("zeromq", &["interpreter"]),
     ("toml", &["soulbox", "properties"]),
     ("clap", &["soulbox"]),
     ("anyhow", &["soulbox"]),

@@ -1,0 +1,1 @@
+"""Kernels of the code interpreter: what forks them, and what they show."""
