@@ -30,7 +30,7 @@ class Marks:
         # Everything a server puts on the host begins with its block's prefix: `sb` and one hexadecimal digit.
         digits = "".join(f"{number:x}" for number in self.blocks)
         prefix = f"sb[{digits}]" if digits else r"(?!)"
-        self.name = re.compile(rf"^{prefix}($|v\d+$|gw$|[^0-9a-z])")
+        self.name = re.compile(rf"^{prefix}($|v\d+$|gw$|p$|[^0-9a-z])")
 
     @staticmethod
     def _owner(number: int) -> str | None:

@@ -309,7 +309,6 @@ def test_later_fields_are_refused_not_ignored():
         {"iam": {"tokens": {"aws": {"audience": "a", "tokenType": "JWT-SVID"}}}},
         {"network": {"egressProxy": {"address": "proxy.example:1080"}}},
         {"network": {"rules": {"example.com": [{"transform": {"headers": {"A": "b"}}}]}}},
-        {"network": {"allowOut": ["8.8.8.8"], "denyOut": ["0.0.0.0/0"]}},
     ):
         answer = api("POST", "/v2/sandboxes", {"templateID": "base"} | extra)
         if answer.status == 201:

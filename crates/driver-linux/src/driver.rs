@@ -247,6 +247,15 @@ impl NamespaceDriver {
                 .filter_map(|lost| Some((lost.id?, lost.reason))),
         );
         drop(lost);
+        let policies = found.running.iter();
+        let policies = policies.map(|finished| (finished.place.0, &finished.spec.network));
+        let restored = self.host.policies.restore(policies);
+        restored.map_err(|error| {
+            host_error(
+                "put the policies of sandboxes in force",
+                io::Error::other(error),
+            )
+        })?;
         // The pool starts only now, when it is known which slots are taken.
         self.pool
             .get_or_init(|| Pool::start(Arc::clone(&self.host), self.slots_ready, &found.taken));
@@ -411,9 +420,17 @@ pub(crate) fn in_a_slot(
         return Err(DriverError::StorageFull);
     }
     let standing = host.layers.stand_on(&spec.image.layers);
-    let mut slot = pool.lease(spec.network).map_err(slot_error)?;
+    let mut slot = pool.lease(&spec.network).map_err(slot_error)?;
     fault::point!("create.slot-leased");
     let files = host.files(spec.id.as_str());
+    // Before there is anybody who could send something.
+    if let Err(error) = host.policies.put(slot.index, &spec.network) {
+        undo(pool, slot, &files, &spec.id, None);
+        return Err(host_error(
+            "put the network policy of a sandbox in force",
+            io::Error::other(error),
+        ));
+    }
     let disk = match disk::make(host, &mut slot, &files, spec) {
         Ok(disk) => disk,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! One running sandbox of the namespace tier.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
 use soulbox_fault as fault;
 use soulbox_linux::{filesystem, process};
-use soulbox_types::{MemoryId, SandboxSpec, SlotIndex};
+use soulbox_types::{MemoryId, NetworkMode, SandboxSpec, SlotIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -29,6 +30,7 @@ use crate::oom::Victim;
 use crate::plan::SandboxFiles;
 use crate::report::Reports;
 use crate::slot::Pool;
+use crate::state;
 use crate::view::{self, Usage, View};
 
 /// How often the kernel is asked again whether a cgroup is empty, and how many times. Processes are dead by then; what
@@ -69,6 +71,10 @@ pub(crate) struct NamespaceGuest {
     reports: Reports,
     view: View,
     ended: watch::Sender<bool>,
+    /// What it may reach now.
+    reach: Mutex<NetworkMode>,
+    /// Held by who changes that.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl NamespaceGuest {
@@ -83,6 +89,8 @@ impl NamespaceGuest {
             standing,
         } = finished;
         Self {
+            reach: Mutex::new(spec.network.clone()),
+            changing: tokio::sync::Mutex::default(),
             spec,
             slot,
             cgroup,
@@ -327,6 +335,46 @@ impl NamespaceGuest {
         frozen.map(|()| bytes)
     }
 
+    /// What it was created from, with what it may reach now.
+    fn spec_now(&self) -> SandboxSpec {
+        SandboxSpec {
+            network: locked(&self.reach).clone(),
+            ..self.spec.clone()
+        }
+    }
+
+    /// The record first: the next server puts in force what it says.
+    async fn change_network(&self, network: NetworkMode) -> Result<(), DriverError> {
+        let failed = |source| {
+            host_error(
+                &format!("change the network of sandbox {}", self.spec.id),
+                source,
+            )
+        };
+        if network.has_cable() != self.spec.network.has_cable() {
+            return Err(DriverError::Unsupported {
+                operation: "connecting a sandbox that was created without a network",
+            });
+        }
+        let _changing = self.changing.lock().await;
+        let (before, host) = (self.spec_now(), Arc::clone(&self.host));
+        let after = SandboxSpec {
+            network: network.clone(),
+            ..before.clone()
+        };
+        let (slot, files, pid) = (self.slot, self.files.clone(), self.pid);
+        let changed = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let record = |spec| state::record(&host, spec, slot, &files, pid);
+            record(&after)?;
+            let put = host.policies.put(slot, &after.network);
+            put.or_else(|error| record(&before).and(Err(io::Error::other(error))))
+        });
+        let changed = changed.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        changed.map_err(failed)?;
+        *locked(&self.reach) = network;
+        Ok(())
+    }
+
     /// What is frozen takes no signal on hosts with the legacy freezer: it is thawed to die. By then every process has its
     /// signal, because one that waits for the end of the first would go on until that: what it does after its memory was
     /// written, it would do again.
@@ -383,6 +431,21 @@ impl NamespaceGuest {
 impl Guest for NamespaceGuest {
     fn spec(&self) -> &SandboxSpec {
         &self.spec
+    }
+
+    fn network(&self) -> NetworkMode {
+        locked(&self.reach).clone()
+    }
+
+    fn set_network<'a>(
+        &'a self,
+        network: &'a NetworkMode,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(self.change_network(network.clone()))
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.spec.network.has_cable().then(|| self.slot.address())
     }
 
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {

@@ -18,6 +18,7 @@ use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
 use crate::layers::Layers;
 use crate::memory::Criu;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
+use crate::policies::Policies;
 use crate::view::HostTexts;
 use crate::volumes::Volumes;
 use crate::{program, seccomp, shadow, view};
@@ -44,6 +45,7 @@ pub(crate) struct Host {
     pub(crate) disks: Disks,
     pub(crate) layers: Layers,
     pub(crate) volumes: Volumes,
+    pub(crate) policies: Policies,
     pub(crate) facts: HostFacts,
     pub(crate) texts: HostTexts,
     pub(crate) seccomp: Vec<Instruction>,
@@ -93,6 +95,7 @@ impl Host {
         let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
+            policies: Policies::of(block),
             facts: facts(&hierarchies, disks.backing())?,
             criu: criu_dir.map_or_else(
                 || Err("no CRIU is configured\nFIX: soulbox criu".to_owned()),
@@ -200,7 +203,7 @@ pub fn plans_for(
     };
     let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
     Ok((
-        slot_plan(slot, &SlotCgroup::new(hierarchies, slot), spec.network),
+        slot_plan(slot, &SlotCgroup::new(hierarchies, slot), &spec.network),
         launch,
     ))
 }

@@ -18,6 +18,7 @@ mod lock;
 mod memory;
 mod oom;
 pub mod plan;
+mod policies;
 mod program;
 mod report;
 pub mod seccomp;

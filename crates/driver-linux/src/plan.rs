@@ -168,10 +168,10 @@ const ENVD_OOM_SCORE: i32 = -900;
 
 /// What is prepared ahead.
 #[must_use]
-pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: NetworkMode) -> SlotPlan {
+pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: &NetworkMode) -> SlotPlan {
     let network = match network {
         NetworkMode::Offline => Network::Loopback,
-        NetworkMode::Internet => Network::Cable {
+        NetworkMode::Internet | NetworkMode::Filtered(_) => Network::Cable {
             host_link: slot.link_name(),
             address: slot.address(),
             gateway: slot.block().gateway(),
@@ -640,7 +640,7 @@ mod tests {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
         let root = PathBuf::from("/cg");
         let cgroup = SlotCgroup::new(crate::cgroup::Hierarchies::Unified { root }, slot);
-        insta::assert_snapshot!(slot_plan(slot, &cgroup, NetworkMode::Internet));
+        insta::assert_snapshot!(slot_plan(slot, &cgroup, &NetworkMode::Internet));
     }
 
     #[test]

@@ -115,10 +115,10 @@ impl Pool {
     }
 
     /// Takes a slot. Blocking: when none is ready, makes one.
-    pub(crate) fn lease(&self, network: NetworkMode) -> Result<Slot, SlotError> {
+    pub(crate) fn lease(&self, network: &NetworkMode) -> Result<Slot, SlotError> {
         let number = {
             let mut state = locked(&self.state);
-            if network == NetworkMode::Internet
+            if network.has_cable()
                 && let Some(slot) = state.ready.pop_front()
             {
                 if state.look(self.target) {
@@ -134,6 +134,15 @@ impl Pool {
     /// Gives a number back once nothing of the sandbox is left. It goes to the end of the queue, so that the kernel has
     /// time to clean up what it cleans up later (network devices).
     pub(crate) fn release(&self, index: SlotIndex) {
+        if let Err(error) = self.host.policies.end(index) {
+            // It would meet whoever stands here next.
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                slot = index.index(),
+                "the policy of an ended sandbox stays; its slot is given up"
+            );
+            return;
+        }
         locked(&self.state).free.push_back(index.index());
         self.changed.notify_one();
     }
@@ -174,7 +183,7 @@ impl Pool {
                 state.free.pop_front()
             };
             let Some(number) = number else { continue };
-            let made = self.make(number, NetworkMode::Internet);
+            let made = self.make(number, &NetworkMode::Internet);
             let mut state = locked(&self.state);
             state.making -= 1;
             match made {
@@ -192,20 +201,20 @@ impl Pool {
         }
     }
 
-    fn make(&self, number: u16, network: NetworkMode) -> Result<Slot, SlotError> {
+    fn make(&self, number: u16, network: &NetworkMode) -> Result<Slot, SlotError> {
         let index = SlotIndex::new(self.host.block, number).ok_or(SlotError::Exhausted)?;
         self.try_make(index, network)
             .inspect_err(|_| self.release(index))
     }
 
-    fn try_make(&self, index: SlotIndex, network: NetworkMode) -> Result<Slot, SlotError> {
+    fn try_make(&self, index: SlotIndex, network: &NetworkMode) -> Result<Slot, SlotError> {
         let cgroup = SlotCgroup::new(self.host.hierarchies.clone(), index);
         cgroup.create().map_err(SlotError::Cgroup)?;
         fault::point!("start.slot-cgroups-made");
         let plan = slot_plan(index, &cgroup, network);
         let started = Jail::start(&self.host.jail, &plan);
         let (jail, namespace) = started.inspect_err(|_| remove_cgroup(&cgroup))?;
-        if network == NetworkMode::Internet {
+        if network.has_cable() {
             strict_source_check(&index.link_name());
         }
         let slot = Slot {

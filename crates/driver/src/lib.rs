@@ -18,13 +18,14 @@ pub use route::Route;
 pub use volumes::{VolumeAnswer, VolumeError, VolumeRequest};
 
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use soulbox_types::{
-    ErrorKind, LayerDigest, MemoryId, SandboxId, SandboxSpec, Timestamp, VolumeId,
+    ErrorKind, LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, Timestamp, VolumeId,
 };
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
@@ -313,10 +314,43 @@ pub trait Driver: Debug + Send + Sync {
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 
+/// Who wants to know which sandbox an address belongs to, and what it may reach.
+pub trait Doorkeeper: Debug + Send + Sync {
+    /// A sandbox has this address, and may reach this. Said again when that changes.
+    fn enters(&self, address: Ipv4Addr, sandbox: &SandboxId, network: &NetworkMode);
+
+    /// It has it no longer.
+    fn leaves(&self, address: Ipv4Addr, sandbox: &SandboxId);
+}
+
 /// One running isolated environment.
 pub trait Guest: Debug + Send + Sync {
     /// What it was created from.
     fn spec(&self) -> &SandboxSpec;
+
+    /// What it may reach now: as it was created, or as [`Guest::set_network`] has changed it.
+    fn network(&self) -> NetworkMode {
+        self.spec().network.clone()
+    }
+
+    /// Changes what the guest may reach. It is in force when this returns, for connections that begin from then on; those
+    /// that are open go on. On error it is as it was. It outlives this server, like the guest.
+    fn set_network<'a>(
+        &'a self,
+        network: &'a NetworkMode,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        let _not_used = network;
+        Box::pin(async {
+            Err(DriverError::Unsupported {
+                operation: "changing the network of a sandbox that runs",
+            })
+        })
+    }
+
+    /// The address that the host's side of the network sees it under; none without a network.
+    fn address(&self) -> Option<Ipv4Addr> {
+        None
+    }
 
     /// Connects to a TCP port on the guest's loopback, from inside the guest's network.
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>>;

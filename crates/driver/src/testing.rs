@@ -11,7 +11,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, Timestamp, VolumeId};
+use soulbox_types::{
+    LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, Timestamp, VolumeId,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -194,6 +196,7 @@ impl FakeDriver {
     pub fn add_guest(&self, spec: SandboxSpec) -> Arc<FakeGuest> {
         let guest = Arc::new(FakeGuest {
             host: Arc::downgrade(&self.host),
+            reach: Mutex::new(spec.network.clone()),
             stats: Mutex::default(),
             oom_kills: broadcast::Sender::new(16),
             ended: CancellationToken::new(),
@@ -392,6 +395,7 @@ impl Driver for FakeDriver {
 #[derive(Debug)]
 pub struct FakeGuest {
     spec: SandboxSpec,
+    reach: Mutex<NetworkMode>,
     host: Weak<Host>,
     stats: Mutex<GuestStats>,
     oom_kills: broadcast::Sender<OomKill>,
@@ -478,6 +482,18 @@ impl FakeGuest {
 impl Guest for FakeGuest {
     fn spec(&self) -> &SandboxSpec {
         &self.spec
+    }
+
+    fn network(&self) -> NetworkMode {
+        self.reach.lock().clone()
+    }
+
+    fn set_network<'a>(
+        &'a self,
+        network: &'a NetworkMode,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        *self.reach.lock() = network.clone();
+        Box::pin(async { Ok(()) })
     }
 
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use soulbox_driver::VolumeRequest;
 use soulbox_types::volume::{MOST_MOUNTS, check_mount_path};
-use soulbox_types::{LayerDigest, Limits, SandboxSpec};
+use soulbox_types::{LayerDigest, Limits, NetworkMode, SandboxSpec};
 
 /// Layers of one template; the names of more do not fit into the options of a mount.
 const LAYERS: usize = 52;
@@ -45,7 +45,19 @@ pub fn spec(spec: &SandboxSpec) -> Result<(), String> {
     for mount in &spec.volumes {
         check_mount_path(&mount.path).map_err(|error| error.to_string())?;
     }
+    network(&spec.network)?;
     limits(&spec.limits)
+}
+
+/// Judges what a sandbox is to reach. Its entries are what they are by their types; here, how many.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn network(network: &NetworkMode) -> Result<(), String> {
+    match network.policy() {
+        Some(policy) if !policy.fits() => Err("a network policy that is too long".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Judges a request on a volume. What is in it is judged where it is carried out; here, what it costs.
@@ -111,7 +123,9 @@ fn limits(limits: &Limits) -> Result<(), String> {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
-    use soulbox_types::{NetworkMode, SandboxId, TemplateId, TemplateImage, VolumeId, VolumeMount};
+    use soulbox_types::{
+        Cidr, EgressPolicy, SandboxId, TemplateId, TemplateImage, VolumeId, VolumeMount,
+    };
 
     use super::*;
 
@@ -155,7 +169,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_a_taken_over_server_might_ask_is_refused() {
-        let changes: [fn(&mut SandboxSpec); 12] = [
+        let changes: [fn(&mut SandboxSpec); 13] = [
             |s| s.image.layers.clear(),
             |s| s.image.layers = vec![LayerDigest::from_bytes([1; 32]); 53],
             |s| drop(s.env_vars.insert("A".into(), "x".repeat(2_000_000))),
@@ -168,6 +182,12 @@ pub(crate) mod tests {
             |s| s.volumes = vec![mount("/data"); 9],
             |s| s.volumes = vec![mount("/data/../../etc")],
             |s| s.volumes = vec![mount("/proc")],
+            |s| {
+                s.network = NetworkMode::Filtered(EgressPolicy {
+                    deny: vec![Cidr::ALL; 1001],
+                    ..EgressPolicy::default()
+                });
+            },
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut spec = good();

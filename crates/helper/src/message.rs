@@ -1,13 +1,14 @@
 //! What server and helper say to each other.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use soulbox_driver::{
     BareLayers, DialError, DriverError, GuestStats, LayerHere, OomKill, SavedLayer, VolumeAnswer,
     VolumeError, VolumeRequest,
 };
-use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, VolumeId};
 
 /// The helper's name for a running guest. Never used twice in a helper's life.
 pub type GuestNumber = u64;
@@ -46,6 +47,13 @@ pub enum Request {
     Kill {
         /// Which guest.
         guest: GuestNumber,
+    },
+    /// Change what a guest may reach.
+    SetNetwork {
+        /// Which guest.
+        guest: GuestNumber,
+        /// All that it may reach from then on.
+        network: NetworkMode,
     },
     /// Stop every process of a guest, or let them go on.
     SetFrozen {
@@ -156,11 +164,13 @@ pub enum Answer {
     Created {
         /// Its number from now on.
         guest: GuestNumber,
+        /// Its address, when it has a network.
+        address: Option<Ipv4Addr>,
     },
     /// The guests that were found.
     Adopted {
-        /// Each with what it was created from.
-        guests: Vec<(GuestNumber, SandboxSpec)>,
+        /// Each with its address and what it was created from.
+        guests: Vec<(GuestNumber, Option<Ipv4Addr>, SandboxSpec)>,
     },
     /// The guests that were not found, and why; of very many, some.
     Lost {
@@ -171,6 +181,8 @@ pub enum Answer {
     Dialled,
     /// A reading.
     Stats(GuestStats),
+    /// What the guest may reach is as it was asked.
+    NetworkSet,
     /// Every process of the guest is dead.
     Killed,
     /// The processes stand still, or go on.

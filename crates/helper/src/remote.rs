@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{
-    BareLayers, BoxFuture, DialError, Driver, DriverError, Guest, GuestStats, LayerHere, OomKill,
-    SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
+    BareLayers, BoxFuture, DialError, Doorkeeper, Driver, DriverError, Guest, GuestStats,
+    LayerHere, OomKill, SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
 };
-use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,7 @@ struct Link {
     channel: Channel,
     ids: AtomicU64,
     tables: Mutex<Tables>,
+    doorkeeper: Arc<dyn Doorkeeper>,
     gone: CancellationToken,
 }
 
@@ -64,13 +66,15 @@ pub struct RemoteDriver {
 }
 
 impl RemoteDriver {
-    /// Talks to the helper at the other end of `channel`, which isolates as `tier`.
+    /// Talks to the helper at the other end of `channel`, which isolates as `tier`. The `doorkeeper` learns of the addresses
+    /// of all guests, before anybody else learns of the guests.
     #[must_use]
-    pub fn new(channel: Channel, tier: &'static str) -> Self {
+    pub fn new(channel: Channel, tier: &'static str, doorkeeper: Arc<dyn Doorkeeper>) -> Self {
         let link = Arc::new(Link {
             channel,
             ids: AtomicU64::new(1),
             tables: Mutex::default(),
+            doorkeeper,
             gone: CancellationToken::new(),
         });
         tokio::spawn(read(Arc::clone(&link)));
@@ -322,6 +326,9 @@ impl Link {
             }
             Word::Ended { guest } => {
                 if let Some(guest) = self.tables.lock().guests.remove(&guest) {
+                    if let Some(address) = guest.address {
+                        self.doorkeeper.leaves(address, &guest.spec.id);
+                    }
                     guest.ended.send_replace(true);
                 }
             }
@@ -342,13 +349,18 @@ impl Link {
         tables: &mut Tables,
     ) -> Vec<Arc<RemoteGuest>> {
         let named = match (answer, spec) {
-            (Answer::Created { guest }, Some(spec)) => vec![(*guest, spec)],
+            (Answer::Created { guest, address }, Some(spec)) => vec![(*guest, *address, spec)],
             (Answer::Adopted { guests }, _) => guests.clone(),
             _ => Vec::new(),
         };
-        let make = |(number, spec)| {
+        let make = |(number, address, spec): (GuestNumber, Option<Ipv4Addr>, SandboxSpec)| {
+            if let Some(address) = address {
+                self.doorkeeper.enters(address, &spec.id, &spec.network);
+            }
             let guest = Arc::new(RemoteGuest {
                 number,
+                address,
+                reach: Mutex::new(spec.network.clone()),
                 spec,
                 link: Arc::clone(self),
                 ended: watch::Sender::new(false),
@@ -431,6 +443,9 @@ fn unexpected(answer: &Answer) -> DriverError {
 #[derive(Debug)]
 struct RemoteGuest {
     number: GuestNumber,
+    address: Option<Ipv4Addr>,
+    /// What it may reach now.
+    reach: Mutex<NetworkMode>,
     spec: SandboxSpec,
     link: Arc<Link>,
     ended: watch::Sender<bool>,
@@ -476,6 +491,26 @@ impl RemoteGuest {
         }
     }
 
+    async fn change_network(&self, network: NetworkMode) -> Result<(), DriverError> {
+        let request = Request::SetNetwork {
+            guest: self.number,
+            network: network.clone(),
+        };
+        let reply = self.link.call(request).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error("change the network"))?
+            .answer
+        {
+            Answer::NetworkSet => {}
+            other => return Err(unexpected(&other)),
+        }
+        if let Some(address) = self.address {
+            (self.link.doorkeeper).enters(address, &self.spec.id, &network);
+        }
+        *self.reach.lock() = network;
+        Ok(())
+    }
+
     async fn set_frozen(&self, frozen: bool) -> Result<(), DriverError> {
         let (guest, operation) = (self.number, if frozen { "freeze" } else { "thaw" });
         let reply = self.link.call(Request::SetFrozen { guest, frozen }).await;
@@ -511,6 +546,21 @@ impl RemoteGuest {
 impl Guest for RemoteGuest {
     fn spec(&self) -> &SandboxSpec {
         &self.spec
+    }
+
+    fn network(&self) -> NetworkMode {
+        self.reach.lock().clone()
+    }
+
+    fn set_network<'a>(
+        &'a self,
+        network: &'a NetworkMode,
+    ) -> BoxFuture<'a, Result<(), DriverError>> {
+        Box::pin(self.change_network(network.clone()))
+    }
+
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.address
     }
 
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {

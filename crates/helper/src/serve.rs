@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use soulbox_driver::{Driver, DriverError, Guest, VolumeRequest};
-use soulbox_types::{LayerDigest, MemoryId, SandboxId, SandboxSpec, VolumeId};
+use soulbox_types::{LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, VolumeId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
@@ -151,6 +151,9 @@ impl Helper {
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
+            Request::SetNetwork { guest, network } => {
+                self.answer(id, self.set_network(guest, &network).await);
+            }
             Request::SetFrozen { guest, frozen } => {
                 self.answer(id, self.set_frozen(guest, frozen).await);
             }
@@ -172,8 +175,12 @@ impl Helper {
     fn present(self: &Arc<Self>, id: u64, made: Result<Arc<dyn Guest>, Refusal>) {
         match made {
             Ok(guest) => {
-                let number = self.register(&guest);
-                self.answer(id, Ok((Answer::Created { guest: number }, None)));
+                let (number, address) = (self.register(&guest), guest.address());
+                let made = Answer::Created {
+                    guest: number,
+                    address,
+                };
+                self.answer(id, Ok((made, None)));
                 self.watch(number, guest);
             }
             Err(refusal) => self.answer(id, Err(refusal)),
@@ -232,7 +239,7 @@ impl Helper {
             .collect();
         let told = numbered
             .iter()
-            .map(|(number, guest)| (*number, guest.spec().clone()))
+            .map(|(number, guest)| (*number, guest.address(), guest.spec().clone()))
             .collect();
         self.answer(id, Ok((Answer::Adopted { guests: told }, None)));
         for (number, guest) in numbered {
@@ -261,6 +268,12 @@ impl Helper {
             Err(refusal) => return Err(refusal),
         }
         Ok((Answer::Killed, None))
+    }
+
+    async fn set_network(&self, guest: GuestNumber, network: &NetworkMode) -> Done {
+        check::network(network).map_err(Refusal::Unacceptable)?;
+        self.guest(guest)?.set_network(network).await?;
+        Ok((Answer::NetworkSet, None))
     }
 
     async fn set_frozen(&self, guest: GuestNumber, frozen: bool) -> Done {

@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_driver::testing::FakeDriver;
-use soulbox_driver::{DialError, Driver, DriverError, OomKill};
+use soulbox_driver::{DialError, Doorkeeper, Driver, DriverError, OomKill};
 use soulbox_helper::message::{Call, Request, encode};
 use soulbox_helper::{Channel, Ending, RemoteDriver, serve};
 use soulbox_types::{
@@ -20,6 +21,15 @@ use soulbox_types::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
+
+/// Wants to know nothing.
+#[derive(Debug)]
+struct Nobody;
+
+impl Doorkeeper for Nobody {
+    fn enters(&self, _: Ipv4Addr, _: &SandboxId, _: &NetworkMode) {}
+    fn leaves(&self, _: Ipv4Addr, _: &SandboxId) {}
+}
 
 fn spec() -> SandboxSpec {
     SandboxSpec {
@@ -81,7 +91,7 @@ fn unasked_pair() -> Pair {
     });
     Pair {
         fake,
-        remote: RemoteDriver::new(Channel::new(ours).unwrap(), "namespace"),
+        remote: RemoteDriver::new(Channel::new(ours).unwrap(), "namespace", Arc::new(Nobody)),
         helper: Some(helper),
     }
 }
@@ -220,7 +230,7 @@ async fn a_stop_releases_and_ends_the_helper() {
         told.send(())
             .map_err(|()| io::Error::other("nobody listens"))
     }));
-    let remote = RemoteDriver::new(ours, "namespace");
+    let remote = RemoteDriver::new(ours, "namespace", Arc::new(Nobody));
     soon("the stop", remote.shutdown()).await;
     release.await.unwrap();
     assert_eq!(

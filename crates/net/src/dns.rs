@@ -2,6 +2,8 @@
 //!
 //! Pure functions on bytes that strangers sent; nothing here may panic.
 
+use std::net::Ipv4Addr;
+
 /// Length of the fixed header.
 pub(crate) const HEADER_BYTES: usize = 12;
 /// Most bytes of a query. Real ones stay far below; the rest is somebody trying something.
@@ -10,6 +12,7 @@ const MAX_QUERY_BYTES: usize = 4096;
 /// Response codes used here.
 pub(crate) const FORMERR: u8 = 1;
 pub(crate) const SERVFAIL: u8 = 2;
+pub(crate) const NXDOMAIN: u8 = 3;
 pub(crate) const NOTIMP: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 
@@ -63,6 +66,70 @@ fn question_end(message: &[u8]) -> Option<usize> {
         }
     }
     (message.len() >= at + 4).then_some(at + 4)
+}
+
+/// The name and the type that a judged query asks for. The name as it is written, `None` when a label holds a dot or no text.
+pub(crate) fn question(query: &[u8], question_end: usize) -> (Option<String>, u16) {
+    let kind = question_end.checked_sub(4).and_then(|at| u16_at(query, at));
+    (name_at(query, HEADER_BYTES), kind.unwrap_or_default())
+}
+
+fn name_at(message: &[u8], mut at: usize) -> Option<String> {
+    let mut labels = Vec::new();
+    loop {
+        let length = usize::from(*message.get(at)?);
+        if length == 0 {
+            return Some(labels.join("."));
+        }
+        let label = message.get(at + 1..at + 1 + length)?;
+        let label = std::str::from_utf8(label).ok()?;
+        if length > 63 || label.contains('.') {
+            return None;
+        }
+        labels.push(label.to_owned());
+        at += 1 + length;
+    }
+}
+
+/// Where a name of a record ends: it may end in a pointer (RFC 1035 §4.1.4), which is not followed.
+fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += 1 + length,
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+/// The IPv4 addresses that an answer tells, with the seconds that they are true for.
+pub(crate) fn addresses(answer: &[u8], question_end: usize) -> Vec<(Ipv4Addr, u32)> {
+    let mut found = Vec::new();
+    let mut at = question_end;
+    for _ in 0..u16_at(answer, 6).unwrap_or_default() {
+        let Some((next, address)) = record(answer, at) else {
+            break;
+        };
+        found.extend(address);
+        at = next;
+    }
+    found
+}
+
+/// The end of the record that begins here, and the address in it.
+fn record(answer: &[u8], at: usize) -> Option<(usize, Option<(Ipv4Addr, u32)>)> {
+    let fixed = name_end(answer, at)?;
+    let (kind, class) = (u16_at(answer, fixed)?, u16_at(answer, fixed + 2)?);
+    let seconds =
+        u32::from(u16_at(answer, fixed + 4)?) << 16 | u32::from(u16_at(answer, fixed + 6)?);
+    let start = fixed + 10;
+    let end = start + usize::from(u16_at(answer, fixed + 8)?);
+    let data = answer.get(start..end)?;
+    let address = <[u8; 4]>::try_from(data)
+        .ok()
+        .filter(|_| kind == 1 && class == 1);
+    Some((end, address.map(|bytes| (Ipv4Addr::from(bytes), seconds))))
 }
 
 /// Types of records that a resolver's client has no use for:

@@ -13,6 +13,8 @@ use soulbox_types::ErrorKind;
 use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
+use crate::policy::{self, PROXY_PORTS};
+
 const NFT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connections through the host that one sandbox may have at a time, UDP included. The host's table holds 65,536 on a
@@ -56,6 +58,7 @@ pub fn render(block: Block, host_dns: bool) -> String {
     let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
     let limit = CONNECTIONS_PER_SANDBOX;
+    let [http, tls] = PROXY_PORTS;
     let dns = if host_dns {
         format!(
             "\n    iifname {cables} ip daddr {gateway} udp dport 53 accept\
@@ -88,10 +91,11 @@ table inet {table} {{
     iifname {cables} ip saddr != {cidr} drop
   }}
 
-  # From a sandbox to this machine: DNS and nothing else.
+  # From a sandbox to this machine: DNS, connections that its policy leads to the proxy, and nothing else.
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname {cables} jump limit_connections{dns}
+    iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls} }} accept
     iifname {cables} meta l4proto tcp reject with tcp reset
     iifname {cables} reject with icmp type admin-prohibited
   }}
@@ -191,12 +195,12 @@ fn wait(child: &mut Child) -> Result<bool, FirewallError> {
     }
 }
 
-/// Removes the block's rules.
+/// Removes the block's rules, policies included.
 ///
 /// # Errors
 /// When `nft` cannot be run or refuses.
 pub fn remove(block: Block) -> Result<(), FirewallError> {
-    apply(&render_removal(block))
+    apply(&(render_removal(block) + &policy::render_removal(block)))
 }
 
 /// Chains of others that drop what a sandbox sends, out of the output of `nft list chains`: an `accept` of ours does

@@ -7,4 +7,5 @@ pub mod block;
 mod dns;
 pub mod firewall;
 pub mod gateway;
+pub mod policy;
 pub mod resolver;

@@ -26,6 +26,9 @@ use allowance::Allowance;
 pub use allowance::Allowances;
 
 const TCP_IDLE: Duration = Duration::from_secs(10);
+/// How long a question waits for whoever has asked to be introduced, and how often it is looked.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+const INTRODUCTION_RETRY: Duration = Duration::from_millis(10);
 const REREAD_INTERVAL: Duration = Duration::from_secs(5);
 /// When there are more, those that have asked for nothing lately are forgotten. A block has 2048 slots.
 const REMEMBERED_CLIENTS: usize = 512;
@@ -37,6 +40,33 @@ pub enum Upstreams {
     Fixed(Vec<SocketAddr>),
     /// Those of a file in the form of `/etc/resolv.conf`, read again when it may have changed.
     ResolvConf(PathBuf),
+}
+
+/// What is to become of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It is asked of these servers, or of the usual ones when there are none. Whoever `keeps` wants to know the addresses.
+    Everything {
+        /// Who is asked.
+        servers: Vec<Ipv4Addr>,
+        /// Whether the addresses are wanted.
+        keeps: bool,
+    },
+    /// There is no such name.
+    NoName,
+    /// The name has no such record.
+    NoRecord,
+    /// Nobody knows who asks.
+    Stranger,
+}
+
+/// Says what is told to whom, and hears what was told.
+pub trait Names: std::fmt::Debug + Send + Sync {
+    /// What is to become of a question for records of a type. The name as it is written; `None` when it is no text.
+    fn judge(&self, client: Ipv4Addr, name: Option<&str>, kind: u16) -> Told;
+
+    /// A client was told these addresses of a name, with the seconds that they are true for.
+    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(Ipv4Addr, u32)]);
 }
 
 /// What a resolver needs to know.
@@ -138,6 +168,7 @@ fn count(counter: &AtomicU64) {
 struct Shared {
     config: ResolverConfig,
     counts: Arc<Counts>,
+    names: Option<Arc<dyn Names>>,
     in_flight: Mutex<InFlight>,
     spent: Mutex<HashMap<IpAddr, Allowance>>,
     known: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
@@ -262,15 +293,58 @@ impl Shared {
         if !self.afford(client, query.len()) {
             return Some(dns::empty_answer(query, question_end, dns::REFUSED));
         }
-        let answer = self.forward(query, question_end, transport).await;
+        let answer = self.told(client, query, question_end, transport).await;
         self.charge(client, answer.len());
         Some(answer)
     }
 
+    /// What somebody who may ask is told.
+    async fn told(
+        &self,
+        client: IpAddr,
+        query: &[u8],
+        question_end: usize,
+        transport: Transport,
+    ) -> Vec<u8> {
+        let (Some(names), IpAddr::V4(client)) = (&self.names, client) else {
+            return self
+                .forward(&self.upstreams(), query, question_end, transport)
+                .await;
+        };
+        let (name, kind) = dns::question(query, question_end);
+        let refused = |rcode| {
+            count(&self.counts.refused);
+            dns::empty_answer(query, question_end, rcode)
+        };
+        match judged(names.as_ref(), client, name.as_deref(), kind).await {
+            Told::NoName => refused(dns::NXDOMAIN),
+            Told::NoRecord => refused(0),
+            Told::Stranger => refused(dns::SERVFAIL),
+            Told::Everything { servers, keeps } => {
+                let own = servers.iter().map(|server| SocketAddr::from((*server, 53)));
+                let mut servers: Vec<SocketAddr> = own.collect();
+                if servers.is_empty() {
+                    servers = self.upstreams();
+                }
+                let answer = self.forward(&servers, query, question_end, transport).await;
+                if let Some(name) = name.filter(|_| keeps) {
+                    names.told(client, &name, &dns::addresses(&answer, question_end));
+                }
+                answer
+            }
+        }
+    }
+
     /// The answer of the first upstream that has one.
-    async fn forward(&self, query: &[u8], question_end: usize, transport: Transport) -> Vec<u8> {
+    async fn forward(
+        &self,
+        servers: &[SocketAddr],
+        query: &[u8],
+        question_end: usize,
+        transport: Transport,
+    ) -> Vec<u8> {
         let mut spare = None;
-        for server in self.upstreams() {
+        for &server in servers {
             let asked = timeout(
                 self.config.upstream_timeout,
                 ask(server, query, question_end, transport),
@@ -299,6 +373,19 @@ impl Shared {
             &self.counts.failed
         });
         spare.unwrap_or_else(|| dns::empty_answer(query, question_end, dns::SERVFAIL))
+    }
+}
+
+/// A sandbox may ask in the moment before this server has been told of it.
+async fn judged(names: &dyn Names, client: Ipv4Addr, name: Option<&str>, kind: u16) -> Told {
+    let patience = Instant::now() + INTRODUCTION;
+    loop {
+        match names.judge(client, name, kind) {
+            Told::Stranger if Instant::now() < patience => {
+                tokio::time::sleep(INTRODUCTION_RETRY).await;
+            }
+            told => return told,
+        }
     }
 }
 
@@ -335,12 +422,13 @@ pub fn sockets(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net:
 }
 
 impl Resolver {
-    /// Uses sockets that somebody else has bound: port 53 is for root only.
+    /// Uses sockets that somebody else has bound: port 53 is for root only. Without `names`, everybody is told everything.
     ///
     /// # Errors
     /// When they cannot be used by the runtime.
     pub fn on(
         config: ResolverConfig,
+        names: Option<Arc<dyn Names>>,
         udp: std::net::UdpSocket,
         tcp: std::net::TcpListener,
     ) -> io::Result<Self> {
@@ -350,6 +438,7 @@ impl Resolver {
         let shared = Shared {
             config,
             counts: Arc::default(),
+            names,
             in_flight: Mutex::default(),
             spent: Mutex::default(),
             known: Mutex::default(),
@@ -514,7 +603,7 @@ mod tests {
         config.upstream_timeout = Duration::from_millis(200);
         change(&mut config);
         let (udp, tcp) = sockets(config.listen).unwrap();
-        let resolver = Resolver::on(config, udp, tcp).unwrap();
+        let resolver = Resolver::on(config, None, udp, tcp).unwrap();
         let (address, counts) = (resolver.local_addr().unwrap(), resolver.counts());
         tokio::spawn(resolver.run(std::future::pending()));
         (address, counts)

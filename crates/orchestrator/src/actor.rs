@@ -21,6 +21,7 @@ use crate::end_time::{EndChange, Run, changed};
 use crate::instruments::{self, KillReason};
 use crate::journal::{self, About};
 use crate::live::{Handle, Published, RunningSandbox};
+use crate::network::NetworkChange;
 use crate::node::{Node, store_error};
 use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
 use crate::saving::{self, Saved};
@@ -48,6 +49,11 @@ pub(crate) enum Message {
         request: Request,
         change: EndChange,
         reply: Reply<SandboxView>,
+    },
+    /// Change what it may reach. Answered when that is in force.
+    SetNetwork {
+        change: NetworkChange,
+        reply: Reply<()>,
     },
     /// Save and stop it. Answered when it is paused.
     Pause { how: HowToPause, reply: Reply<()> },
@@ -257,6 +263,11 @@ impl Actor {
                 how,
                 reply,
             } => self.start(request, how, reply).await,
+            Message::SetNetwork { change, reply } => {
+                let answer = self.set_network(change).await;
+                // The caller may have gone away; the change stands.
+                drop(reply.send(answer));
+            }
             Message::SetEnd {
                 request,
                 change,
@@ -387,28 +398,52 @@ impl Actor {
         }
     }
 
+    /// The sandbox as it runs, for a request that changes nothing of its state.
+    fn runs(&self, request: Request) -> Result<RunningSandbox, SandboxError> {
+        match self.decide(request) {
+            Decision::Satisfied => self.run.clone().ok_or_else(|| Node::not_found(self.id())),
+            Decision::Reject(Rejection::NotFound) => Err(Node::not_found(self.id())),
+            Decision::Reject(rejection) => Err(self.refusal(rejection)),
+            // Only requests that may wait or begin something are answered so; they have functions of their own.
+            Decision::Start(_) | Decision::Join(_) | Decision::After(_) => {
+                Err(Node::not_found(self.id()))
+            }
+        }
+    }
+
+    /// In force first, then recorded: the record is for people, the guest knows what it may reach.
+    async fn set_network(&mut self, change: NetworkChange) -> Result<(), SandboxError> {
+        let run = self.runs(Request::Update)?;
+        let put = run.guest.set_network(&change.network).await;
+        put.map_err(|source| SandboxError::Network {
+            id: self.id().clone(),
+            source: Arc::new(source),
+        })?;
+        let mut record = (*run.record).clone();
+        record.network = Some(change.with_ingress_of(record.network.take()));
+        record.allow_internet_access = change
+            .allow_internet_access
+            .or(record.allow_internet_access);
+        let written = self.node.store.set_network(&record).await;
+        if !written.map_err(store_error("record the network of a sandbox"))? {
+            // Somebody has deleted the record: the reconciler will kill the guest.
+            self.node.reconcile_wanted.notify_one();
+            return Err(Node::not_found(self.id()));
+        }
+        self.run = Some(RunningSandbox {
+            record: Arc::new(record),
+            guest: run.guest,
+        });
+        self.publish();
+        Ok(())
+    }
+
     async fn set_end(
         &mut self,
         request: Request,
         change: EndChange,
     ) -> Result<SandboxView, SandboxError> {
-        match self.decide(request) {
-            Decision::Satisfied => {}
-            Decision::Reject(Rejection::NotFound) => return Err(Node::not_found(self.id())),
-            Decision::Reject(rejection) => {
-                return Err(SandboxError::Conflict {
-                    id: self.id().clone(),
-                    rejection,
-                });
-            }
-            // Only requests that may wait or begin something are answered so; they have functions of their own.
-            Decision::Start(_) | Decision::Join(_) | Decision::After(_) => {
-                return Err(Node::not_found(self.id()));
-            }
-        }
-        let Some(run) = self.run.clone() else {
-            return Err(Node::not_found(self.id()));
-        };
+        let run = self.runs(request)?;
         let times = Run {
             started_at: run.record.started_at,
             end_at: run.record.end_at,
@@ -910,6 +945,9 @@ impl Actor {
                     reply: Some(reply), ..
                 } => drop(reply.send(Ok(false))),
                 Message::SetEnd { reply, .. } => drop(reply.send(Err(Node::not_found(self.id())))),
+                Message::SetNetwork { reply, .. } => {
+                    drop(reply.send(Err(Node::not_found(self.id()))));
+                }
                 // Whoever hears nothing looks once more: a paused sandbox may be there, without an actor.
                 Message::Pause { .. } | Message::Save { .. } | Message::Start { .. } => {}
                 Message::LetGo { reply, .. } => drop(reply.send(Ok(false))),

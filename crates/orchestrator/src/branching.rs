@@ -205,7 +205,7 @@ fn fork_of(saved: &Saved, start: Option<StartCommand>, timeout: Duration) -> New
         auto_resume_timeout_seconds: record.auto_resume_timeout_seconds,
         metadata: record.metadata.clone(),
         env_vars: spec.env_vars.clone(),
-        network: spec.network,
+        network: spec.network.clone(),
         allow_internet_access: record.allow_internet_access,
         network_json: record.network.clone(),
         allow_public_traffic: record.allow_public_traffic,

@@ -103,6 +103,15 @@ pub enum SandboxError {
         #[source]
         source: Arc<DriverError>,
     },
+    /// What it may reach is as it was.
+    #[error("cannot change the network of sandbox {id}")]
+    Network {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: Arc<DriverError>,
+    },
     /// Its memory cannot go to disk; it stays paused in memory.
     #[error("cannot put sandbox {id} on disk")]
     Hibernate {
@@ -202,6 +211,7 @@ impl SandboxError {
             Self::Pause { source, .. }
             | Self::Hibernate { source, .. }
             | Self::Resume { source, .. }
+            | Self::Network { source, .. }
             | Self::Snapshot { source, .. } => match source.kind() {
                 kind @ (ErrorKind::StorageFull | ErrorKind::Unimplemented) => kind,
                 _ => ErrorKind::Internal,
@@ -287,6 +297,7 @@ impl SandboxError {
                  FIX: save its files alone, with memory: false in the body, mode=\"filesystem\" in Python, or `--files-only` \
                  of soulbox; or remove what is in the way"
             ),
+            Self::Network { .. } => "Error applying network config to sandbox".into(),
             Self::Snapshot { .. } => "Error creating snapshot template".into(),
             Self::Hibernate { .. } => "Error putting the sandbox on disk".into(),
             Self::NoMemory { reason } => format!(

@@ -152,3 +152,19 @@ pub(crate) fn out_of_memory(about: About<'_>, at: Timestamp, kills: u64) -> LogE
     entry.fields.insert("kills".into(), kills.to_string());
     entry
 }
+
+/// Its network policy did not let it do something.
+pub(crate) fn refused(
+    about: About<'_>,
+    at: Timestamp,
+    protocol: &str,
+    target: &str,
+    reason: &str,
+) -> LogEntry {
+    let message = format!("Network policy: {protocol} to {target} refused: {reason}");
+    let mut entry = about.entry(at, LogLevel::Warn, message);
+    for (name, value) in [("protocol", protocol), ("target", target), ("rule", reason)] {
+        entry.fields.insert(name.into(), value.into());
+    }
+    entry
+}

@@ -88,6 +88,7 @@ async fn freeze_and_keep(
     fault::point!("pause.frozen");
     let mut spec = run.guest.spec().clone();
     spec.envd_access_token.clear();
+    spec.network = run.guest.network();
     if how.mode == PauseMode::Filesystem {
         put_on_top(node, &run.guest, &mut spec.image.layers, not_paused(id)).await?;
     }

@@ -19,7 +19,9 @@ use tokio::sync::oneshot;
 use crate::actor::{Actor, Message, Reply, Started};
 use crate::end_time::EndChange;
 use crate::instruments::KillReason;
+use crate::journal::{self, About};
 use crate::live::Handle;
+use crate::network::NetworkChange;
 use crate::node::{Node, store_error};
 use crate::pausing::{HowToPause, HowToResume, PausedSandbox};
 use crate::{NewSandbox, SandboxError, SandboxView, Settings};
@@ -338,6 +340,37 @@ impl Sandboxes {
         self.set_end(team, id, Request::Update, EndChange::Set(timeout))
             .await
             .map(drop)
+    }
+
+    /// Changes what a running sandbox may reach. In force when this returns.
+    ///
+    /// # Errors
+    /// When there is none, it does not run, or the host refuses.
+    pub async fn set_network(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        change: NetworkChange,
+    ) -> Result<(), SandboxError> {
+        let handle = self.find(team, id).ok_or_else(|| Node::not_found(id))?;
+        match ask(&handle, |reply| Message::SetNetwork { change, reply }).await {
+            Some(answer) => answer,
+            None if self.node.stop.is_cancelled() => Err(SandboxError::ShuttingDown),
+            None => Err(Node::not_found(id)),
+        }
+    }
+
+    /// Notes in a sandbox's log what its network policy did not let it do.
+    pub fn note_refusal(&self, id: &SandboxId, protocol: &str, target: &str, reason: &str) {
+        let Some(handle) = self.node.live.get(id) else {
+            return;
+        };
+        let about = About {
+            id,
+            team: &handle.team,
+        };
+        let entry = journal::refused(about, self.node.now(), protocol, target, reason);
+        self.node.store.log(entry);
     }
 
     /// Puts the end time off to at least `duration` (at least 15 s) from now.

@@ -73,6 +73,7 @@ async fn save_frozen(
     let failed = not_saved(&run.record.id);
     let mut spec = run.guest.spec().clone();
     spec.envd_access_token.clear();
+    spec.network = run.guest.network();
     let mut content_bytes = put_on_top(node, &run.guest, &mut spec.image.layers, failed).await?;
     fault::point!("snapshot.files-saved");
     if let Some(memory) = &memory {

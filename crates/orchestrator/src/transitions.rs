@@ -35,7 +35,7 @@ pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec 
         id,
         image: new.image.clone(),
         limits: new.limits,
-        network: new.network,
+        network: new.network.clone(),
         env_vars: new.env_vars.clone(),
         volumes: new.volumes.clone(),
     }

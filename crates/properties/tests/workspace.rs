@@ -84,6 +84,7 @@ const ARROWS: [(&str, &[&str]); 30] = [
         ],
     ),
     ("edge", &["driver", "types"]),
+    ("egress", &["driver", "net", "types"]),
     ("bench", &["api-types", "client"]),
     ("doctor", &["artifacts", "linux"]),
     ("helper", &["driver", "linux", "types"]),
@@ -122,6 +123,7 @@ const WRAPPERS: [(&str, &[&str]); 15] = [
         &[
             "client",
             "edge",
+            "egress",
             "envd",
             "interpreter",
             "outbound",
@@ -134,6 +136,7 @@ const WRAPPERS: [(&str, &[&str]); 15] = [
         &[
             "client",
             "edge",
+            "egress",
             "envd",
             "interpreter",
             "outbound",

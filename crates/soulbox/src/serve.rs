@@ -29,16 +29,18 @@ use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
+use soulbox_egress::{Gate, Refusal, proxy};
 use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
-use soulbox_registry::{Blobs, Network, Registries, Url};
+use soulbox_registry::{Blobs, Registries, Url};
 use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
 use soulbox_webhooks::{Places, Webhooks};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +62,7 @@ pub(crate) struct Inherited {
     helper: OwnedFd,
     listener: std::net::TcpListener,
     dns: (std::net::UdpSocket, std::net::TcpListener),
+    proxy: [std::net::TcpListener; 2],
 }
 
 impl Inherited {
@@ -74,8 +77,8 @@ impl Inherited {
             inherited_fd(number).with_context(strange)
         });
         let taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
-        let [document, helper, listener, udp, tcp] =
-            <[OwnedFd; 5]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+        let [document, helper, listener, udp, tcp, http, tls] =
+            <[OwnedFd; 7]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
         let handover = serde_json::from_reader(document).with_context(strange)?;
@@ -84,6 +87,7 @@ impl Inherited {
             helper,
             listener: listener.into(),
             dns: (udp.into(), tcp.into()),
+            proxy: [http.into(), tls.into()],
         }))
     }
 
@@ -102,20 +106,22 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         helper,
         listener,
         dns,
+        proxy,
     } = inherited;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let address = listener.local_addr()?;
-    let driver = Arc::new(RemoteDriver::new(Channel::new(helper)?, TIER));
-    let resolver = forward_dns(&handover.place, &config.dns_upstreams, dns)?;
+    let (gate, refusals) = Gate::new();
+    let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
+    let driver = Arc::new(driver);
+    let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
     let tls = handover.tls.as_ref();
-    let served = serve_until(stop, &config, tls, listener, address, &driver).await;
+    let served = serve_until(stop, &config, tls, listener, &driver, refusals).await;
     // Before the block is given back: whoever has it next listens at the same address.
-    resolver.close().await;
+    network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
     // it, and ends.
     driver.shutdown().await;
@@ -127,10 +133,12 @@ async fn serve_until(
     config: &Config,
     tls: Option<&TlsTexts>,
     listener: TcpListener,
-    address: SocketAddr,
     driver: &Arc<RemoteDriver>,
+    refusals: mpsc::Receiver<Refusal>,
 ) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
     let server = Server::start(config, Arc::clone(driver), address).await?;
+    tokio::spawn(write_down(refusals, server.sandboxes.clone()));
     let shutdown = CancellationToken::new();
     let edge = server.serve(config, tls, listener, &shutdown)?;
     soulbox_fault::point!("start.ready");
@@ -185,40 +193,75 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
         url.map(|url| (registry.clone(), url))
     });
     let mirrors = mirrors.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    let network = Network::new(config.private_registries.clone(), mirrors);
+    let network = soulbox_registry::Network::new(config.private_registries.clone(), mirrors);
     Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
 }
 
-/// Starts the DNS forwarder of the sandboxes. It reads what sandboxes write: here, where nothing can be won.
+/// What a sandbox was not let do goes into its log. Ends when nothing can be refused any more.
+async fn write_down(mut refusals: mpsc::Receiver<Refusal>, sandboxes: Sandboxes) {
+    while let Some(refusal) = refusals.recv().await {
+        sandboxes.note_refusal(
+            &refusal.sandbox,
+            refusal.protocol,
+            &refusal.target,
+            &refusal.reason,
+        );
+    }
+}
+
+/// Starts the DNS forwarder of the sandboxes.
 fn forward_dns(
     place: &Place,
     upstreams: &[SocketAddr],
     sockets: (std::net::UdpSocket, std::net::TcpListener),
-) -> anyhow::Result<DnsForwarder> {
+    gate: Arc<Gate>,
+) -> anyhow::Result<Resolver> {
     let upstreams = if upstreams.is_empty() {
         Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))
     } else {
         Upstreams::Fixed(upstreams.to_vec())
     };
     let config = ResolverConfig::for_network(place.gateway, &place.network, upstreams)?;
-    let resolver = Resolver::on(config, sockets.0, sockets.1).context("cannot forward DNS")?;
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(resolver.run(stop.clone().cancelled_owned()));
-    Ok(DnsForwarder { stop, task })
+    Resolver::on(config, Some(gate), sockets.0, sockets.1).context("cannot forward DNS")
 }
 
-/// The DNS forwarder that runs.
-struct DnsForwarder {
+/// What reads what sandboxes send, in the server, where nothing can be won: the DNS forwarder and the proxy.
+struct Network {
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    resolver: JoinHandle<()>,
+    proxy: JoinHandle<std::io::Result<()>>,
 }
 
-impl DnsForwarder {
-    /// Ends it. Its sockets are closed when this returns.
+impl Network {
+    fn serve(
+        place: &Place,
+        upstreams: &[SocketAddr],
+        dns: (std::net::UdpSocket, std::net::TcpListener),
+        gate: Arc<Gate>,
+        listeners: [std::net::TcpListener; 2],
+    ) -> anyhow::Result<Self> {
+        let resolver = forward_dns(place, upstreams, dns, Arc::clone(&gate))?;
+        let stop = CancellationToken::new();
+        let until = stop.clone().cancelled_owned();
+        Ok(Self {
+            resolver: tokio::spawn(resolver.run(stop.clone().cancelled_owned())),
+            proxy: tokio::spawn(proxy::serve(gate, listeners, until)),
+            stop,
+        })
+    }
+
+    /// Ends both. Their sockets are closed when this returns.
     async fn close(self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
+        if let Err(error) = self.resolver.await {
             tracing::error!(%error, "the DNS forwarder failed");
+        }
+        let proxied = self
+            .proxy
+            .await
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        if let Err(error) = proxied {
+            tracing::error!(%error, "the proxy of the sandboxes failed");
         }
     }
 }

@@ -244,6 +244,25 @@ impl Store {
         Ok(true)
     }
 
+    /// Records what a sandbox may reach; false when there is none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_network(&self, record: &SandboxRecord) -> Result<bool, StoreError> {
+        let mut transaction = self.write_quickly().await?;
+        let sql = "UPDATE sandboxes SET network = $2, allow_internet_access = $3 WHERE id = $1";
+        let changed = sqlx::query(sql)
+            .bind(record.id.as_str())
+            .bind(record.network.as_ref().map(to_json))
+            .bind(record.allow_internet_access)
+            .execute(&mut *transaction)
+            .await
+            .during("record the network of a sandbox")?;
+        let committed = transaction.commit().await;
+        committed.during("record the network of a sandbox")?;
+        Ok(changed.rows_affected() > 0)
+    }
+
     /// The team's sandbox with this id.
     ///
     /// # Errors

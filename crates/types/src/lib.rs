@@ -4,9 +4,10 @@
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
 //! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`event`], [`slot`], [`egress`],
-//! [`error_kind`].
+//! [`cidr`], [`policy`], [`error_kind`].
 
 pub mod build;
+pub mod cidr;
 pub mod digest;
 pub mod egress;
 pub mod error_kind;
@@ -15,12 +16,14 @@ pub mod id;
 pub mod lifecycle;
 pub mod limits;
 pub mod name;
+pub mod policy;
 pub mod slot;
 pub mod spec;
 pub mod timestamp;
 pub mod volume;
 
 pub use build::{BuildContext, StartCommand};
+pub use cidr::Cidr;
 pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
 pub use event::{EndReason, EventKind};
@@ -30,6 +33,7 @@ pub use id::{
 };
 pub use limits::Limits;
 pub use name::TemplateRef;
+pub use policy::{DomainPattern, EgressPolicy};
 pub use slot::SlotIndex;
 pub use spec::{NetworkMode, OnTimeout, SandboxSpec, TemplateImage};
 pub use timestamp::Timestamp;

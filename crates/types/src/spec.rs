@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LayerDigest, Limits, SandboxId, TemplateId, VolumeMount};
+use crate::{EgressPolicy, LayerDigest, Limits, SandboxId, TemplateId, VolumeMount};
 
 /// What happens when a sandbox reaches its end time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,13 +17,32 @@ pub enum OnTimeout {
 }
 
 /// What a sandbox can reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
     /// The internet over NAT; private ranges, metadata addresses and the host are closed.
     Internet,
     /// Loopback only.
     Offline,
+    /// What of the internet a policy leaves open.
+    Filtered(EgressPolicy),
+}
+
+impl NetworkMode {
+    /// Whether there is a network device to the host.
+    #[must_use]
+    pub fn has_cable(&self) -> bool {
+        *self != Self::Offline
+    }
+
+    /// The policy, where there is one.
+    #[must_use]
+    pub fn policy(&self) -> Option<&EgressPolicy> {
+        match self {
+            Self::Filtered(policy) => Some(policy),
+            Self::Internet | Self::Offline => None,
+        }
+    }
 }
 
 /// A template as a driver sees it: immutable layers and the state a command starts from.

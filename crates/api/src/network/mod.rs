@@ -1,23 +1,23 @@
 //! What a create or update asks of the network: checked in full, then held against what is enforced.
 //!
-//! Enforced today: all traffic out open (private ranges always closed) or all closed, and everything about traffic
-//! in. A policy between the two would be accepted and do nothing, so it is refused; a policy that means one of the
-//! two is taken for what it means.
+//! Enforced are the lists, the resolvers and everything about traffic in. Rules and proxies would be accepted and do
+//! nothing, so they are refused.
 
-mod cidr;
 mod ingress;
 mod proxy;
 mod rules;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use soulbox_api_types::network::{
     EgressProxy, NetworkRule, SandboxNetworkConfig, SandboxNetworkUpdate,
 };
-use soulbox_types::{ErrorKind, NetworkMode};
+use soulbox_types::egress::is_public;
+use soulbox_types::policy::MOST_ENTRIES;
+use soulbox_types::{Cidr, DomainPattern, EgressPolicy, ErrorKind, NetworkMode};
 
 use crate::error::ApiError;
-use cidr::Cidr;
 pub(crate) use ingress::{Ingress, check_ingress};
 
 /// The contract's word for all addresses.
@@ -84,10 +84,11 @@ impl<'a> Egress<'a> {
         }
         self.check_dns_servers()?;
         self.refuse_what_is_not_enforced()?;
-        Ok(if self.denies_all() {
-            NetworkMode::Offline
-        } else {
+        let policy = self.policy()?;
+        Ok(if policy.is_empty() {
             NetworkMode::Internet
+        } else {
+            NetworkMode::Filtered(policy)
         })
     }
 
@@ -125,16 +126,21 @@ impl<'a> Egress<'a> {
                 "DNS servers can have at most {MAX_DNS_SERVERS} entries."
             )));
         }
-        match self
-            .dns_servers
-            .iter()
-            .find(|text| text.parse::<std::net::Ipv4Addr>().is_err())
-        {
-            Some(text) => Err(ApiError::invalid(format!(
-                "DNS server \"{text}\" is not a valid IPv4 address."
-            ))),
-            None => Ok(()),
+        for text in self.dns_servers {
+            let server: Ipv4Addr = text.parse().map_err(|_| {
+                ApiError::invalid(format!(
+                    "DNS server \"{text}\" is not a valid IPv4 address."
+                ))
+            })?;
+            // The host asks it for the sandbox: it must not reach what the sandbox does not.
+            if !is_public(server.into()) {
+                return Err(ApiError::invalid(format!(
+                    "DNS server \"{text}\" is not a public address. FIX: name a public resolver, or leave dnsServers \
+                     out: then the resolvers of the server are asked."
+                )));
+            }
         }
+        Ok(())
     }
 
     fn refuse_what_is_not_enforced(&self) -> Result<(), ApiError> {
@@ -150,50 +156,40 @@ impl<'a> Egress<'a> {
             );
             return Err(ApiError::new(ErrorKind::PermissionDenied, message));
         }
-        if !self.dns_servers.is_empty() {
-            return Err(not_enforced(
-                "dnsServers",
-                "leave it out: sandboxes with internet access reach every resolver.",
-            ));
-        }
-        self.refuse_partial_lists()
+        Ok(())
     }
 
-    fn refuse_partial_lists(&self) -> Result<(), ApiError> {
-        if self.denies_all() {
-            if self.allow_out.is_empty() {
-                return Ok(());
+    /// The lists as values. A closed internet is all of it on the deny list.
+    fn policy(&self) -> Result<EgressPolicy, ApiError> {
+        let mut policy = EgressPolicy::default();
+        for entry in self.allow_out {
+            match Cidr::parse(entry) {
+                Some(cidr) => policy.allow.push(cidr),
+                None => policy.names.push(name(entry)?),
             }
-            return Err(not_enforced(
-                "allowOut",
-                "allow all traffic out, or none (allow_internet_access: false).",
-            ));
         }
-        // Without a deny list the allow list changes nothing, by the contract; nor does denying what is always closed.
-        let opens_something = self
+        policy.deny = self
             .deny_out
             .iter()
-            .filter_map(|entry| Cidr::parse(entry))
-            .find(|c| !c.always_closed());
-        match opens_something {
-            Some(_) => Err(not_enforced(
-                "denyOut",
-                "deny all traffic out (\"0.0.0.0/0\"), or none.",
-            )),
-            None => Ok(()),
+            .filter_map(|text| Cidr::parse(text))
+            .collect();
+        if self.allow_internet_access == Some(false) {
+            policy.deny = vec![Cidr::ALL];
         }
-    }
-
-    fn denies_all(&self) -> bool {
-        self.allow_internet_access == Some(false)
-            || self.deny_out.iter().any(|entry| entry == ALL_TRAFFIC)
+        let servers = self.dns_servers.iter();
+        policy.dns_servers = servers.filter_map(|text| text.parse().ok()).collect();
+        if !policy.fits() {
+            return Err(ApiError::invalid(format!(
+                "Network lists can have at most {MOST_ENTRIES} entries."
+            )));
+        }
+        Ok(policy)
     }
 }
 
-fn not_enforced(field: &str, way_out: &str) -> ApiError {
-    ApiError::invalid(format!(
-        "{field} is not enforced by this version of SoulBox yet, so it is refused. FIX: {way_out}"
-    ))
+fn name(entry: &str) -> Result<DomainPattern, ApiError> {
+    DomainPattern::parse(entry)
+        .ok_or_else(|| ApiError::invalid(format!("invalid allowed address {entry}")))
 }
 
 #[cfg(test)]
@@ -217,22 +213,11 @@ mod tests {
         };
         check(json!({}), None, NetworkMode::Internet);
         check(json!({}), Some(true), NetworkMode::Internet);
-        check(json!({}), Some(false), NetworkMode::Offline);
-        check(
-            json!({"denyOut": ["0.0.0.0/0"]}),
-            None,
-            NetworkMode::Offline,
-        );
-        check(
-            json!({"denyOut": ["0.0.0.0/0"]}),
-            Some(true),
-            NetworkMode::Offline,
-        );
-        check(
-            json!({"denyOut": ["1.1.1.1", "0.0.0.0/0"]}),
-            None,
-            NetworkMode::Offline,
-        );
+        let closed = || NetworkMode::Filtered(EgressPolicy::closed());
+        check(json!({}), Some(false), closed());
+        check(json!({"denyOut": ["1.1.1.1"]}), Some(false), closed());
+        check(json!({"denyOut": ["0.0.0.0/0"]}), None, closed());
+        check(json!({"denyOut": ["0.0.0.0/0"]}), Some(true), closed());
         check(
             json!({"allowOut": [], "denyOut": [], "rules": {}, "dnsServers": []}),
             None,
@@ -244,15 +229,27 @@ mod tests {
             NetworkMode::Internet,
         );
         check(
-            json!({"denyOut": ["10.1.0.0/16", "192.168.1.1"]}),
-            None,
-            NetworkMode::Internet,
-        );
-        check(
             json!({"egressProxy": null, "allowPublicTraffic": false}),
             None,
             NetworkMode::Internet,
         );
+    }
+
+    #[test]
+    fn lists_as_values() {
+        let network = json!({"allowOut": ["8.8.8.8", "*.Example.com", "*"], "denyOut": ["0.0.0.0/0", "1.0.0.0/8"],
+            "dnsServers": ["9.9.9.9"]});
+        let NetworkMode::Filtered(policy) = decide(network, None).unwrap() else {
+            panic!("no policy");
+        };
+        let texts = |list: &[Cidr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&policy.allow), ["8.8.8.8/32"]);
+        assert_eq!(texts(&policy.deny), ["0.0.0.0/0", "1.0.0.0/8"]);
+        let names: Vec<_> = policy.names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["*.example.com", "*"]);
+        assert_eq!(policy.dns_servers, [Ipv4Addr::new(9, 9, 9, 9)]);
+        let kept = decide(json!({"allowOut": ["8.8.8.8"]}), Some(false)).unwrap();
+        assert!(kept.policy().is_some_and(|policy| policy.keeps_names()));
     }
 
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -311,28 +308,16 @@ mod tests {
             domains,
         );
         check(
-            json!({"allowOut": ["example.com"], "denyOut": ["0.0.0.0/0"]}),
+            json!({"allowOut": ["a b"], "denyOut": ["0.0.0.0/0"]}),
             None,
             400,
-            "allowOut is not enforced",
+            "invalid allowed address a b",
         );
         check(
-            json!({"allowOut": ["8.8.8.8"]}),
-            Some(false),
-            400,
-            "allowOut is not enforced",
-        );
-        check(
-            json!({"denyOut": ["8.8.8.8"]}),
+            json!({"denyOut": vec!["1.1.1.1"; 1001]}),
             None,
             400,
-            "denyOut is not enforced",
-        );
-        check(
-            json!({"denyOut": ["2001:db8::/32"]}),
-            None,
-            400,
-            "denyOut is not enforced",
+            "at most 1000 entries",
         );
         check(json!({"dnsServers": ["x"]}), None, 400, "not a valid IPv4");
         check(
@@ -342,10 +327,10 @@ mod tests {
             "at most 10",
         );
         check(
-            json!({"dnsServers": ["1.1.1.1"]}),
+            json!({"dnsServers": ["10.0.0.1"]}),
             None,
             400,
-            "dnsServers is not enforced",
+            "is not a public address",
         );
         check(
             json!({"egressProxy": {"address": "h.example:1080"}}),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use soulbox_api_types::network::{EgressProxy, EgressProxyTls};
 
-use super::cidr::Cidr;
+use soulbox_types::egress::is_public;
 
 const MAX_CREDENTIAL_BYTES: usize = 255;
 const MAX_SERVER_NAME: usize = 253;
@@ -50,13 +50,9 @@ fn check_address(address: &str) -> Result<(), String> {
         ));
     }
     match host.parse::<IpAddr>() {
-        Ok(ip)
-            if ip.is_loopback() || Cidr::parse(host).is_some_and(|cidr| cidr.always_closed()) =>
-        {
-            Err(format!(
-                "egress proxy endpoint resolves to an internal / denied IP range: {host} resolves to {ip}"
-            ))
-        }
+        Ok(ip) if !is_public(ip) => Err(format!(
+            "egress proxy endpoint resolves to an internal / denied IP range: {host} resolves to {ip}"
+        )),
         _ => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
 const KEY: &str = "^[a-z0-9-]{1,255}$";
 
 pub(super) fn operations() -> Vec<Operation> {
-    [lives(), lifetimes(), observed(), branches(), later()]
+    [lives(), lifetimes(), observed(), branches(), networks()]
         .into_iter()
         .flatten()
         .collect()
@@ -237,16 +237,18 @@ fn branches() -> Vec<Operation> {
     ]
 }
 
-/// What this version refuses, each with its 501.
-fn later() -> Vec<Operation> {
+/// What sandboxes may reach.
+fn networks() -> Vec<Operation> {
     vec![
         operation(
             "PUT",
             "/sandboxes/{sandboxID}/network",
             "updateSandboxNetwork",
-            "Not available in this version: 501 after the body has been checked.",
+            "Replaces what the running sandbox may reach: what is left out is cleared. In force before the answer, for \
+             connections that begin from then on; those that are open go on. Traffic in stays as it is.",
         )
         .takes::<SandboxNetworkUpdate>()
-        .refuses(&[501]),
+        .answer(StatusCode::NO_CONTENT, Content::Nothing)
+        .refuses(&[409, 501]),
     ]
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use soulbox_driver::DriverError;
-use soulbox_types::{NetworkMode, SandboxId, Timestamp};
+use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
 
 use crate::stack::{LAYER, Stack, assert_keys, assert_time};
 
@@ -58,7 +58,7 @@ async fn what_is_asked_reaches_the_driver() {
     let guest = s.driver.guest(&id.parse::<SandboxId>().unwrap()).unwrap();
     let spec = soulbox_driver::Guest::spec(guest.as_ref());
     assert_eq!(spec.env_vars["A"], "1");
-    assert_eq!(spec.network, NetworkMode::Offline);
+    assert_eq!(spec.network, NetworkMode::Filtered(EgressPolicy::closed()));
     assert_eq!(spec.image.layers, [LAYER.parse().unwrap()]);
     let detail = s.get(format!("/sandboxes/{id}")).await.ok(200);
     assert_keys(
@@ -106,12 +106,12 @@ async fn what_is_asked_reaches_the_driver() {
 }
 
 #[tokio::test]
-async fn denying_everything_is_being_offline() {
+async fn denying_everything_is_a_policy_that_can_change() {
     let s = Stack::start().await;
     for (extra, want) in [
         (
             json!({"network": {"denyOut": ["0.0.0.0/0"]}}),
-            NetworkMode::Offline,
+            NetworkMode::Filtered(EgressPolicy::closed()),
         ),
         (
             json!({"allow_internet_access": true}),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::time::{ClockId, clock_gettime};
 use soulbox_driver::DriverError;
 use soulbox_launch_plan::{DumpPlan, Order};
-use soulbox_types::{MemoryId, NetworkMode, SandboxSpec, SlotIndex};
+use soulbox_types::{MemoryId, SandboxSpec, SlotIndex};
 
 use super::hooks::Hooks;
 use super::{Criu, PATIENCE, Place, Record, VERSION, images, names, refused};
@@ -120,7 +120,7 @@ impl Capture {
         attended.map_err(|error| refused(error.to_string()))?;
         Ok(Record {
             version: VERSION,
-            slot: (self.spec.network == NetworkMode::Internet).then_some(self.slot),
+            slot: self.spec.network.has_cable().then_some(self.slot),
             clocks: clocks.ok_or_else(|| refused("CRIU has not asked whether it may begin"))?,
             cgroup_files,
         })

@@ -15,7 +15,7 @@ use soulbox_fault as fault;
 use soulbox_launch_plan::Order;
 use soulbox_linux::link::Netlink;
 use soulbox_linux::{mount, namespace, process};
-use soulbox_types::{MemoryId, NetworkMode, SandboxSpec};
+use soulbox_types::{MemoryId, SandboxSpec};
 
 use super::hooks::Hooks;
 use super::{Criu, PATIENCE, Place, Record, refused};
@@ -127,7 +127,7 @@ impl Wake {
 
     /// The one that its sockets have, when it is not that of its slot.
     fn address_of_before(&self, slot: &Slot, record: &Record) -> Option<Ipv4Addr> {
-        let now = (self.spec.network == NetworkMode::Internet).then(|| slot.index.address());
+        let now = self.spec.network.has_cable().then(|| slot.index.address());
         let before = record.slot.map(|slot| slot.address());
         before.filter(|address| Some(*address) != now)
     }

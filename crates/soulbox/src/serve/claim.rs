@@ -11,7 +11,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
-use soulbox_net::{block, firewall, gateway};
+use soulbox_net::{block, firewall, gateway, policy};
 use soulbox_types::slot::Block;
 
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
@@ -58,7 +58,7 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
-        firewall::apply(&firewall::render(block, true))
+        firewall::apply(&(firewall::render(block, true) + &policy::render_base(block)))
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.firewall-up");
         Ok(Self {

@@ -47,7 +47,8 @@ impl Settings {
 /// The helper's first word.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Started {
-    /// The place on the host is taken. Two sockets come with it: DNS over UDP and over TCP.
+    /// The place on the host is taken. Four sockets come with it: DNS over UDP and over TCP, and
+    /// connections of sandboxes to port 80 and to port 443.
     Ready(Place),
     /// It could not be taken: what failed, and why, outermost first.
     Failed(Vec<String>),

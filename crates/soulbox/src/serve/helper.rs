@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
 use soulbox_driver_linux::NamespaceDriver;
+use soulbox_egress::proxy;
 use soulbox_helper::{Channel, Ending};
 use soulbox_linux::socket;
 use soulbox_net::resolver;
@@ -21,9 +22,9 @@ use crate::embed::PROGRAMS;
 
 /// Most bytes of the server's first word.
 const FIRST_WORD_BYTES: usize = 256 * 1024;
-/// How long an ending server may hold the address of the DNS forwarder, and how often it is tried.
-const DNS_PATIENCE: Duration = Duration::from_secs(2);
-const DNS_RETRY: Duration = Duration::from_millis(10);
+/// How long an ending server may hold the gateway's ports, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Serves the process at the other end of `server` until it is gone.
 pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
@@ -32,7 +33,10 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
     match Held::take(&bytes).await {
         Ok(held) => {
             let word = serde_json::to_vec(&Started::Ready(held.place()))?;
-            socket::send(&server, &word, &[held.dns.0.as_fd(), held.dns.1.as_fd()])?;
+            let [http, tls] = &held.sockets.proxy;
+            let (udp, tcp) = &held.sockets.dns;
+            let handed = [udp.as_fd(), tcp.as_fd(), http.as_fd(), tls.as_fd()];
+            socket::send(&server, &word, &handed)?;
             held.serve(server).await
         }
         Err(error) => {
@@ -46,7 +50,13 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
 struct Held {
     claim: Claim,
     driver: Arc<NamespaceDriver>,
+    sockets: Sockets,
+}
+
+/// Where the server hears what sandboxes ask. Only root can open them.
+struct Sockets {
     dns: (UdpSocket, TcpListener),
+    proxy: [TcpListener; 2],
 }
 
 impl Held {
@@ -56,7 +66,11 @@ impl Held {
         logs::init(&config.log_level, config.log_format)?;
         let claim = Claim::take(&config.data_dir).await?;
         match Self::prepare(&claim, &config).await {
-            Ok((driver, dns)) => Ok(Self { claim, driver, dns }),
+            Ok((driver, sockets)) => Ok(Self {
+                claim,
+                driver,
+                sockets,
+            }),
             Err(error) => {
                 // A start that fails leaves the host as it was.
                 if let Err(left) = claim.release_unused() {
@@ -70,16 +84,21 @@ impl Held {
     async fn prepare(
         claim: &Claim,
         config: &Config,
-    ) -> anyhow::Result<(Arc<NamespaceDriver>, (UdpSocket, TcpListener))> {
+    ) -> anyhow::Result<(Arc<NamespaceDriver>, Sockets)> {
         // Makes what is missing of the layout; the server only reads it.
         Artifacts::open(claim.data_dir()).context("cannot open the templates")?;
         let driver = Arc::new(claim.driver(config.slots_ready.into(), config.disk, PROGRAMS)?);
         claim.share_with_server()?;
-        let listen = SocketAddr::from((claim.block().gateway(), 53));
-        let dns = dns_sockets(listen)
+        let gateway = claim.block().gateway();
+        let dns = bound(|| resolver::sockets(SocketAddr::from((gateway, 53))));
+        let dns = dns
             .await
-            .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {}", listen.ip()))?;
-        Ok((driver, dns))
+            .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {gateway}"))?;
+        let proxy = bound(|| proxy::listeners(gateway)).await.with_context(|| {
+            let [http, tls] = soulbox_net::policy::PROXY_PORTS;
+            format!("cannot listen for connections of sandboxes\nFIX: free the ports {http} and {tls} on {gateway}")
+        })?;
+        Ok((driver, Sockets { dns, proxy }))
     }
 
     fn place(&self) -> Place {
@@ -93,9 +112,13 @@ impl Held {
     }
 
     async fn serve(self, server: OwnedFd) -> anyhow::Result<()> {
-        let Self { claim, driver, dns } = self;
+        let Self {
+            claim,
+            driver,
+            sockets,
+        } = self;
         // The server has copies. No socket that hears the network stays open here.
-        drop(dns);
+        drop(sockets);
         let channel = Channel::new(server)?;
         let release = async move || claim.release_unused().map_err(std::io::Error::other);
         match soulbox_helper::serve(channel, driver, release).await? {
@@ -106,15 +129,15 @@ impl Held {
     }
 }
 
-/// Binds the sockets of the DNS forwarder. The server that had the block before may still be closing its own.
-async fn dns_sockets(listen: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
-    let patience = Instant::now() + DNS_PATIENCE;
+/// Binds sockets of the gateway. The server that had the block before may still be closing its own.
+async fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    let patience = Instant::now() + PATIENCE;
     loop {
-        match resolver::sockets(listen) {
+        match bind() {
             Err(error)
                 if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < patience =>
             {
-                tokio::time::sleep(DNS_RETRY).await;
+                tokio::time::sleep(RETRY).await;
             }
             other => return other,
         }

@@ -35,17 +35,16 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     })?;
     let tls = tls_texts(config)?;
     let settings = Settings::of(effective);
-    let (helper, mut dns) = start_helper(&settings, &config.data_dir)?;
-    let place = dns.place;
+    let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
+    let place = helped.place;
     let handover = Handover {
         settings,
         place: place.clone(),
         tls,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
-    let tcp = dns.sockets.pop().context("the helper sent no DNS socket")?;
-    let udp = dns.sockets.pop().context("the helper sent no DNS socket")?;
-    let left = [document, helper, listener.into(), udp, tcp];
+    let mut left = vec![document, helper, listener.into()];
+    left.append(&mut helped.sockets);
     make_reachable(&place.data_dir)?;
     Err(become_server(place.server_id, &left))
 }

@@ -1,0 +1,360 @@
+//! Which sandbox an address belongs to, what it may reach, and what the resolver has told it.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use soulbox_driver::Doorkeeper;
+use soulbox_net::resolver::{Names, Told};
+use soulbox_types::policy::{Rule, canonical_name};
+use soulbox_types::{EgressPolicy, NetworkMode, SandboxId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// How long an address is good after it was told. Programs keep connections for some time before they use them, and what
+/// DNS says for a second is used for longer.
+const GOOD_AT_LEAST: Duration = Duration::from_mins(5);
+const GOOD_AT_MOST: Duration = Duration::from_hours(1);
+/// Names, and addresses of one name, that are remembered of one sandbox.
+const MOST_NAMES: usize = 2048;
+const MOST_ADDRESSES: usize = 64;
+/// Connections of one sandbox through the proxy.
+const CONNECTIONS: usize = 512;
+/// The same refusal is told once in this time, and so many different ones.
+const QUIET: Duration = Duration::from_secs(10);
+const MOST_QUIET: usize = 64;
+/// Refusals that wait to be written down. More are lost.
+const REFUSALS: usize = 1024;
+
+/// Records that a sandbox is told of whose names are judged: A, CNAME, AAAA. Of the others, SVCB and HTTPS hold keys that
+/// hide names, and TXT and the like hold anything.
+const KINDS: [u16; 3] = [1, 5, 28];
+
+/// Something that a sandbox was not let do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which sandbox.
+    pub sandbox: SandboxId,
+    /// What it tried: `dns`, `tls` or `http`.
+    pub protocol: &'static str,
+    /// The name or the address that it asked for.
+    pub target: String,
+    /// Why not, in words.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    sandbox: SandboxId,
+    policy: Option<Arc<EgressPolicy>>,
+    /// Until when an address is good for a name.
+    told: HashMap<String, HashMap<Ipv4Addr, Instant>>,
+    quiet: HashMap<String, Instant>,
+    connections: Arc<Semaphore>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Gate {
+    entries: Mutex<HashMap<Ipv4Addr, Entry>>,
+    refusals: mpsc::Sender<Refusal>,
+}
+
+impl Gate {
+    /// A gate, and what it refuses.
+    #[must_use]
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<Refusal>) {
+        let (refusals, told) = mpsc::channel(REFUSALS);
+        let gate = Self {
+            entries: Mutex::default(),
+            refusals,
+        };
+        (Arc::new(gate), told)
+    }
+
+    /// A place for a connection of a sandbox.
+    pub(crate) fn place(&self, client: Ipv4Addr) -> Option<OwnedSemaphorePermit> {
+        let entries = self.entries.lock();
+        let connections = &entries.get(&client)?.connections;
+        Arc::clone(connections).try_acquire_owned().ok()
+    }
+
+    /// Whether a sandbox may connect to an address by a name as it is written, or by the address itself.
+    pub(crate) fn judge(
+        &self,
+        client: Ipv4Addr,
+        name: Option<&str>,
+        address: Ipv4Addr,
+    ) -> Result<Rule, String> {
+        let entries = self.entries.lock();
+        let entry = entries.get(&client);
+        let known = entry.and_then(|entry| Some((entry, entry.policy.as_ref()?)));
+        let (entry, policy) = known.ok_or("no policy is known")?;
+        let by_address = policy.of_address(address.into());
+        let Some(name) = name else {
+            return verdict(by_address);
+        };
+        let name = canonical_name(name).ok_or("what it asks for is no host name")?;
+        let rule = policy.of_name(&name, address.into());
+        let told = entry.told.get(&name).and_then(|told| told.get(&address));
+        match &rule {
+            Rule::AllowName(_) if told.is_none_or(|good| *good <= Instant::now()) => {
+                Err("the sandbox's DNS has not given this address for this name lately".to_owned())
+            }
+            _ => verdict(rule),
+        }
+    }
+
+    /// Notes a refusal.
+    pub(crate) fn refused(
+        &self,
+        client: Ipv4Addr,
+        protocol: &'static str,
+        target: &str,
+        reason: &str,
+    ) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&client) {
+            note(entry, &self.refusals, protocol, target, reason);
+        }
+    }
+}
+
+fn verdict(rule: Rule) -> Result<Rule, String> {
+    if rule.allows() {
+        Ok(rule)
+    } else {
+        Err(rule.to_string())
+    }
+}
+
+fn note(
+    entry: &mut Entry,
+    refusals: &mpsc::Sender<Refusal>,
+    protocol: &'static str,
+    target: &str,
+    reason: &str,
+) {
+    let now = Instant::now();
+    entry.quiet.retain(|_, until| *until > now);
+    let key = format!("{protocol} {target}");
+    if entry.quiet.len() >= MOST_QUIET || entry.quiet.insert(key, now + QUIET).is_some() {
+        return;
+    }
+    let refusal = Refusal {
+        sandbox: entry.sandbox.clone(),
+        protocol,
+        target: target.to_owned(),
+        reason: reason.to_owned(),
+    };
+    if refusals.try_send(refusal).is_err() {
+        tracing::debug!(sandbox.id = %entry.sandbox, "a refusal is not written down");
+    }
+}
+
+impl Doorkeeper for Gate {
+    fn enters(&self, address: Ipv4Addr, sandbox: &SandboxId, network: &NetworkMode) {
+        let policy = network.policy().cloned().map(Arc::new);
+        let mut entries = self.entries.lock();
+        match entries.get_mut(&address) {
+            Some(entry) if entry.sandbox == *sandbox => entry.policy = policy,
+            _ => {
+                let entry = Entry {
+                    sandbox: sandbox.clone(),
+                    policy,
+                    told: HashMap::new(),
+                    quiet: HashMap::new(),
+                    connections: Arc::new(Semaphore::new(CONNECTIONS)),
+                };
+                entries.insert(address, entry);
+            }
+        }
+    }
+
+    fn leaves(&self, address: Ipv4Addr, sandbox: &SandboxId) {
+        let mut entries = self.entries.lock();
+        if entries
+            .get(&address)
+            .is_some_and(|entry| entry.sandbox == *sandbox)
+        {
+            entries.remove(&address);
+        }
+    }
+}
+
+impl Names for Gate {
+    fn judge(&self, client: Ipv4Addr, name: Option<&str>, kind: u16) -> Told {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&client) else {
+            return Told::Stranger;
+        };
+        let Some(policy) = entry.policy.clone() else {
+            return Told::Everything {
+                servers: Vec::new(),
+                keeps: false,
+            };
+        };
+        if policy.keeps_names() {
+            let known = name.and_then(canonical_name);
+            if !known.is_some_and(|name| policy.tells(&name)) {
+                let target = name.unwrap_or("a name that is no text");
+                note(
+                    entry,
+                    &self.refusals,
+                    "dns",
+                    target,
+                    "no entry of allowOut names it",
+                );
+                return Told::NoName;
+            }
+            if !KINDS.contains(&kind) {
+                return Told::NoRecord;
+            }
+        }
+        Told::Everything {
+            servers: policy.dns_servers.clone(),
+            keeps: !policy.names.is_empty(),
+        }
+    }
+
+    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(Ipv4Addr, u32)]) {
+        let Some(name) = canonical_name(name) else {
+            return;
+        };
+        let now = Instant::now();
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&client) else {
+            return;
+        };
+        if entry.told.len() >= MOST_NAMES && !entry.told.contains_key(&name) {
+            entry
+                .told
+                .retain(|_, told| told.values().any(|good| *good > now));
+            if entry.told.len() >= MOST_NAMES {
+                // Whoever asks for that many names a minute looks the few up again that it needs.
+                entry.told.clear();
+            }
+        }
+        let told = entry.told.entry(name).or_default();
+        told.retain(|_, good| *good > now);
+        for (address, seconds) in addresses {
+            if told.len() < MOST_ADDRESSES || told.contains_key(address) {
+                let good = Duration::from_secs(u64::from(*seconds));
+                told.insert(*address, now + good.clamp(GOOD_AT_LEAST, GOOD_AT_MOST));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::{Cidr, DomainPattern};
+
+    use super::*;
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 44);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 45);
+
+    fn network(names: &[&str], deny: &[&str]) -> NetworkMode {
+        NetworkMode::Filtered(EgressPolicy {
+            names: names
+                .iter()
+                .map(|n| DomainPattern::parse(n).unwrap())
+                .collect(),
+            deny: deny.iter().map(|n| Cidr::parse(n).unwrap()).collect(),
+            ..EgressPolicy::default()
+        })
+    }
+
+    #[test]
+    fn a_name_opens_what_it_was_told_to_have() {
+        let (gate, mut refusals) = Gate::new();
+        let sandbox = SandboxId::random();
+        assert_eq!(
+            Names::judge(&*gate, CLIENT, Some("a.example"), 1),
+            Told::Stranger
+        );
+        assert!(gate.judge(CLIENT, Some("a.example"), SERVER).is_err());
+        assert!(gate.place(CLIENT).is_none());
+        gate.enters(CLIENT, &sandbox, &network(&["a.example"], &["0.0.0.0/0"]));
+        assert!(gate.place(CLIENT).is_some());
+        let everything = Told::Everything {
+            servers: Vec::new(),
+            keeps: true,
+        };
+        assert_eq!(
+            Names::judge(&*gate, CLIENT, Some("A.Example"), 28),
+            everything
+        );
+        for kind in [16, 64, 65] {
+            assert_eq!(
+                Names::judge(&*gate, CLIENT, Some("a.example"), kind),
+                Told::NoRecord
+            );
+        }
+        assert_eq!(
+            Names::judge(&*gate, CLIENT, Some("b.example"), 1),
+            Told::NoName
+        );
+        assert_eq!(Names::judge(&*gate, CLIENT, None, 1), Told::NoName);
+        assert_eq!(refusals.try_recv().unwrap().target, "b.example");
+        assert!(
+            gate.judge(CLIENT, Some("a.example"), SERVER).is_err(),
+            "not told yet"
+        );
+        gate.told(CLIENT, "A.example", &[(SERVER, 1)]);
+        assert!(gate.judge(CLIENT, Some("a.EXAMPLE."), SERVER).is_ok());
+        for (name, address) in [
+            (Some("a.example"), OTHER),
+            (Some("b.example"), SERVER),
+            (Some("11.22.33.44"), SERVER),
+            (Some("a.example\0.b"), SERVER),
+            (None, SERVER),
+        ] {
+            assert!(
+                gate.judge(CLIENT, name, address).is_err(),
+                "{name:?} {address}"
+            );
+        }
+        // A policy that changes keeps what was told; another sandbox begins with nothing.
+        gate.enters(CLIENT, &sandbox, &network(&["*"], &["0.0.0.0/0"]));
+        assert!(gate.judge(CLIENT, Some("a.example"), SERVER).is_ok());
+        gate.leaves(CLIENT, &SandboxId::random());
+        assert!(gate.judge(CLIENT, Some("a.example"), SERVER).is_ok());
+        gate.enters(
+            CLIENT,
+            &SandboxId::random(),
+            &network(&["*"], &["0.0.0.0/0"]),
+        );
+        assert!(gate.judge(CLIENT, Some("a.example"), SERVER).is_err());
+    }
+
+    #[test]
+    fn a_name_never_opens_a_closed_address() {
+        let (gate, _refusals) = Gate::new();
+        let private = Ipv4Addr::new(10, 0, 0, 1);
+        gate.enters(
+            CLIENT,
+            &SandboxId::random(),
+            &network(&["*"], &["0.0.0.0/0"]),
+        );
+        gate.told(CLIENT, "a.example", &[(private, 60)]);
+        assert!(gate.judge(CLIENT, Some("a.example"), private).is_err());
+    }
+
+    #[test]
+    fn the_same_refusal_is_told_once() {
+        let (gate, mut refusals) = Gate::new();
+        gate.enters(CLIENT, &SandboxId::random(), &network(&[], &["0.0.0.0/0"]));
+        for _ in 0..3 {
+            gate.refused(CLIENT, "tls", "a.example", "denyOut 0.0.0.0/0");
+        }
+        assert!(refusals.try_recv().is_ok() && refusals.try_recv().is_err());
+        for number in 0..1000 {
+            gate.refused(CLIENT, "tls", &number.to_string(), "denyOut 0.0.0.0/0");
+        }
+        assert!(std::iter::from_fn(|| refusals.try_recv().ok()).count() < MOST_QUIET);
+    }
+}

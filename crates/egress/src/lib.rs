@@ -1,0 +1,15 @@
+//! Names in the network policies of sandboxes: who may be told which, and what connections to port 80 and port 443 are
+//! judged by.
+//!
+//! The kernel leads connections here that no address in a policy opens (`soulbox_net::policy`). [`Gate`] knows which
+//! sandbox an address belongs to, what it may reach and which addresses the resolver has told it lately; [`proxy`] reads
+//! the name that a connection asks for and lets it through or refuses it. What must stay true: an address that belongs to
+//! no sandbox gets nothing; a name opens only those addresses that our resolver gave for it; no byte of a connection is
+//! changed.
+
+mod gate;
+mod hello;
+mod plain;
+pub mod proxy;
+
+pub use gate::{Gate, Refusal};

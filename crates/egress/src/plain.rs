@@ -1,0 +1,180 @@
+//! Plain HTTP: every request of a connection is judged by the name that it asks for.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::gate::Gate;
+use crate::proxy::{Way, carry, connect};
+
+/// How long a client may take over the head of a request, and be silent between two.
+const HEAD: Duration = Duration::from_mins(1);
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// Carries requests to where the connection was to go, as long as they may.
+pub(crate) async fn pass(gate: Arc<Gate>, way: Way, stream: TcpStream) {
+    let server = Arc::new(Mutex::new(None));
+    let service = service_fn(move |request| {
+        let (gate, server) = (Arc::clone(&gate), Arc::clone(&server));
+        async move { Ok::<_, Infallible>(answer(&gate, way, &server, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection of a sandbox has ended");
+    }
+}
+
+async fn answer(
+    gate: &Gate,
+    way: Way,
+    server: &Mutex<Option<SendRequest<Incoming>>>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let host = match target(&request) {
+        Ok(host) => host,
+        Err(reason) => {
+            gate.refused(way.client, "http", &way.server.to_string(), reason);
+            return refusal(&way.server.to_string(), reason);
+        }
+    };
+    let own = way.server.ip();
+    let name = (host != own.to_string()).then_some(host.as_str());
+    if let Err(reason) = gate.judge(way.client, name, *own) {
+        gate.refused(way.client, "http", &host, &reason);
+        return refusal(&host, &reason);
+    }
+    match forward(way, server, request).await {
+        Ok(response) => response,
+        Err(reason) => {
+            tracing::debug!(reason, server = %way.server, "a server cannot be reached for a sandbox");
+            told(StatusCode::BAD_GATEWAY, "upstream_failed", &host, &reason)
+        }
+    }
+}
+
+/// The one host that a request asks for, in all the places where it may say so.
+fn target(request: &Request<Incoming>) -> Result<String, &'static str> {
+    if request.method() == Method::CONNECT {
+        return Err("it asks for a tunnel (CONNECT)");
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err("it has not exactly one Host");
+    };
+    let host = host.to_str().map_err(|_| "its Host is no text")?;
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
+        return Err("its Host is not that of its address");
+    }
+    let (host, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+    if port != "80" {
+        return Err("its Host names another port");
+    }
+    let upgrade = request.headers().get(UPGRADE);
+    if upgrade.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err("it asks for another protocol than WebSocket");
+    }
+    Ok(host.to_owned())
+}
+
+async fn forward(
+    way: Way,
+    server: &Mutex<Option<SendRequest<Incoming>>>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, String> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let upgrades = request.headers().contains_key(UPGRADE);
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        // Of two lengths a server may believe the other one (RFC 9112 §6.1).
+        request.headers_mut().remove(CONTENT_LENGTH);
+    }
+    of_this_connection(request.headers_mut(), upgrades);
+    let client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let mut held = server.lock().await;
+    let usable = match held.as_mut() {
+        Some(sender) => sender.ready().await.is_ok(),
+        None => false,
+    };
+    if !usable {
+        *held = None;
+    }
+    let sender = match &mut *held {
+        Some(sender) => sender,
+        none => none.insert(open(way).await?),
+    };
+    let sent = sender.send_request(request).await;
+    drop(held);
+    let mut response = sent.map_err(|error| error.to_string())?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    of_this_connection(response.headers_mut(), switched);
+    if let (true, Some(client)) = (switched, client) {
+        let far = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            if let (Ok(near), Ok(far)) = tokio::join!(client, far) {
+                carry(TokioIo::new(near), TokioIo::new(far)).await;
+            }
+        });
+    }
+    Ok(response.map(BodyExt::boxed))
+}
+
+/// Takes away what is said of one connection only (RFC 9110 §7.6.1).
+fn of_this_connection(headers: &mut HeaderMap, upgrades: bool) {
+    for name in ["keep-alive", "proxy-connection", "connection"] {
+        headers.remove(name);
+    }
+    if upgrades {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+async fn open(way: Way) -> Result<SendRequest<Incoming>, String> {
+    let stream = connect(way).await.map_err(|error| error.to_string())?;
+    let opened = handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = opened.map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection for a sandbox has ended");
+        }
+    });
+    Ok(sender)
+}
+
+fn refusal(host: &str, reason: &str) -> Response<Body> {
+    told(StatusCode::FORBIDDEN, "egress_denied", host, reason)
+}
+
+/// An answer that programs and people understand.
+fn told(status: StatusCode, error: &str, host: &str, reason: &str) -> Response<Body> {
+    let text = serde_json::json!({"error": error, "host": host, "reason": reason}).to_string();
+    let body = Full::from(text + "\n").map_err(|never: Infallible| match never {});
+    let mut response = Response::new(body.boxed());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,0 +1,187 @@
+//! Connections that the kernel leads here instead of to where they were to go.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::gate::Gate;
+use crate::hello::{self, Said};
+use crate::plain;
+
+/// How long a client may take to say what it wants, and a server to let somebody in.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections of all sandboxes: each takes two descriptors of the server.
+const CONNECTIONS: usize = 4096;
+/// What is carried at once in one direction.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// One connection of a sandbox, and where it was to go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) client: Ipv4Addr,
+    pub(crate) server: SocketAddrV4,
+}
+
+/// Binds the listeners for connections to port 80 and to port 443, on the gateway.
+///
+/// # Errors
+/// When one of the ports is taken.
+pub fn listeners(gateway: Ipv4Addr) -> io::Result<[std::net::TcpListener; 2]> {
+    let [http, tls] = soulbox_net::policy::PROXY_PORTS;
+    let bind = |port| std::net::TcpListener::bind((gateway, port));
+    Ok([bind(http)?, bind(tls)?])
+}
+
+/// Serves until the future ends; open connections are then closed.
+///
+/// # Errors
+/// When the listeners cannot be used by the runtime.
+pub async fn serve(
+    gate: Arc<Gate>,
+    [http, tls]: [std::net::TcpListener; 2],
+    until: impl Future<Output = ()>,
+) -> io::Result<()> {
+    for listener in [&http, &tls] {
+        listener.set_nonblocking(true)?;
+    }
+    let (http, tls) = (TcpListener::from_std(http)?, TcpListener::from_std(tls)?);
+    let open = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut tasks = JoinSet::new();
+    tokio::pin!(until);
+    loop {
+        let (accepted, is_tls) = tokio::select! {
+            () = &mut until => return Ok(()),
+            accepted = http.accept() => (accepted, false),
+            accepted = tls.accept() => (accepted, true),
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection of a sandbox failed");
+                }
+                continue;
+            }
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection of a sandbox");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let way = way(&stream, peer);
+        let places = way.and_then(|way| {
+            let place = gate.place(way.client)?;
+            Some((way, place, Arc::clone(&open).try_acquire_owned().ok()?))
+        });
+        let Some((way, place, open)) = places else {
+            reset(stream);
+            continue;
+        };
+        let gate = Arc::clone(&gate);
+        tasks.spawn(async move {
+            if is_tls {
+                pass_tls(&gate, way, stream).await;
+            } else {
+                plain::pass(gate, way, stream).await;
+            }
+            drop((place, open));
+        });
+    }
+}
+
+/// Where a connection was to go before the kernel led it here.
+fn way(stream: &TcpStream, peer: SocketAddr) -> Option<Way> {
+    let meant = rustix::net::sockopt::ip_original_dst(stream).ok();
+    match (peer, meant) {
+        (SocketAddr::V4(peer), Some(server)) => Some(Way {
+            client: *peer.ip(),
+            server,
+        }),
+        _ => None,
+    }
+}
+
+/// Ends a connection so that the other side is told at once.
+pub(crate) fn reset(stream: TcpStream) {
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a refused connection is closed, not reset");
+    }
+    drop(stream);
+}
+
+/// Connects to where a sandbox wanted to.
+pub(crate) async fn connect(way: Way) -> io::Result<TcpStream> {
+    let stream = timeout(PATIENCE, TcpStream::connect(way.server)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Carries bytes until both directions have ended.
+pub(crate) async fn carry(
+    mut one: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    mut other: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+) {
+    // How it ends is for the two sides to know.
+    let _ended =
+        copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES).await;
+}
+
+async fn pass_tls(gate: &Gate, way: Way, mut stream: TcpStream) {
+    let mut said = Vec::new();
+    let hello = timeout(PATIENCE, first_words(&mut stream, &mut said)).await;
+    let (target, judged) = match hello {
+        Ok(Some(hello)) => {
+            let target = hello
+                .name
+                .clone()
+                .unwrap_or_else(|| way.server.ip().to_string());
+            let judged = gate.judge(way.client, hello.name.as_deref(), *way.server.ip());
+            let judged = match judged {
+                Ok(_) if hello.encrypted => Err("its TLS may hide another name (ECH)".to_owned()),
+                judged => judged,
+            };
+            (target, judged)
+        }
+        Ok(None) => (way.server.to_string(), Err("it is no TLS".to_owned())),
+        Err(_) => (way.server.to_string(), Err("it says nothing".to_owned())),
+    };
+    if let Err(reason) = judged {
+        gate.refused(way.client, "tls", &target, &reason);
+        return reset(stream);
+    }
+    let sent = async {
+        stream.set_nodelay(true)?;
+        let mut server = connect(way).await?;
+        server.write_all(&said).await?;
+        io::Result::Ok(server)
+    };
+    match sent.await {
+        Ok(server) => carry(stream, server).await,
+        Err(error) => {
+            tracing::debug!(%error, server = %way.server, "a server cannot be reached for a sandbox");
+            reset(stream);
+        }
+    }
+}
+
+/// Reads until the client has said which name it wants; `None` when it says something else, or goes away.
+async fn first_words(stream: &mut TcpStream, said: &mut Vec<u8>) -> Option<hello::Hello> {
+    loop {
+        match hello::read(said) {
+            Said::Hello(hello) => return Some(hello),
+            Said::NotTls => return None,
+            Said::Incomplete if said.len() > hello::MOST_BYTES => return None,
+            Said::Incomplete => {}
+        }
+        if stream.read_buf(said).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

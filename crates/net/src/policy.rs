@@ -1,0 +1,202 @@
+//! What the kernel enforces of the policies of single sandboxes: the text of a second nftables table.
+//!
+//! One lookup by the name of the cable leads a packet to the chain of its sandbox; the packets of sandboxes without a
+//! policy find nothing there, whatever the number of policies. A chain is replaced in one transaction: there is no moment
+//! without a policy. The table outlives the server, as sandboxes do. It only ever closes: what it lets pass is judged by
+//! [`crate::firewall`] next.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use soulbox_types::egress::CLOSED_IPV4;
+use soulbox_types::slot::Block;
+use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
+
+/// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443.
+pub const PROXY_PORTS: [u16; 2] = [20_080, 20_443];
+/// Sandboxes with names in their policy that ask this resolver, which the contract opens for them, ask ours instead.
+const CONTRACT_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
+
+fn table(block: Block) -> String {
+    format!("inet {}p", block.prefix())
+}
+
+/// The commands that put the table in place. What policies are in it stay.
+#[must_use]
+pub fn render_base(block: Block) -> String {
+    let table = table(block);
+    format!(
+        r"add table {table}
+add map {table} sending {{ type ifname : verdict; }}
+add map {table} connecting {{ type ifname : verdict; }}
+add chain {table} refuse
+flush chain {table} refuse
+add rule {table} refuse meta l4proto tcp reject with tcp reset
+add rule {table} refuse reject with icmp type admin-prohibited
+add chain {table} forward {{ type filter hook forward priority filter - 6; policy accept; }}
+flush chain {table} forward
+add rule {table} forward iifname vmap @sending
+add chain {table} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}
+flush chain {table} prerouting
+add rule {table} prerouting iifname vmap @connecting
+"
+    )
+}
+
+/// The commands that make exactly these policies be in force.
+#[must_use]
+pub fn render_all<'a>(
+    block: Block,
+    policies: impl IntoIterator<Item = (SlotIndex, &'a EgressPolicy)>,
+) -> String {
+    let mut text = render_removal(block) + &render_base(block);
+    for (slot, policy) in policies {
+        text += &render(slot, policy);
+    }
+    text
+}
+
+/// The commands that remove the table, whether it is there or not.
+#[must_use]
+pub fn render_removal(block: Block) -> String {
+    let table = table(block);
+    format!("table {table}\ndelete table {table}\n")
+}
+
+/// The commands that put a slot's policy in force, in the place of the one before.
+#[must_use]
+pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
+    let (table, cable, number) = (table(slot.block()), slot.link_name(), slot.index());
+    let mut text = empty_chains(slot);
+    let mut rule = |chain: &str, rule: &str| {
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "add rule {table} {chain}{number} {rule}");
+    };
+    let (allow, deny) = (addresses(&policy.allow), addresses(&policy.deny));
+    // A connection that is open goes on. Whoever begins one is judged, and so is whoever lets one begin from outside: of
+    // a sandbox that stood in this slot before, the kernel may still know connections.
+    rule(
+        "s",
+        "meta l4proto tcp tcp flags & syn == 0x0 ct state established return",
+    );
+    if let Some(allow) = &allow {
+        rule("s", &format!("ip daddr {allow} return"));
+    }
+    if let Some(deny) = &deny {
+        rule("s", &format!("ip daddr {deny} goto refuse"));
+    }
+    if !policy.names.is_empty() {
+        let gateway = slot.block().gateway();
+        let [http, tls] = PROXY_PORTS;
+        if let Some(allow) = &allow {
+            rule("c", &format!("ip daddr {allow} return"));
+        }
+        for protocol in ["udp", "tcp"] {
+            rule(
+                "c",
+                &format!(
+                    "ip daddr {CONTRACT_RESOLVER} {protocol} dport 53 dnat ip to {gateway}:53"
+                ),
+            );
+        }
+        // Addresses of this machine and closed ones are refused where everybody's are.
+        rule("c", "fib daddr type != unicast return");
+        rule(
+            "c",
+            &format!("ip daddr {{ {} }} return", CLOSED_IPV4.join(", ")),
+        );
+        rule("c", &format!("tcp dport 80 dnat ip to {gateway}:{http}"));
+        rule("c", &format!("tcp dport 443 dnat ip to {gateway}:{tls}"));
+    }
+    let _written = writeln!(
+        text,
+        "add element {table} sending {{ \"{cable}\" : jump s{number} }}\n\
+         add element {table} connecting {{ \"{cable}\" : jump c{number} }}"
+    );
+    text
+}
+
+/// The commands that leave a slot without a policy, whether it has one or not.
+#[must_use]
+pub fn render_end(slot: SlotIndex) -> String {
+    let (table, cable, number) = (table(slot.block()), slot.link_name(), slot.index());
+    let mut text = empty_chains(slot);
+    for (map, chain) in [("sending", "s"), ("connecting", "c")] {
+        let element = format!("{table} {map} {{ \"{cable}\" : jump {chain}{number} }}");
+        let _written = writeln!(text, "add element {element}\ndelete element {element}");
+        let _written = writeln!(text, "delete chain {table} {chain}{number}");
+    }
+    text
+}
+
+fn empty_chains(slot: SlotIndex) -> String {
+    let (table, number) = (table(slot.block()), slot.index());
+    ["s", "c"]
+        .map(|chain| {
+            format!("add chain {table} {chain}{number}\nflush chain {table} {chain}{number}\n")
+        })
+        .concat()
+}
+
+/// A set of networks; `None` for none. Those of IPv6 are left out: no packet of IPv6 leaves a sandbox. Of networks that
+/// lie in each other the kernel takes the largest only.
+fn addresses(list: &[Cidr]) -> Option<String> {
+    let mut list: Vec<Cidr> = list
+        .iter()
+        .filter(|cidr| cidr.v4().is_some())
+        .copied()
+        .collect();
+    list.sort_unstable();
+    let mut kept: Vec<Cidr> = Vec::new();
+    for cidr in list {
+        if !kept.last().is_some_and(|last| last.covers(&cidr)) {
+            kept.push(cidr);
+        }
+    }
+    let texts: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| format!("{{ {} }}", texts.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::DomainPattern;
+
+    use super::*;
+
+    fn cidrs(list: &[&str]) -> Vec<Cidr> {
+        list.iter().map(|text| Cidr::parse(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn texts() {
+        let slot = SlotIndex::new(Block::new(1).unwrap(), 7).unwrap();
+        let policy = EgressPolicy {
+            allow: cidrs(&["9.9.9.9", "9.9.9.0/24", "2001:db8::/32"]),
+            names: vec![DomainPattern::Any],
+            deny: cidrs(&["0.0.0.0/0", "1.1.1.1"]),
+            dns_servers: Vec::new(),
+        };
+        insta::assert_snapshot!(
+            render_base(slot.block()) + &render(slot, &policy) + &render_end(slot)
+        );
+    }
+
+    #[test]
+    fn networks_in_networks() {
+        let set = |list: &[&str]| addresses(&cidrs(list));
+        assert_eq!(set(&[]), None);
+        assert_eq!(set(&["::/0"]), None);
+        assert_eq!(
+            set(&[
+                "1.2.3.4",
+                "1.2.0.0/16",
+                "1.2.0.0/16",
+                "1.0.0.0/8",
+                "2.0.0.0"
+            ])
+            .unwrap(),
+            "{ 1.0.0.0/8, 2.0.0.0/32 }"
+        );
+        assert_eq!(set(&["1.1.1.1", "0.0.0.0/0"]).unwrap(), "{ 0.0.0.0/0 }");
+    }
+}
