@@ -112,7 +112,10 @@ fn result(content: &Value, is_main: bool) -> Value {
 /// Text may come as a list of its lines, as in files of notebooks.
 fn joined(value: &Value) -> Value {
     match value.as_array() {
-        Some(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        Some(lines) => {
+            let text: String = lines.iter().filter_map(Value::as_str).collect();
+            text.into()
+        }
         None => value.clone(),
     }
 }

@@ -164,6 +164,8 @@ async fn visible(kernel: &mut Kernel, code: &str, lines: &Lines) -> End {
     };
     if end == End::Left && !stopped(kernel, &mut messages, progress).await {
         kernel.process.kill();
+        // Whoever comes next finds it gone and not going.
+        process.ended().await;
     }
     end
 }

@@ -9,13 +9,13 @@ from soulbox_kernels import app
 from soulbox_kernels.lines import Ended, LinesKernel, Program
 
 class Shell(Program):
-    """Reads each piece of code from a file, and says on descriptor 3 how it ended."""
+    """Reads each piece of code from a file, and says among the events how it ended."""
 
     def __init__(self, argv, env):
         super().__init__(argv, {**env, "PS1": "", "PS2": "", "PROMPT_COMMAND": "", "HISTFILE": "", "TERM": "dumb"})
         self.file = tempfile.NamedTemporaryFile("w", prefix="bash-", dir="/tmp")
-        # A shell without a terminal complains of it when it starts.
-        self.write("{ exec 2>&4 4>&-; } 2>/dev/null; printf '{\"ready\": 1}\\n' >&3")
+        # A shell without a terminal complains of it when it starts: what comes before this is nobody's.
+        self.write(f"printf '{{\"ready\": 1}}\\n' >&{self.events}")
         while not any(source == "events" for source, _ in self.receive()):
             pass
 
@@ -34,13 +34,13 @@ class Shell(Program):
                 except ProcessLookupError:
                     pass
             # The line that would have said so is dropped with the rest of it.
-            self.write("printf '{\"done\": 130}\\n' >&3")
+            self.write(f"printf '{{\"done\": 130}}\\n' >&{self.events}")
             return
         self.file.seek(0)
         self.file.truncate()
         self.file.write(code)
         self.file.flush()
-        self.write(f". {self.file.name} </dev/null; printf '{{\"done\": %d}}\\n' \"$?\" >&3")
+        self.write(f". {self.file.name} </dev/null; printf '{{\"done\": %d}}\\n' \"$?\" >&{self.events}")
 
     def children(self):
         """Groups that the shell has made: each of its commands has one."""
@@ -58,7 +58,7 @@ class Shell(Program):
 class Kernel(LinesKernel):
     language = "bash"
     program_class = Shell
-    argv = ("/bin/sh", "-c", 'exec bash --noprofile --norc -i 4>&2 2>/dev/null')
+    argv = ("bash", "--noprofile", "--norc", "--noediting", "-i")
 
     def run(self, code, silent):
         status = super().run(code, silent)

@@ -231,7 +231,9 @@ def is_whisker(left, right, low, high, x, y):
     """Whether a line goes from the middle of a box's edge straight away from it."""
     if len(x) != 2 or x[0] != x[1] or not math.isclose(x[0], (left + right) / 2):
         return False
-    return any(math.isclose(end, edge) for end in y for edge in (low, high))
+    # The median of a symmetric box that lies looks the same, but for being inside.
+    touches = any(math.isclose(end, edge) for end in y for edge in (low, high))
+    return touches and not all(low <= end <= high for end in y)
 
 
 def one_box(name, box, lines):

@@ -1,13 +1,14 @@
 """A kernel around a program that runs code of another language and speaks lines of JSON.
 
-The program reads requests from its standard input and writes events to descriptor 3; what the code prints comes through
-its standard output and error, unchanged. It has a session of its own: an interrupt is passed on as a request.
+The program reads requests from its standard input and writes events to the descriptor that `SOULBOX_EVENTS` numbers; what
+the code prints comes through its standard output and error, unchanged. It has a session of its own: an interrupt is passed on as a request.
 """
 
 import codecs
 import json
 import os
 import selectors
+import signal
 import subprocess
 import time
 
@@ -16,7 +17,7 @@ from ipykernel.kernelbase import Kernel
 # The Python kernel, which was there first, has set these for what it starts.
 COLOURS = ("CLICOLOR_FORCE", "FORCE_COLOR")
 # How long a program may take to stop what it does before it is ended.
-PATIENCE_SECONDS = 3
+PATIENCE_SECONDS = 2
 
 
 class Ended(Exception):
@@ -28,16 +29,18 @@ class Program:
 
     def __init__(self, argv, env):
         events, theirs = os.pipe()
+        own = {name: value for name, value in os.environ.items() if name not in COLOURS}
         self.process = subprocess.Popen(
-            ["/bin/bash", "-c", 'exec "$@" 3>&%d %d>&-' % (theirs, theirs), "bash", *argv],
+            argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[theirs],
             start_new_session=True,
-            env={**{name: value for name, value in os.environ.items() if name not in COLOURS}, **env},
+            env={**own, **env, "SOULBOX_EVENTS": str(theirs)},
         )
         os.close(theirs)
+        self.events = theirs
         self.selector = selectors.DefaultSelector()
         self.partial = b""
         self.decoders = {}
@@ -149,19 +152,19 @@ class LinesKernel(Kernel):
     def interrupted(self):
         """Has the program stop; one that does not is ended."""
         error = {"name": "KeyboardInterrupt", "value": "", "traceback": "KeyboardInterrupt"}
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.program.send(interrupt=True)
-                while time.monotonic() < deadline:
-                    for source, item in self.program.receive(deadline - time.monotonic()):
-                        if source == "events" and "done" in item:
-                            return error
-                raise Ended
-            except Ended:
-                self.program.end()
-                self.program = self.program_class(self.argv, self.env)
-                return error
-            except KeyboardInterrupt:
-                # Told again, because it has not stopped yet.
-                continue
+        # It is told again while it has not stopped yet, and knows already.
+        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.program.send(interrupt=True)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while (left := deadline - time.monotonic()) > 0:
+                for source, item in self.program.receive(left):
+                    if source == "events" and "done" in item:
+                        return error
+            raise Ended
+        except Ended:
+            self.program.end()
+            self.program = self.program_class(self.argv, self.env)
+            return error
+        finally:
+            signal.signal(signal.SIGINT, usual)

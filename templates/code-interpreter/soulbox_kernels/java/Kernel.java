@@ -16,7 +16,7 @@ import jdk.jshell.Snippet;
 import jdk.jshell.SnippetEvent;
 import jdk.jshell.SourceCodeAnalysis;
 
-/** Runs Java by JShell: one line of JSON per request on standard input, one per event on descriptor 3. */
+/** Runs Java by JShell: one line of JSON per request on standard input, one per event on the descriptor that SOULBOX_EVENTS numbers. */
 public final class Kernel {
     private static final String[] IMPORTS = {
         "java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.util.*", "java.util.concurrent.*",
@@ -28,7 +28,7 @@ public final class Kernel {
     private final LinkedBlockingQueue<String> code = new LinkedBlockingQueue<>();
 
     private Kernel() throws IOException {
-        events = new FileOutputStream("/proc/self/fd/3");
+        events = new FileOutputStream("/proc/self/fd/" + System.getenv("SOULBOX_EVENTS"));
         shell = JShell.builder().out(System.out).err(System.err).build();
         for (String name : IMPORTS) {
             shell.eval("import " + name + ";");

@@ -1,5 +1,5 @@
 // The thread that code runs in. Another one talks to the kernel and has this one evaluate code as a debugger would:
-// so a loop without an end can be stopped, and everything else goes on.
+// so top-level `await` and declarations made again mean what they mean in a console.
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -7,7 +7,7 @@ import util from "node:util";
 import { Worker } from "node:worker_threads";
 import fs from "node:fs";
 
-const EVENTS = 3;
+const EVENTS = Number(process.env.SOULBOX_EVENTS);
 
 function here() {
   return pathToFileURL(process.cwd() + "/");
