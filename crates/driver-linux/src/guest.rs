@@ -320,8 +320,9 @@ impl NamespaceGuest {
         if full.map_err(failed)? {
             return Err(DriverError::StorageFull);
         }
-        let readied = locked(&self.readied).take();
-        let readied = match readied.filter(|readied| readied.is_for(id)) {
+        let mut readied = locked(&self.readied).take();
+        let waits = readied.as_mut().is_some_and(|one| one.waits_for(id));
+        let readied = match readied.filter(|_| waits) {
             Some(readied) => Ok(readied),
             None => Readied::start(self.to_capture(), id).await,
         };

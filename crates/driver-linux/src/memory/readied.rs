@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use soulbox_driver::DriverError;
 use soulbox_types::MemoryId;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{Capture, refused};
 
@@ -54,9 +54,9 @@ impl Readied {
         }
     }
 
-    /// Whether it is for this memory.
-    pub(crate) fn is_for(&self, memory: &MemoryId) -> bool {
-        self.memory == *memory
+    /// Whether it waits for this memory. Saving many files takes longer than it waits.
+    pub(crate) fn waits_for(&mut self, memory: &MemoryId) -> bool {
+        self.memory == *memory && matches!(self.outcome.try_recv(), Err(TryRecvError::Empty))
     }
 
     /// The sandbox stands still: returns when its memory is written, with its size.
