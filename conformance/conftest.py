@@ -92,3 +92,26 @@ def pytest_runtest_protocol(item):
     timer.cancel()
     if time.monotonic() - started > 20 and not mark:
         print(f"\nslow: {item.nodeid} took {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+@pytest.fixture(scope="module")
+def sandbox(sdk):
+    """One sandbox for a whole module: for tests that leave it as they found it. `sdk` is the suite's entry point."""
+    sandbox = sdk.create(timeout=600)
+    yield sandbox
+    sandbox.kill()
+
+
+@pytest.fixture
+def create(sdk):
+    """Creates sandboxes that belong to one test and are killed after it."""
+    made = []
+
+    def create(*args, **kwargs):
+        sandbox = sdk.create(*args, **kwargs)
+        made.append(sandbox)
+        return sandbox
+
+    yield create
+    for sandbox in made:
+        sandbox.kill()

@@ -37,25 +37,3 @@ ENTRIES = entries()
 def sdk(request):
     """The entry point: `Sandbox`, or `AsyncSandbox` behind something that awaits."""
     return ENTRIES[request.param]
-
-
-@pytest.fixture(scope="module")
-def sandbox(sdk):
-    """One sandbox for a whole module: for tests that leave it usable."""
-    sandbox = sdk.create(timeout=600)
-    yield sandbox
-    sandbox.kill()
-
-
-@pytest.fixture
-def create(sdk):
-    """Creates sandboxes that belong to one test and are killed after it."""
-    made = []
-
-    def create(*args, **kwargs):
-        made.append(sdk.create(*args, timeout=300, **kwargs))
-        return made[-1]
-
-    yield create
-    for sandbox in made:
-        sandbox.kill()
