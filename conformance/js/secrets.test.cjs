@@ -9,11 +9,11 @@ test('a secret: made, changed, listed, removed', async () => {
   const made = await Secret.create(name, 'hidden', { metadata: { a: 'b' } })
   try {
     assert.match(made.secretId, /^sec_/)
-    assert.deepEqual([made.name, made.currentVersion, made.metadata], [name, 1, { a: 'b' }])
+    assert.deepEqual([made.name, made.version, made.metadata], [name, 1, { a: 'b' }])
     assert.ok(!JSON.stringify(made).includes('hidden'))
     await assert.rejects(Secret.create(name, 'hidden'), (error) => error instanceof SecretError)
     const changed = await Secret.update(name, 'other')
-    assert.deepEqual([changed.currentVersion, changed.metadata], [2, { a: 'b' }])
+    assert.deepEqual([changed.version, changed.metadata], [2, { a: 'b' }])
     assert.deepEqual((await Secret.update(made.secretId, 'other', { metadata: {} })).metadata, {})
     assert.equal((await Secret.getInfo(name)).secretId, made.secretId)
     const names = []

@@ -32,15 +32,15 @@ def name(secrets):
 
 def test_a_secrets_life(secrets, name):
     made = secrets.create(name.upper(), HIDDEN, metadata={"a": "b"})
-    assert made.secret_id.startswith("sec_") and made.name == name and made.current_version == 1
+    assert made.secret_id.startswith("sec_") and made.name == name and made.version == 1
     assert made.metadata == {"a": "b"} and HIDDEN not in repr(made)
     assert secrets.get_info(name).secret_id == secrets.get_info(made.secret_id).secret_id == made.secret_id
     with pytest.raises(SecretException, match="Secret cannot be modified in its current state"):
         secrets.create(name, HIDDEN)
     changed = secrets.update(name, HIDDEN + "2")
-    assert changed.current_version == 2 and changed.metadata == {"a": "b"} and changed.updated_at > made.updated_at
+    assert changed.version == 2 and changed.metadata == {"a": "b"} and changed.updated_at > made.updated_at
     changed = secrets.update(made.secret_id, HIDDEN, metadata={})
-    assert changed.current_version == 3 and changed.metadata == {} and changed.created_at == made.created_at
+    assert changed.version == 3 and changed.metadata == {} and changed.created_at == made.created_at
     assert secrets.exists(name) is True
     assert secrets.destroy(made.secret_id) is True
     assert secrets.destroy(name) is False and secrets.exists(name) is False
@@ -120,7 +120,7 @@ def test_values_are_sealed_on_disk_and_in_no_log(flavour):
         elsewhere.chmod(0o400)
         server.arguments = ("--secrets-key-command", f"cat {elsewhere}")
         server.start()
-        assert call(Secret.get_info, "kept").current_version == 1
+        assert call(Secret.get_info, "kept").version == 1
         assert not key.exists()
     finally:
         server.stop()
