@@ -33,4 +33,4 @@ pub use envd::Envd;
 pub use error::{ClientError, Code};
 pub use events::EventStream;
 pub use secret::Secret;
-pub use tls::{Dial, TrustError, trust};
+pub use tls::{Dial, TrustError, system_bundle, trust, trust_also};

@@ -31,7 +31,7 @@ use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Gate, Refusal, proxy};
+use soulbox_egress::{Broker, Gate, Refusal, proxy};
 use soulbox_helper::{Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -115,16 +115,18 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let (gate, refusals) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
+    let keeper = Arc::clone(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let handed = Handed {
         tls: handover.tls,
         secrets_key: handover.secrets_key,
+        rules_ca: handover.rules_ca,
     };
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
-    let served = serve_until(stop, &config, handed, listener, &driver, refusals).await;
+    let served = serve_until(stop, &config, handed, listener, &driver, (keeper, refusals)).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -137,6 +139,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
 struct Handed {
     tls: Option<TlsTexts>,
     secrets_key: Option<SecretsKey>,
+    rules_ca: Option<Vec<u8>>,
 }
 
 async fn serve_until(
@@ -145,10 +148,11 @@ async fn serve_until(
     handed: Handed,
     listener: TcpListener,
     driver: &Arc<RemoteDriver>,
-    refusals: mpsc::Receiver<Refusal>,
+    (gate, refusals): (Arc<Gate>, mpsc::Receiver<Refusal>),
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let server = Server::start(config, handed.secrets_key, Arc::clone(driver), address).await?;
+    broker_rules(&gate, &server.state.secrets, handed.rules_ca.as_deref());
     tokio::spawn(write_down(refusals, server.sandboxes.clone()));
     let shutdown = CancellationToken::new();
     let edge = server.serve(config, handed.tls.as_ref(), listener, &shutdown)?;
@@ -206,6 +210,17 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     let mirrors = mirrors.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let network = soulbox_registry::Network::new(config.private_registries.clone(), mirrors);
     Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
+}
+
+/// Has header rules work. Where this host trusts nobody they do not: nothing is sent to who cannot be verified.
+fn broker_rules(gate: &Gate, secrets: &soulbox_secrets::Secrets, more: Option<&[u8]>) {
+    match soulbox_client::trust_also(more.unwrap_or_default()) {
+        Ok(upstream) => gate.use_broker(Broker::new(secrets.clone(), upstream)),
+        Err(error) => tracing::error!(
+            %error,
+            "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
+        ),
+    }
 }
 
 /// What a sandbox was not let do goes into its log. Ends when nothing can be refused any more.

@@ -75,6 +75,8 @@ pub(crate) struct Handover {
     pub(crate) tls: Option<TlsTexts>,
     /// What `secrets_key_command` has printed.
     pub(crate) secrets_key: Option<SecretsKey>,
+    /// What is in `rules_ca_file`.
+    pub(crate) rules_ca: Option<Vec<u8>>,
 }
 
 /// Certificate chain and key, PEM: their files may be readable by root only.

@@ -37,6 +37,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let tls = tls_texts(config)?;
     let secrets_key = config.secrets_key_command.as_deref();
     let secrets_key = secrets_key.map(key_command::run).transpose()?;
+    let rules_ca = config.rules_ca_file.as_deref().map(pem).transpose()?;
     let settings = Settings::of(effective);
     let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
     let place = helped.place;
@@ -45,6 +46,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         place: place.clone(),
         tls,
         secrets_key,
+        rules_ca,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];
@@ -58,18 +60,19 @@ fn tls_texts(config: &Config) -> anyhow::Result<Option<TlsTexts>> {
     let Some(files) = &config.tls else {
         return Ok(None);
     };
-    let read = |path: &Path| {
-        fs::read(path).with_context(|| {
-            format!(
-                "cannot read {}\nFIX: name a PEM file that exists",
-                path.display()
-            )
-        })
-    };
     Ok(Some(TlsTexts {
-        cert: read(&files.cert)?,
-        key: read(&files.key)?,
+        cert: pem(&files.cert)?,
+        key: pem(&files.key)?,
     }))
+}
+
+fn pem(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}\nFIX: name a PEM file that exists",
+            path.display()
+        )
+    })
 }
 
 struct Helped {
