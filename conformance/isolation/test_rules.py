@@ -110,8 +110,8 @@ def test_what_the_guest_sends_is_replaced(upstream, ruled):
 
 def test_one_connection_carries_many_requests(upstream, ruled):
     name = upstream.name("ruled")
-    requests, said = arrived(upstream, ruled, f"curl -sSv https://{name}/one https://{name}/two --http2 -T /dev/null https://{name}/three 2>&1")
-    assert [keys(request) for request in requests][:2] == [[VALUE]] * 2 and "Re-using existing connection" in said, said
+    requests, said = arrived(upstream, ruled, f"curl -sSv https://{name}/one https://{name}/two")
+    assert [keys(request) for request in requests] == [[VALUE]] * 2 and "Re-using existing" in said, said
 
 
 def raw(upstream: Upstream, request: str) -> str:
@@ -239,9 +239,9 @@ def test_a_fork_has_its_sources_rules(upstream, create):
     sandbox = create(network={"rules": rules(upstream)})
     (fork,) = sandbox.fork(timeout=120)
     try:
-        assert works(upstream, fork.sandbox)
+        assert works(upstream, fork)
     finally:
-        fork.sandbox.kill()
+        fork.kill()
 
 
 def test_after_the_server(upstream, server, create):
