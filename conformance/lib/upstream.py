@@ -25,7 +25,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         seen = {"at": self.server.what, "method": self.command, "path": self.path, "headers": self.headers.items(), "body": body}
         os.write(out, (json.dumps(seen) + "\n").encode())
         where = self.path.partition("?to=")[2]
-        answer = b"REACHED\n"
+        answer = ("REACHED, body " + self.headers.get("X-Key", "nothing") + "\n").encode()
         self.send_response(302 if where else 200)
         if where: self.send_header("Location", where)
         self.send_header("X-Echo", "you sent " + self.headers.get("X-Key", "nothing"))

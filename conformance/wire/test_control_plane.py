@@ -304,7 +304,6 @@ def test_later_fields_are_refused_not_ignored():
     """A sandbox that silently lacks what was asked for would be worse than none."""
     for extra in (
         {"volumeMounts": [{"name": "data", "path": "/data"}]},
-        {"iam": {"tokens": {"aws": {"audience": "a", "tokenType": "JWT-SVID"}}}},
         {"network": {"egressProxy": {"address": "proxy.example:1080"}}},
     ):
         answer = api("POST", "/v2/sandboxes", {"templateID": "base"} | extra)

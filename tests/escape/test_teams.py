@@ -29,6 +29,8 @@ PRIVATE_BUILD = "e5cafe00-0000-4000-8000-000000000001"
 # Method, path and body, with the same placeholders. Reading first, what destroys last: the control has to have something left.
 ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/health", None),
+    ("GET", "/.well-known/openid-configuration", None),
+    ("GET", "/.well-known/jwks.json", None),
     ("GET", "/openapi.json", None),
     ("GET", "/sandboxes", None),
     ("GET", "/v2/sandboxes", None),
@@ -124,7 +126,7 @@ ROUTES: list[tuple[str, str, object]] = [
 ]
 # Answered alike to everybody, about the asker's own team; what they say must not contain anything of the victim's.
 ABOUT_ONESELF = {
-    "/health", "/openapi.json", "/sandboxes", "/v2/sandboxes", "/sandboxes/metrics", "/snapshots", "/templates", "/v2/templates", "/default-templates", "/template-catalogue",
+    "/health", "/.well-known/openid-configuration", "/.well-known/jwks.json", "/openapi.json", "/sandboxes", "/v2/sandboxes", "/sandboxes/metrics", "/snapshots", "/templates", "/v2/templates", "/default-templates", "/template-catalogue",
     "/teams", "/api-keys", "/secrets", "/volumes", "/events/sandboxes", "/events/webhooks",
     # Empty for a sandbox that never was, and for one of another team: `test_unknown_and_foreign_ids_answer_alike`.
     "/sandboxes/{sandboxID}/logs", "/v2/sandboxes/{sandboxID}/logs", "/sandboxes/{sandboxID}/metrics", "/events/sandboxes/{sandboxID}",

@@ -1,8 +1,10 @@
-//! Answers that need no caller: health, addresses that are no more, addresses that never were.
+//! Answers that need no caller: health, who signs tokens, addresses that are no more, addresses that never were.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::state::Shared;
@@ -13,6 +15,16 @@ pub(crate) async fn health(State(api): State<Shared>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "Service is unavailable").into_response();
     }
     "Health check successful".into_response()
+}
+
+/// `GET /.well-known/openid-configuration`.
+pub(crate) async fn discovery(State(api): State<Shared>) -> Json<Value> {
+    Json(api.identity.discovery())
+}
+
+/// `GET /.well-known/jwks.json`.
+pub(crate) async fn key_set(State(api): State<Shared>) -> Json<Value> {
+    Json(api.identity.key_set())
 }
 
 /// `/instances…` and `/envs…`.

@@ -34,6 +34,8 @@ fn all() -> Routes {
     Routes::default()
         .get("/health", outside::health)
         .get("/openapi.json", openapi::get)
+        .get("/.well-known/openid-configuration", outside::discovery)
+        .get("/.well-known/jwks.json", outside::key_set)
         .merge(sandboxes())
         .merge(templates())
         .merge(team_routes())

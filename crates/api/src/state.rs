@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
-use soulbox_secrets::Secrets;
+use soulbox_secrets::{Identity, Secrets};
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
 use soulbox_webhooks::Webhooks;
@@ -43,6 +43,8 @@ pub struct ApiState {
     pub webhooks: Webhooks,
     /// Secrets of teams.
     pub secrets: Secrets,
+    /// Who signs tokens of sandboxes.
+    pub identity: Arc<Identity>,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
@@ -106,6 +108,7 @@ pub(crate) struct Api {
     pub(crate) volumes: Volumes,
     pub(crate) webhooks: Webhooks,
     pub(crate) secrets: Secrets,
+    pub(crate) identity: Arc<Identity>,
     /// Who follows events.
     pub(crate) streams: Streams,
     /// Who may see the content of volumes.
@@ -135,6 +138,7 @@ impl Api {
             volumes,
             webhooks,
             secrets,
+            identity,
             upload_key,
             public_url,
         } = state;
@@ -150,6 +154,7 @@ impl Api {
             volumes,
             webhooks,
             secrets,
+            identity,
             streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),

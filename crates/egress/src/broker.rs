@@ -1,6 +1,6 @@
 //! What header rules need besides the rules: certificates for the sandbox, the values of secrets, and whom to trust outside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +9,12 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use soulbox_secrets::{Secrets, SecretsError};
+use soulbox_secrets::{Identity, Secrets, SecretsError};
 use soulbox_types::rules::{HeaderRule, HeaderRules, Part, parts};
-use soulbox_types::{SecretName, SecretSelector};
+use soulbox_types::{SandboxId, SecretName, SecretSelector};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::hide::Values;
 
 /// Half of the time that a certificate is good: whoever connects has the other half.
 const KEPT: Duration = Duration::from_hours(24);
@@ -22,6 +24,7 @@ const MOST_KEPT: usize = 1024;
 /// See the module.
 pub struct Broker {
     secrets: Secrets,
+    identity: Arc<Identity>,
     upstream: TlsConnector,
     ready: Mutex<HashMap<(String, String), Ready>>,
 }
@@ -31,10 +34,18 @@ struct Ready {
     since: Instant,
 }
 
-/// A header that a request gets.
-pub(crate) struct Header {
-    pub(crate) name: HeaderName,
-    pub(crate) value: HeaderValue,
+/// The rules of a sandbox, and who it is.
+pub(crate) struct Ruled {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) rules: Box<HeaderRules>,
+    pub(crate) tokens: BTreeMap<String, String>,
+}
+
+/// What a request gets.
+pub(crate) struct Added {
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What of it the sandbox must not see.
+    pub(crate) hidden: Values,
 }
 
 /// A header cannot be made; in words that name no value.
@@ -50,9 +61,10 @@ impl fmt::Debug for Broker {
 impl Broker {
     /// A broker of these secrets. Servers outside must show certificates that `upstream` trusts.
     #[must_use]
-    pub fn new(secrets: Secrets, upstream: TlsConnector) -> Self {
+    pub fn new(secrets: Secrets, identity: Arc<Identity>, upstream: TlsConnector) -> Self {
         Self {
             secrets,
+            identity,
             upstream,
             ready: Mutex::default(),
         }
@@ -101,19 +113,25 @@ impl Broker {
     /// The headers of a rule as they are at this moment.
     pub(crate) async fn headers(
         &self,
-        rules: &HeaderRules,
+        ruled: &Ruled,
         rule: &HeaderRule,
-    ) -> Result<Vec<Header>, Unresolved> {
+    ) -> Result<Added, Unresolved> {
         let mut headers = Vec::new();
+        let mut hidden = Vec::new();
         for (name, template) in &rule.headers {
             let damaged = || Unresolved(format!("the rule's header {name} is damaged"));
             let mut text = String::new();
             for part in parts(template).map_err(|_| damaged())? {
-                match part {
-                    Part::Literal(literal) => text += literal,
-                    Part::Secret(secret) => text += &self.value(rules, &secret).await?,
-                    Part::Token(_) => return Err(damaged()),
-                }
+                let value = match part {
+                    Part::Literal(literal) => {
+                        text += literal;
+                        continue;
+                    }
+                    Part::Secret(secret) => self.value(&ruled.rules, &secret).await?,
+                    Part::Token(token) => self.token(ruled, token)?,
+                };
+                text += &value;
+                hidden.push(value);
             }
             let mut value = HeaderValue::from_str(&text).map_err(|_| {
                 Unresolved(format!(
@@ -123,9 +141,19 @@ impl Broker {
             // HTTP/2 keeps such out of its tables, and logs that show headers hide them.
             value.set_sensitive(true);
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| damaged())?;
-            headers.push(Header { name, value });
+            headers.push((name, value));
         }
-        Ok(headers)
+        let hidden = Values::new(hidden.iter().map(String::as_str));
+        Ok(Added { headers, hidden })
+    }
+
+    fn token(&self, ruled: &Ruled, name: &str) -> Result<String, Unresolved> {
+        let audience = ruled.tokens.get(name);
+        let audience = audience.ok_or_else(|| Unresolved(format!("there is no token {name}")))?;
+        let token = self
+            .identity
+            .token(&ruled.sandbox, &ruled.rules.team, audience);
+        Ok(token.expose().to_owned())
     }
 
     async fn value(&self, rules: &HeaderRules, secret: &SecretName) -> Result<String, Unresolved> {

@@ -9,11 +9,10 @@ use parking_lot::Mutex;
 use soulbox_driver::Doorkeeper;
 use soulbox_net::resolver::{Names, Told};
 use soulbox_types::policy::{Rule, canonical_name};
-use soulbox_types::rules::HeaderRules;
 use soulbox_types::{EgressPolicy, NetworkMode, SandboxId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Ruled};
 
 /// How long an address is good after it was told. Programs keep connections for some time before they use them, and what
 /// DNS says for a second is used for longer.
@@ -89,10 +88,16 @@ impl Gate {
         self.broker.get()
     }
 
-    /// The header rules of a sandbox at this moment.
-    pub(crate) fn rules(&self, client: Ipv4Addr) -> Option<Box<HeaderRules>> {
+    /// What header rules of a sandbox come to at this moment.
+    pub(crate) fn rules(&self, client: Ipv4Addr) -> Option<Ruled> {
         let entries = self.entries.lock();
-        entries.get(&client)?.policy.as_ref()?.rules.clone()
+        let entry = entries.get(&client)?;
+        let policy = entry.policy.as_ref()?;
+        Some(Ruled {
+            sandbox: entry.sandbox.clone(),
+            rules: policy.rules.clone()?,
+            tokens: policy.tokens.clone(),
+        })
     }
 
     /// The name in its canonical form, if a rule of the sandbox is about it.

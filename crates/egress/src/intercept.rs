@@ -8,7 +8,9 @@ use std::convert::Infallible;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::server::conn::http1;
@@ -21,13 +23,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::broker::{Broker, Header};
+use crate::broker::Added;
 use crate::gate::Gate;
+use crate::hide::Covered;
 use crate::plain::{Body, Failed, Far, HEAD, forward, refusal, target, told};
 use crate::proxy::{PATIENCE, Way, reset};
 
-/// What stands in the place of a value that an answer repeats.
-const HIDDEN: HeaderValue = HeaderValue::from_static("[hidden]");
+/// What an answer must not be encoded by, so that it can be looked at.
+const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
 
 /// A connection whose TLS asks for a name with a rule.
 struct Middle {
@@ -47,7 +50,7 @@ pub(crate) async fn pass(
 ) {
     let rules = gate.rules(way.client);
     let acceptor = match (gate.broker(), &rules) {
-        (Some(broker), Some(rules)) => broker.acceptor(rules, &name),
+        (Some(broker), Some(ruled)) => broker.acceptor(&ruled.rules, &name),
         _ => Err("the server is not ready".into()),
     };
     let acceptor = match acceptor {
@@ -124,29 +127,35 @@ impl Middle {
     }
 
     async fn send(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Failed> {
-        let headers = self.headers().await.map_err(|reason| Failed {
+        let Added { headers, hidden } = self.added().await.map_err(|reason| Failed {
             error: "rule_unusable",
             reason,
         })?;
-        for Header { name, value } in &headers {
+        for (name, value) in headers {
             // The guest's own ones go, however many.
-            request.headers_mut().insert(name, value.clone());
+            request.headers_mut().insert(name, value);
+        }
+        if !hidden.is_empty() {
+            request.headers_mut().insert(ACCEPT_ENCODING, AS_IT_IS);
         }
         let broker = self.gate.broker().ok_or_else(Failed::gone)?;
         let far = Far::Verified(broker.upstream().clone(), server_name(&self.name)?);
         let mut response = forward(self.way, &far, &self.server, request).await?;
-        hide(response.headers_mut(), &headers);
-        Ok(response)
+        if hidden.is_empty() {
+            return Ok(response);
+        }
+        hidden.cover_head(response.headers_mut());
+        Ok(response.map(|body| Covered::new(body, hidden).boxed()))
     }
 
     /// What the rule of this moment adds.
-    async fn headers(&self) -> Result<Vec<Header>, String> {
+    async fn added(&self) -> Result<Added, String> {
         let gone = || "the rule is gone; connect again".to_owned();
-        let rules = self.gate.rules(self.way.client).ok_or_else(gone)?;
-        let rule = rules.of_name(&self.name).ok_or_else(gone)?;
-        let broker: &Broker = self.gate.broker().ok_or_else(gone)?;
-        let headers = broker.headers(&rules, rule).await;
-        headers.map_err(|unresolved| unresolved.0)
+        let ruled = self.gate.rules(self.way.client).ok_or_else(gone)?;
+        let rule = ruled.rules.of_name(&self.name).ok_or_else(gone)?;
+        let broker = self.gate.broker().ok_or_else(gone)?;
+        let added = broker.headers(&ruled, rule).await;
+        added.map_err(|unresolved| unresolved.0)
     }
 }
 
@@ -155,38 +164,4 @@ fn server_name(name: &str) -> Result<ServerName<'static>, Failed> {
         error: "upstream_failed",
         reason: "no certificate can have this name".to_owned(),
     })
-}
-
-/// Takes what was added out of the head of an answer that repeats it.
-fn hide(answer: &mut HeaderMap, added: &[Header]) {
-    for value in answer.values_mut() {
-        let repeats = |header: &Header| {
-            let own = header.value.as_bytes();
-            !own.is_empty() && value.as_bytes().windows(own.len()).any(|part| part == own)
-        };
-        if added.iter().any(repeats) {
-            *value = HIDDEN;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderName;
-
-    use super::*;
-
-    #[test]
-    fn answers_repeat_nothing() {
-        let added = Header {
-            name: HeaderName::from_static("x-key"),
-            value: HeaderValue::from_static("hidden"),
-        };
-        let mut answer = HeaderMap::new();
-        answer.insert("x-echo", HeaderValue::from_static("key=hidden;"));
-        answer.insert("x-other", HeaderValue::from_static("hid den"));
-        hide(&mut answer, &[added]);
-        assert_eq!(answer["x-echo"], "[hidden]");
-        assert_eq!(answer["x-other"], "hid den");
-    }
 }

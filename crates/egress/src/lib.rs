@@ -10,6 +10,7 @@
 mod broker;
 mod gate;
 mod hello;
+mod hide;
 mod intercept;
 mod plain;
 pub mod proxy;

@@ -26,7 +26,7 @@ use crate::node::{Node, store_error};
 use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
 use crate::saving::{self, Saved};
 use crate::transitions::{self, Killed, trust_live};
-use crate::trust::with_authority_of;
+use crate::trust::going_on_from;
 use crate::{NewSandbox, SandboxError, SandboxView, hibernation, reconcile};
 
 /// When a pause at the end time that has failed is tried again.
@@ -416,7 +416,7 @@ impl Actor {
     async fn set_network(&mut self, change: NetworkChange) -> Result<(), SandboxError> {
         let run = self.runs(Request::Update)?;
         // Trusted before it is needed: what is refused now is tried again by nobody.
-        let network = with_authority_of(change.network.clone(), &run.guest.network());
+        let network = going_on_from(change.network.clone(), &run.guest.network());
         let put = match trust_live(&run.guest, &network).await {
             Ok(()) => run.guest.set_network(&network).await,
             refused => refused,

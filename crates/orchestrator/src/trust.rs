@@ -42,9 +42,15 @@ pub(crate) fn rules(network: &NetworkMode) -> Option<&HeaderRules> {
     network.policy()?.rules.as_deref()
 }
 
-/// What a sandbox may reach, with the authority that it trusts already where that is for the same domains: programs that
-/// run have read its certificate.
-pub(crate) fn with_authority_of(mut network: NetworkMode, before: &NetworkMode) -> NetworkMode {
+/// What a sandbox may reach, with what it keeps of before: its tokens, which are named when it is created; and the authority
+/// that it trusts already where that is for the same domains, because programs that run have read its certificate.
+pub(crate) fn going_on_from(mut network: NetworkMode, before: &NetworkMode) -> NetworkMode {
+    let tokens = before.policy().map(|policy| policy.tokens.clone());
+    if let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) {
+        let mut policy = network.policy().cloned().unwrap_or_default();
+        policy.tokens = tokens;
+        network = NetworkMode::Filtered(policy);
+    }
     if let (NetworkMode::Filtered(policy), Some(before)) = (&mut network, rules(before))
         && let Some(rules) = policy.rules.as_deref_mut()
     {
@@ -183,13 +189,18 @@ mod tests {
         };
         let name = |changed: &NetworkMode| rules(changed).unwrap().authority.name.clone();
         let before = network("a.example", "first");
-        let same = with_authority_of(network("a.example", "second"), &before);
+        let same = going_on_from(network("a.example", "second"), &before);
         assert_eq!(name(&same), "first");
         assert_eq!(rules(&same).unwrap().list[0].headers[0].1, "second");
-        let other = with_authority_of(network("b.example", "second"), &before);
+        let other = going_on_from(network("b.example", "second"), &before);
         assert_eq!(name(&other), "second");
-        let none = with_authority_of(NetworkMode::Internet, &before);
+        let none = going_on_from(NetworkMode::Internet, &before);
         assert_eq!(none, NetworkMode::Internet);
+        let tokens = NetworkMode::Filtered(EgressPolicy {
+            tokens: BTreeMap::from([("t".to_owned(), "for".to_owned())]),
+            ..EgressPolicy::default()
+        });
+        assert_eq!(going_on_from(NetworkMode::Internet, &tokens), tokens);
     }
 
     #[test]

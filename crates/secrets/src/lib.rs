@@ -3,10 +3,11 @@
 //! The database holds sealed bytes only; the key stands elsewhere ([`Key`]). What must stay true: a [`Value`] leaves this
 //! crate through [`Secrets::value`] and no other way, and nothing that is logged or shown holds one.
 //!
-//! What sandboxes are shown in the place of the servers that values are sent to, [`Leaf`], is made here, too: its keys are
-//! sealed like values.
+//! What sandboxes are shown in the place of the servers that values are sent to, [`Leaf`], and what sandboxes are
+//! believed by, [`Identity`], are made here, too: their keys are sealed like values.
 
 mod authority;
+mod identity;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use soulbox_store::{Page, PageRequest, SecretChange, SecretRow, Store, StoreErro
 use soulbox_types::{ErrorKind, SecretId, SecretName, SecretSelector, TeamId, Timestamp};
 
 pub use authority::{AuthorityError, Leaf};
+pub use identity::{Identity, NoIdentity};
 pub use seal::{Key, NotAKey, Value};
 
 /// Secrets of one team.

@@ -152,7 +152,7 @@ async fn serve_until(
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let server = Server::start(config, handed.secrets_key, Arc::clone(driver), address).await?;
-    broker_rules(&gate, &server.state.secrets, handed.rules_ca.as_deref());
+    broker_rules(&gate, &server.state, handed.rules_ca.as_deref());
     tokio::spawn(write_down(refusals, server.sandboxes.clone()));
     let shutdown = CancellationToken::new();
     let edge = server.serve(config, handed.tls.as_ref(), listener, &shutdown)?;
@@ -213,9 +213,13 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
 }
 
 /// Has header rules work. Where this host trusts nobody they do not: nothing is sent to who cannot be verified.
-fn broker_rules(gate: &Gate, secrets: &soulbox_secrets::Secrets, more: Option<&[u8]>) {
+fn broker_rules(gate: &Gate, state: &ApiState, more: Option<&[u8]>) {
     match soulbox_client::trust_also(more.unwrap_or_default()) {
-        Ok(upstream) => gate.use_broker(Broker::new(secrets.clone(), upstream)),
+        Ok(upstream) => gate.use_broker(Broker::new(
+            state.secrets.clone(),
+            state.identity.clone(),
+            upstream,
+        )),
         Err(error) => tracing::error!(
             %error,
             "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
@@ -321,6 +325,7 @@ impl Server {
         let credentials =
             Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
         let secrets = secrets::open(data_dir, &store, secrets_key).await?;
+        let identity = secrets::identity(data_dir, &secrets, &url(config, address))?;
         templates::register(&store, &artifacts, config.default_limits).await?;
         let settings = sandbox_settings(config, address, credentials.token_seed)?;
         let upload_key = settings.token_seed;
@@ -360,6 +365,7 @@ impl Server {
             volumes,
             webhooks: webhooks.clone(),
             secrets,
+            identity,
             upload_key,
             public_url: url(config, address),
             admin_token: AdminToken::new(&credentials.admin_token),

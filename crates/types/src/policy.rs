@@ -3,6 +3,7 @@
 //! Precedence, as in the contract: what is closed to every sandbox ([`crate::egress`]) stays closed; then the allow list
 //! opens; then the deny list closes; the rest is open. Names are held against the allow list only.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -147,6 +148,9 @@ pub struct EgressPolicy {
     /// What is added to requests. Opens nothing. Records of before there were rules have none.
     #[serde(default)]
     pub rules: Option<Box<HeaderRules>>,
+    /// Tokens that rules may name, and whom each is for.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, String>,
 }
 
 impl EgressPolicy {
@@ -163,7 +167,10 @@ impl EgressPolicy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         // Without a deny list the allow list changes nothing.
-        self.deny.is_empty() && self.dns_servers.is_empty() && self.rules.is_none()
+        self.deny.is_empty()
+            && self.dns_servers.is_empty()
+            && self.rules.is_none()
+            && self.tokens.is_empty()
     }
 
     /// Whether its lists are of a size that a kernel is given.

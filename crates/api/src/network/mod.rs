@@ -189,6 +189,12 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
+    /// The same with tokens that rules may name.
+    pub(crate) fn with_tokens(mut self, tokens: BTreeMap<String, String>) -> Self {
+        self.policy.tokens = tokens;
+        self
+    }
+
     /// What the sandbox may reach, with an authority for its rules.
     pub(crate) fn network(self, secrets: &Secrets, team: &TeamId) -> Result<NetworkMode, ApiError> {
         let Self { mut policy, rules } = self;

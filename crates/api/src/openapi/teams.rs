@@ -388,6 +388,22 @@ fn mass_actions() -> Vec<Operation> {
         )
         .of(Caller::Anybody)
         .answer(StatusCode::OK, Content::Text),
+        operation(
+            "GET",
+            "/.well-known/openid-configuration",
+            "getDiscovery",
+            "Who signs the tokens of sandboxes, for those who are shown one.",
+        )
+        .of(Caller::Anybody)
+        .answer(StatusCode::OK, Content::Object),
+        operation(
+            "GET",
+            "/.well-known/jwks.json",
+            "getKeySet",
+            "The keys that tokens of sandboxes are checked by.",
+        )
+        .of(Caller::Anybody)
+        .answer(StatusCode::OK, Content::Object),
         operation("GET", "/openapi.json", "getDocument", "This document.")
             .of(Caller::Anybody)
             .answer(StatusCode::OK, Content::Object),

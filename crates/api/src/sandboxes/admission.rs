@@ -3,6 +3,7 @@
 //! The order of the checks is the contract's, because a request can be wrong in several ways.
 //! Accepted means enforced: a field that asks for what this version cannot do is refused here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use soulbox_api_types::sandbox::{IamToken, NewSandbox, SandboxIam};
@@ -58,9 +59,11 @@ pub(crate) fn check(
 ) -> Result<Admitted, ApiError> {
     let timeout = timeout(body.timeout, version.default_timeout(), limits)?;
     check_pause_policy(body)?;
-    check_iam(body.iam.as_ref())?;
+    let tokens = tokens(body.iam.as_ref())?;
     let ingress = check_ingress(body.network.as_ref())?;
-    let network = Egress::of_create(body.network.as_ref(), body.allow_internet_access).decide()?;
+    let network = Egress::of_create(body.network.as_ref(), body.allow_internet_access)
+        .decide()?
+        .with_tokens(tokens);
     let auto_resume_seconds = timeout
         .min(limits.max_timeout)
         .as_secs()
@@ -135,12 +138,13 @@ fn check_pause_policy(body: &NewSandbox) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_iam(iam: Option<&SandboxIam>) -> Result<(), ApiError> {
+/// Tokens by name, and whom each is for.
+fn tokens(iam: Option<&SandboxIam>) -> Result<BTreeMap<String, String>, ApiError> {
     let Some(tokens) = iam
         .and_then(|iam| iam.tokens.as_ref())
         .filter(|tokens| !tokens.is_empty())
     else {
-        return Ok(());
+        return Ok(BTreeMap::new());
     };
     if tokens.len() > MAX_IAM_TOKENS {
         let message = format!(
@@ -152,9 +156,10 @@ fn check_iam(iam: Option<&SandboxIam>) -> Result<(), ApiError> {
     tokens
         .iter()
         .try_for_each(|(name, token)| check_iam_token(name, token))?;
-    Err(ApiError::invalid(
-        "Sandbox IAM workload tokens are not available for your team.",
-    ))
+    let pairs = tokens
+        .iter()
+        .map(|(name, token)| (name.clone(), token.audience.clone()));
+    Ok(pairs.collect())
 }
 
 fn check_iam_token(name: &str, token: &IamToken) -> Result<(), ApiError> {

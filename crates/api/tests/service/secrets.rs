@@ -149,3 +149,15 @@ async fn messages_repeat_nothing_and_answers_are_not_stored() {
         }
     }
 }
+
+#[tokio::test]
+async fn tokens_can_be_checked_by_anybody() {
+    let s = Stack::start().await;
+    let open = async |path: &str| s.bare(Method::GET, path).send().await.ok(200);
+    let discovery = open("/.well-known/openid-configuration").await;
+    assert_eq!(discovery["issuer"], "http://soulbox.test");
+    let keys = discovery["jwks_uri"].as_str().unwrap();
+    let keys = open(keys.strip_prefix("http://soulbox.test").unwrap()).await;
+    assert_eq!(keys["keys"][0]["kty"], "EC");
+    assert!(keys["keys"][0].get("d").is_none(), "the private part");
+}

@@ -14,7 +14,7 @@ use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
-use soulbox_secrets::Secrets;
+use soulbox_secrets::{Identity, Secrets};
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
 use soulbox_types::{Limits, TeamId, TemplateId, Timestamp};
 use soulbox_webhooks::{Places, Webhooks};
@@ -60,6 +60,7 @@ impl Stack {
         let sandboxes = Sandboxes::start(store.clone(), Arc::new(driver.clone()), settings)
             .await
             .unwrap();
+        let secrets = secrets(&store).await;
         let shutdown = CancellationToken::new();
         let router = soulbox_api::router(ApiState {
             sandboxes,
@@ -72,12 +73,7 @@ impl Stack {
                 max_memory_mib: 8192,
                 max_concurrent_builds: MAX_BUILDS,
             },
-            node: NodeIdentity {
-                id: "node1".into(),
-                version: "0.1.0".into(),
-                commit: "abc".into(),
-                data_dir: dir.path().to_owned(),
-            },
+            node: node(dir.path()),
             shutdown: shutdown.clone(),
             builds: Builds::open(
                 store.clone(),
@@ -103,7 +99,8 @@ impl Stack {
                 store.clone(),
                 soulbox_webhooks::Settings::new(Places::new(vec!["127.0.0.1".parse().unwrap()])),
             ),
-            secrets: secrets(&store).await,
+            identity: identity(&secrets),
+            secrets,
             upload_key: [9; 32],
             public_url: "http://soulbox.test".into(),
         });
@@ -194,6 +191,20 @@ impl Stack {
 async fn secrets(store: &Store) -> Secrets {
     let key = soulbox_secrets::Key::parse(&"5a".repeat(32)).unwrap();
     Secrets::open(store.clone(), key).await.unwrap()
+}
+
+fn node(data_dir: &std::path::Path) -> NodeIdentity {
+    NodeIdentity {
+        id: "node1".into(),
+        version: "0.1.0".into(),
+        commit: "abc".into(),
+        data_dir: data_dir.to_owned(),
+    }
+}
+
+fn identity(secrets: &Secrets) -> Arc<Identity> {
+    let identity = secrets.identity(&secrets.new_identity(), "http://soulbox.test");
+    Arc::new(identity.unwrap())
 }
 
 fn bootstrap(alias: &str) -> BootstrapTemplate {

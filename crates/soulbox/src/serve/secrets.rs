@@ -1,9 +1,11 @@
-//! The key of secrets at the start: the one that an operator's command has printed, or the file `secrets.key`.
+//! The keys of secrets and of tokens at the start: the first is the one that an operator's command has printed, or the file
+//! `secrets.key`; the second is in `identity.key`, sealed with the first.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use soulbox_secrets::{Key, Secrets};
+use soulbox_secrets::{Identity, Key, Secrets};
 use soulbox_store::Store;
 
 use super::credentials::{ensure_file, random_hex};
@@ -12,6 +14,7 @@ use crate::failure::Damaged;
 
 /// In the data directory, mode 0600.
 const FILE: &str = "secrets.key";
+const IDENTITY: &str = "identity.key";
 
 /// Opens the secrets with the key that there is, or makes one.
 pub(super) async fn open(
@@ -33,6 +36,20 @@ pub(super) async fn open(
     let key = Key::parse(&text).map_err(|_| damaged(&path, "is damaged"))?;
     let opened = Secrets::open(store.clone(), key).await;
     opened.context("cannot open the secrets")
+}
+
+/// What signs tokens of sandboxes in the name of this server.
+pub(super) fn identity(
+    data_dir: &Path,
+    secrets: &Secrets,
+    issuer: &str,
+) -> anyhow::Result<Arc<Identity>> {
+    let path = data_dir.join(IDENTITY);
+    let sealed = ensure_file(&path, || secrets.new_identity())?;
+    let identity = secrets.identity(&sealed, issuer);
+    Ok(Arc::new(identity.with_context(|| {
+        format!("cannot use {}", path.display())
+    })?))
 }
 
 fn damaged(path: &Path, how: &str) -> Damaged {
