@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
+use soulbox_secrets::Secrets;
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, Timestamp};
 use soulbox_webhooks::Webhooks;
@@ -40,6 +41,8 @@ pub struct ApiState {
     pub volumes: Volumes,
     /// Who tells webhooks of events.
     pub webhooks: Webhooks,
+    /// Secrets of teams.
+    pub secrets: Secrets,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
@@ -102,6 +105,7 @@ pub(crate) struct Api {
     pub(crate) looks: Looks,
     pub(crate) volumes: Volumes,
     pub(crate) webhooks: Webhooks,
+    pub(crate) secrets: Secrets,
     /// Who follows events.
     pub(crate) streams: Streams,
     /// Who may see the content of volumes.
@@ -130,6 +134,7 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             upload_key,
             public_url,
         } = state;
@@ -144,6 +149,7 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),

@@ -20,6 +20,7 @@ mod http;
 pub mod lines;
 pub mod process;
 mod secret;
+mod secrets;
 pub mod startup;
 mod templates;
 mod tls;

@@ -10,8 +10,10 @@ mod claim;
 mod credentials;
 mod handover;
 pub(crate) mod helper;
+mod key_command;
 mod launch;
 mod reach;
+mod secrets;
 mod templates;
 
 use std::collections::BTreeMap;
@@ -49,7 +51,7 @@ use crate::failure::Failure;
 
 pub(crate) use claim::Claim;
 use credentials::Credentials;
-use handover::{Handover, Place, TlsTexts};
+use handover::{Handover, Place, SecretsKey, TlsTexts};
 use launch::HANDOVER_VARIABLE;
 pub(crate) use launch::launch;
 
@@ -114,12 +116,15 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
+    let handed = Handed {
+        tls: handover.tls,
+        secrets_key: handover.secrets_key,
+    };
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
-    let tls = handover.tls.as_ref();
-    let served = serve_until(stop, &config, tls, listener, &driver, refusals).await;
+    let served = serve_until(stop, &config, handed, listener, &driver, refusals).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -128,19 +133,25 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     served
 }
 
+/// What root has read for the server.
+struct Handed {
+    tls: Option<TlsTexts>,
+    secrets_key: Option<SecretsKey>,
+}
+
 async fn serve_until(
     stop: impl Future<Output = ()>,
     config: &Config,
-    tls: Option<&TlsTexts>,
+    handed: Handed,
     listener: TcpListener,
     driver: &Arc<RemoteDriver>,
     refusals: mpsc::Receiver<Refusal>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let server = Server::start(config, Arc::clone(driver), address).await?;
+    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), address).await?;
     tokio::spawn(write_down(refusals, server.sandboxes.clone()));
     let shutdown = CancellationToken::new();
-    let edge = server.serve(config, tls, listener, &shutdown)?;
+    let edge = server.serve(config, handed.tls.as_ref(), listener, &shutdown)?;
     soulbox_fault::point!("start.ready");
     say_ready(&url(config, address))?;
 
@@ -278,6 +289,7 @@ struct Server {
 impl Server {
     async fn start(
         config: &Config,
+        secrets_key: Option<SecretsKey>,
         driver: Arc<RemoteDriver>,
         address: SocketAddr,
     ) -> anyhow::Result<Self> {
@@ -293,6 +305,7 @@ impl Server {
         soulbox_fault::point!("start.database-open");
         let credentials =
             Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
+        let secrets = secrets::open(data_dir, &store, secrets_key).await?;
         templates::register(&store, &artifacts, config.default_limits).await?;
         let settings = sandbox_settings(config, address, credentials.token_seed)?;
         let upload_key = settings.token_seed;
@@ -331,6 +344,7 @@ impl Server {
             builds: builds.clone(),
             volumes,
             webhooks: webhooks.clone(),
+            secrets,
             upload_key,
             public_url: url(config, address),
             admin_token: AdminToken::new(&credentials.admin_token),

@@ -33,6 +33,7 @@ pub(crate) enum Setting {
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
+    SecretsKeyCommand,
     EventsKeptDays,
     EcrEndpoint,
     DiskBacking,
@@ -50,7 +51,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -72,6 +73,7 @@ impl Setting {
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
+        Self::SecretsKeyCommand,
         Self::EventsKeptDays,
         Self::EcrEndpoint,
         Self::DiskBacking,
@@ -111,6 +113,7 @@ impl Setting {
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
+            Self::SecretsKeyCommand => "secrets_key_command",
             Self::EventsKeptDays => "events_kept_days",
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
@@ -137,7 +140,8 @@ impl Setting {
             | Self::TlsKey
             | Self::DnsUpstreams
             | Self::PrivateRegistries
-            | Self::PrivateWebhooks => "",
+            | Self::PrivateWebhooks
+            | Self::SecretsKeyCommand => "",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",

@@ -124,7 +124,7 @@ fn client_env(url: &str, key: &str, config: &Config) -> String {
     lines.join("\n") + "\n"
 }
 
-fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+pub(super) fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -154,7 +154,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
-fn random_hex(bytes: usize) -> String {
+pub(super) fn random_hex(bytes: usize) -> String {
     let mut buffer = vec![0; bytes];
     getrandom::fill(&mut buffer).expect("the operating system provides randomness");
     buffer.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -73,6 +73,8 @@ pub(crate) struct Handover {
     pub(crate) settings: Settings,
     pub(crate) place: Place,
     pub(crate) tls: Option<TlsTexts>,
+    /// What `secrets_key_command` has printed.
+    pub(crate) secrets_key: Option<SecretsKey>,
 }
 
 /// Certificate chain and key, PEM: their files may be readable by root only.
@@ -85,6 +87,16 @@ pub(crate) struct TlsTexts {
 impl std::fmt::Debug for TlsTexts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TlsTexts(…)")
+    }
+}
+
+/// The text of a key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SecretsKey(pub(crate) String);
+
+impl std::fmt::Debug for SecretsKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretsKey(…)")
     }
 }
 

@@ -18,6 +18,7 @@ use soulbox_linux::{exec, socket};
 
 use super::claim::require_root;
 use super::handover::{self, Handover, Place, Settings, Started, TlsTexts};
+use super::key_command;
 use super::reach::make_reachable;
 use crate::config::{Config, Effective};
 
@@ -34,6 +35,8 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         format!("cannot listen on {}\nFIX: stop what uses that address, or choose another with --listen", config.listen)
     })?;
     let tls = tls_texts(config)?;
+    let secrets_key = config.secrets_key_command.as_deref();
+    let secrets_key = secrets_key.map(key_command::run).transpose()?;
     let settings = Settings::of(effective);
     let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
     let place = helped.place;
@@ -41,6 +44,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         settings,
         place: place.clone(),
         tls,
+        secrets_key,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];
