@@ -136,6 +136,11 @@ fn spawn(argv: &[String], spec: &KernelSpec, cwd: &Path) -> Result<Process, Kern
     let (program, arguments) = argv.split_first().ok_or(KernelError::NoProgram)?;
     let mut child = Command::new(program)
         .args(arguments)
+        // What programs show of letters that are not ASCII depends on it.
+        .env(
+            "LANG",
+            std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into()),
+        )
         .envs(&spec.env)
         .current_dir(cwd)
         .stdin(Stdio::null())
