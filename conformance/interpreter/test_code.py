@@ -110,7 +110,7 @@ def test_what_is_shared_cannot_be_changed(create):
     first = create()
     first.run_code("kept = [1]")
     spoil = "cd /var/lib/soulbox-interpreter && ls && for file in *; do sudo dd if=/dev/zero of=$file bs=1M count=4 conv=notrunc status=none; done"
-    assert "kernel" in first.commands.run(spoil).stdout
+    assert "zygote" in first.commands.run(spoil).stdout
     assert first.run_code("kept.append(2); kept").text == "[1, 2]"
     second = create()
     assert second.run_code("import pandas; 40 + 2").text == "42"

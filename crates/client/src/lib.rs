@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`follow`], [`startup`], [`ClientError`].
 
+pub mod analysis;
 pub mod api;
 mod branches;
 mod builds;
@@ -17,6 +18,7 @@ mod error;
 mod events;
 pub mod follow;
 mod http;
+pub mod interpreter;
 pub mod lines;
 pub mod process;
 mod secret;
@@ -32,5 +34,6 @@ pub use endpoint::Endpoint;
 pub use envd::Envd;
 pub use error::{ClientError, Code};
 pub use events::EventStream;
+pub use interpreter::Interpreter;
 pub use secret::Secret;
 pub use tls::{Dial, TrustError, trust};

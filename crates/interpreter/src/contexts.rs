@@ -78,14 +78,11 @@ impl World {
         self.started(context).await
     }
 
-    /// The first context of the sandbox. Its kernel is there, and shares its memory with those who go on from here.
+    /// The first context of the sandbox. Its kernel is there, and has done once what every sandbox has it do.
     pub(crate) async fn first(&self, language: &str) -> Result<(), ContextError> {
         let context = self.default_of(language).await?;
         let mut session = context.session.lock().await;
         if let Some(kernel) = &mut session.kernel {
-            run::rehearse(kernel, language).await;
-            self.starter.lay_on_file(kernel.process.pid, "kernel").await;
-            // What every execution writes to is better there from the beginning than copied page by page.
             run::rehearse(kernel, language).await;
         }
         Ok(())

@@ -113,7 +113,8 @@ async fn prepared(
 }
 
 /// Has a kernel run what every first execution runs. Python writes to code that it runs for the first times, and loads
-/// modules when they are needed: each sandbox would do it again, in memory of its own.
+/// modules when they are needed: each sandbox would do it again, and copy page by page
+/// what can be there from the beginning.
 pub(crate) async fn rehearse(kernel: &mut Kernel, language: &str) {
     let own =
         |value: Option<&str>| Changes::from([(REHEARSED.to_owned(), value.map(str::to_owned))]);

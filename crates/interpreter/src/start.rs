@@ -81,7 +81,7 @@ impl Starter {
     /// Puts the memory of a process on a file, so that all who go on from here share it. It saves memory and time,
     /// and nothing depends on it.
     #[expect(clippy::print_stderr, reason = "a start that is not whole is told")]
-    pub(crate) async fn lay_on_file(&self, pid: i32, name: &str) {
+    async fn lay_on_file(&self, pid: i32, name: &str) {
         let file = self.backing.join(name);
         let laid = tokio::task::spawn_blocking(move || backing::lay(pid, &file)).await;
         match laid.map_err(std::io::Error::other).flatten() {

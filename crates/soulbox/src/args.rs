@@ -1,5 +1,6 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod analysis;
 mod attach;
 mod branch;
 mod build;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
+pub(crate) use analysis::{AnalyzeArgs, PlotArgs};
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
@@ -288,6 +290,10 @@ pub(crate) enum SandboxCommand {
     List(ListArgs),
     /// Run a command in a sandbox; input, output and exit code are the command's
     Exec(ExecArgs),
+    /// Run Python over data by the code interpreter, and show tables, metrics and what was printed
+    Analyze(AnalyzeArgs),
+    /// Draw a plot by the code interpreter into a file
+    Plot(PlotArgs),
     /// Follow a command that runs already, or ended within the last minute
     Attach(AttachArgs),
     /// Open a terminal in a sandbox
@@ -639,6 +645,8 @@ pub(crate) enum BenchCommand {
     Template(BenchArgs),
     /// All of the above
     All(BenchArgs),
+    /// Code in the code interpreter, whose template must be there; `--peers`: a plain jupyter_client on this host
+    Interpreter(BenchArgs),
 }
 
 impl BenchCommand {
@@ -653,6 +661,7 @@ impl BenchCommand {
             | Self::Sustained(args)
             | Self::Lifecycle(args)
             | Self::Template(args)
+            | Self::Interpreter(args)
             | Self::All(args) => args,
         }
     }

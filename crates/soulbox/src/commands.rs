@@ -1,5 +1,6 @@
 //! What each command does. One file per group of commands.
 
+pub(crate) mod analysis;
 pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod branch;

@@ -1,7 +1,8 @@
 """Loads libraries once and forks kernels that have them.
 
-One line of JSON per request on standard input, one per event on standard output. It has one thread and no sockets: a
-fork copies nothing that would have to be mended. It ends with its input, and its children end with it.
+One line of JSON per request on standard input, one per event on standard output. It has no sockets and no threads but
+those of libraries that see to forks themselves: a fork copies nothing that would have to be mended. It ends with its
+input, and its children end with it.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 
 from soulbox_kernels import immortal
 
@@ -76,7 +78,9 @@ class Zygote:
     def fork(self, request):
         hold_read, hold_write = os.pipe()
         try:
-            pid = os.fork()
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                # Threads are what it warns of, see above.
+                pid = os.fork()
         except OSError as error:
             say(self.events, event="refused", id=request["id"], reason=str(error))
             os.close(hold_read)
