@@ -66,6 +66,10 @@ pub struct Secrets<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub SocketAddr);
 
+/// Among the extensions of a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls;
+
 /// What can be set.
 #[derive(Debug, Clone)]
 pub struct EdgeConfig {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use soulbox_driver::route::{Route, Woken};
 use soulbox_types::SandboxId;
@@ -21,10 +21,12 @@ use crate::rewrite::{
     check_traffic_token, may_wake, reserved_path, strip_hop_by_hop, wanted_upgrade,
 };
 use crate::tunnel::Tunnel;
-use crate::{Admits, Inner};
+use crate::{Admits, Inner, OverTls};
 
 /// How long a request waits for a sandbox to come back.
 const WAKE_PATIENCE: Duration = Duration::from_secs(60);
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 type Answer = Response<ResponseBody>;
 
@@ -54,6 +56,12 @@ impl Inner {
     }
 
     async fn to_control(&self, request: Request<ClientBody>, stream: StreamGuard) -> Answer {
+        let mut request = request;
+        if request.extensions().get::<OverTls>().is_some() {
+            // What it answers may hold addresses of itself.
+            let https = HeaderValue::from_static("https");
+            request.headers_mut().insert(FORWARDED_PROTO, https);
+        }
         match self.control.call(request).await {
             Ok(response) => response.map(|body| ResponseBody {
                 kind: Kind::Control(body),

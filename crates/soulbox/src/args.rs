@@ -98,6 +98,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the certificate of the server's own authority, for clients to trust
+    Ca,
     /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
@@ -124,6 +126,9 @@ pub(crate) struct ServeArgs {
     /// Private key for HTTPS, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_key: Option<String>,
+    /// Address for HTTPS beside the one port; needs --domain. Without a certificate, `soulbox ca` makes them
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) tls_listen: Option<String>,
     /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
     pub(crate) metrics_listen: Option<String>,
@@ -223,6 +228,7 @@ impl ServeArgs {
             (Setting::Domain, &self.domain),
             (Setting::TlsCert, &self.tls_cert),
             (Setting::TlsKey, &self.tls_key),
+            (Setting::TlsListen, &self.tls_listen),
             (Setting::MetricsListen, &self.metrics_listen),
             (Setting::LogLevel, &self.log_level),
             (Setting::LogFormat, &self.log_format),

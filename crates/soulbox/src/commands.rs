@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod branch;
+pub(crate) mod ca;
 pub(crate) mod config;
 pub(crate) mod contents;
 pub(crate) mod criu;

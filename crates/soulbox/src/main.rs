@@ -100,6 +100,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(args)) => {
             commands::config::check(&global, &args, output)?;
         }
+        Command::Ca => commands::ca::show(&session::data_dir(&global)?, output)?,
         Command::Sandbox(command) => {
             let api = session::api(&global)?;
             return as_client(sandbox(&api, command, output));

@@ -17,6 +17,7 @@ pub(crate) enum Setting {
     Domain,
     TlsCert,
     TlsKey,
+    TlsListen,
     MetricsListen,
     LogLevel,
     LogFormat,
@@ -50,12 +51,13 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
         Self::TlsCert,
         Self::TlsKey,
+        Self::TlsListen,
         Self::MetricsListen,
         Self::LogLevel,
         Self::LogFormat,
@@ -95,6 +97,7 @@ impl Setting {
             Self::Domain => "domain",
             Self::TlsCert => "tls_cert",
             Self::TlsKey => "tls_key",
+            Self::TlsListen => "tls_listen",
             Self::MetricsListen => "metrics_listen",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
@@ -135,6 +138,7 @@ impl Setting {
             Self::Domain
             | Self::TlsCert
             | Self::TlsKey
+            | Self::TlsListen
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks => "",
