@@ -185,10 +185,12 @@ def test_a_restart_keeps_the_authority(tmp_path):
 def operators(directory: Path, serial: str) -> tuple[Path, Path]:
     """A certificate as an operator has it, readable by root only."""
     cert, key = directory / "cert.pem", directory / "key.pem"
-    made = directory / f"{serial}.tmp"
+    made, config = directory / f"{serial}.tmp", directory / "openssl.conf"
+    # Without what OpenSSL adds by itself, which is an authority.
+    config.write_text("[req]\ndistinguished_name=name\n[name]\n")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-set_serial", serial, "-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:*.{DOMAIN}", "-keyout", f"{made}.key", "-out", str(made)],
+        ["openssl", "req", "-x509", "-config", str(config), "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-set_serial", serial, "-addext", "basicConstraints=critical,CA:FALSE", "-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:*.{DOMAIN}", "-keyout", f"{made}.key", "-out", str(made)],
         check=True, capture_output=True,
     )
     for source, target in ((Path(f"{made}.key"), key), (made, cert)):

@@ -33,9 +33,8 @@ class Names:
 
     def _serve(self) -> None:
         while True:
-            try:
-                query, peer = self.socket.recvfrom(4096)
-            except OSError:
+            query, peer = self.socket.recvfrom(4096)
+            if not query:
                 return
             try:
                 name, kind, question = parse(query)
@@ -55,6 +54,10 @@ class Names:
         )
 
     def close(self) -> None:
+        # A socket that a thread waits on is not closed before that thread is gone.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", (self.address, 53))
+        self.thread.join()
         self.socket.close()
         self.work.cleanup()
 
