@@ -89,6 +89,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("POST", "/sandboxes/{sandboxID}/fork", {"memory": False}),
     ("POST", "/sandboxes/{sandboxID}/snapshots", {"memory": False}),
     ("PUT", "/sandboxes/{sandboxID}/network", {}),
+    ("POST", "/sandboxes/{sandboxID}/urls", {"port": 8000}),
     ("POST", "/templates", {"dockerfile": "FROM x"}),
     ("POST", "/v2/templates", {"dockerfile": "FROM x"}),
     ("POST", "/v3/templates", {"name": "stolen", "teamID": "{teamID}"}),

@@ -6,7 +6,7 @@
 //! Nothing here knows what a value means; the `api` crate checks and converts.
 //!
 //! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`catalogue`], [`difference`], [`build`], [`tag`],
-//! [`team`], [`admin`], [`volume`], [`event`], [`secret`].
+//! [`team`], [`admin`], [`volume`], [`event`], [`secret`], [`url`].
 
 pub mod admin;
 pub mod build;
@@ -22,6 +22,7 @@ pub mod secret;
 pub mod tag;
 pub mod team;
 pub mod template;
+pub mod url;
 pub mod volume;
 
 mod present;

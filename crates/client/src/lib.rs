@@ -18,6 +18,7 @@ mod events;
 pub mod follow;
 mod http;
 pub mod lines;
+mod network;
 pub mod process;
 mod secret;
 pub mod startup;

@@ -15,6 +15,7 @@ mod guard;
 mod h2_streams;
 mod lent;
 mod pool;
+pub mod preview;
 mod proxy;
 pub mod rewrite;
 mod server;

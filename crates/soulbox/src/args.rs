@@ -3,6 +3,7 @@
 mod attach;
 mod branch;
 mod build;
+mod url;
 pub(crate) mod versions;
 mod volume;
 mod webhook;
@@ -17,6 +18,7 @@ use crate::config::raw::Setting;
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
 pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
 
@@ -308,6 +310,8 @@ pub(crate) enum SandboxCommand {
     Logs(LogsArgs),
     /// Show what has happened to a sandbox: its life, also after its end
     Events(EventsArgs),
+    /// Print an address that opens a port of a sandbox to whoever has it
+    Url(UrlArgs),
 }
 
 /// `soulbox gc`

@@ -21,6 +21,7 @@ pub(crate) mod template;
 pub(crate) mod template_build;
 pub(crate) mod terminal;
 pub(crate) mod tree;
+pub(crate) mod url;
 pub(crate) mod versions;
 pub(crate) mod volume;
 pub(crate) mod watch;

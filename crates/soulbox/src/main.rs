@@ -145,7 +145,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{attach, branch, events, exec, pause, sandbox, terminal, tree, watch};
+    use commands::{attach, branch, events, exec, pause, sandbox, terminal, tree, url, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
@@ -159,6 +159,7 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
         SandboxCommand::Events(args) => events::events(api, &args, output).await?,
+        SandboxCommand::Url(args) => url::url(api, &args, output).await?,
         SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
         SandboxCommand::Attach(args) => return attach::attach(api, args, output).await,
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,

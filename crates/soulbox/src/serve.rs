@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
+use soulbox_api::{AdminToken, ApiState, NodeIdentity, PortUrls, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::route::{Route, Woken};
@@ -250,6 +250,12 @@ fn sandbox_settings(
     })
 }
 
+/// How clients reach ports of sandboxes.
+fn port_urls(reached: &Reached) -> PortUrls {
+    let base = reached.sandboxes();
+    Arc::new(move |id, port, signed| base.address(id, port, signed))
+}
+
 /// Where the images of builds come from.
 fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     let blobs = Blobs::open(data_dir.join("pulls"))
@@ -398,6 +404,7 @@ impl Server {
             webhooks: webhooks.clone(),
             upload_key,
             public_url: reached.url(),
+            port_urls: port_urls(reached),
             admin_token: AdminToken::new(&credentials.admin_token),
             limits: TeamLimits {
                 max_timeout: config.max_timeout,

@@ -9,12 +9,14 @@ use soulbox_api_types::sandbox::{
     ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, NewSnapshot, PauseSandbox,
     ResumeSandbox, Sandbox, SandboxDetail, SandboxRefresh, SandboxTimeout, SnapshotInfo,
 };
+use soulbox_api_types::url::{NewPortUrl, PortUrl};
 
 use super::operation::{Content, Operation, operation};
 use super::schema::{number, number_from, text, text_like, text_up_to, words};
 use super::{NEXT_TOKEN, with_page};
 use crate::sandboxes::list::{ORDERS, STATES};
 use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
+use crate::sandboxes::urls::LONGEST_SECONDS;
 
 const KEY: &str = "^[a-z0-9-]{1,255}$";
 
@@ -250,5 +252,17 @@ fn networks() -> Vec<Operation> {
         .takes::<SandboxNetworkUpdate>()
         .answer(StatusCode::NO_CONTENT, Content::Nothing)
         .refuses(&[409, 501]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/urls",
+            "createPortURL",
+            "An address that leads to a port of the sandbox. Where traffic is not public, it is signed and has an end date.",
+        )
+        .takes::<NewPortUrl>()
+        .narrowed(json!({"properties": {
+            "port": {"minimum": 1, "maximum": 65535, "not": {"const": 49983}},
+            "expiresIn": {"minimum": 1, "maximum": LONGEST_SECONDS},
+        }}))
+        .creates::<PortUrl>(),
     ]
 }

@@ -12,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod schema;
+pub(crate) mod urls;
 
 use soulbox_types::SandboxId;
 

@@ -3,11 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use soulbox_edge::preview::Base;
+
 use super::certificates::certificate_file;
 use crate::config::Config;
 
 /// The port that belongs to `https://` without being said.
 const HTTPS_PORT: u16 = 443;
+/// The same for `http://`.
+const HTTP_PORT: u16 = 80;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +44,7 @@ impl Reached {
     ) -> Self {
         let https = match (&config.domain, &config.tls) {
             (Some(domain), Some(tls)) => Some(Https {
-                domain: with_port(domain, secure.unwrap_or(main).port()),
+                domain: with_port_unless(domain, secure.unwrap_or(main).port(), HTTPS_PORT),
                 trusted: match &tls.files {
                     Some(files) => files.cert.clone(),
                     None => certificate_file(data_dir, domain),
@@ -64,10 +68,26 @@ impl Reached {
             (None, None) => unreachable!("a server listens"),
         }
     }
+
+    /// Where ports of sandboxes are reached by name. Without a domain, by one that every browser takes for this machine.
+    pub(super) fn sandboxes(&self) -> Base {
+        if let Some(https) = &self.https {
+            return Base {
+                https: true,
+                domain: https.domain.clone(),
+            };
+        }
+        let domain = self.domain.as_deref().unwrap_or("localhost");
+        let port = self.plain.map_or(HTTP_PORT, |address| address.port());
+        Base {
+            https: false,
+            domain: with_port_unless(domain, port, HTTP_PORT),
+        }
+    }
 }
 
-fn with_port(domain: &str, port: u16) -> String {
-    if port == HTTPS_PORT {
+fn with_port_unless(domain: &str, port: u16, usual: u16) -> String {
+    if port == usual {
         domain.to_owned()
     } else {
         format!("{domain}:{port}")
@@ -108,6 +128,7 @@ mod tests {
     fn plain() {
         let reached = reached(&[], None);
         assert_eq!(reached.url(), "http://127.0.0.1:3000");
+        assert_eq!(reached.sandboxes().domain, "localhost:3000");
         assert_eq!((reached.https, reached.domain), (None, None));
     }
 
@@ -135,6 +156,7 @@ mod tests {
         assert_eq!(usual.domain.as_deref(), Some("box.test"));
         let other = reached(&flags, Some(8443));
         assert_eq!(other.domain.as_deref(), Some("box.test:8443"));
+        assert_eq!(other.sandboxes().domain, "box.test:8443");
         let trusted = other.https.unwrap().trusted;
         assert_eq!(trusted, Path::new("/data/ca/box.test.pem"));
     }
