@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -21,17 +22,22 @@ HERE = Path(__file__).parent
 DOMAIN = "box.conformance.test"
 
 
+NUMBERS = itertools.count(1)
+
+
 def loopback() -> str:
-    """An address of this run's own, so that ports 443 and 53 are free on it."""
-    return f"127.77.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
+    """An address of its own for each server, so that ports 443 and 53 are free on it."""
+    return f"127.{77 + next(NUMBERS)}.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
 
 
 class Place:
     """A server with a domain, and the names of that."""
 
-    def __init__(self, purpose: str, tls: str, *arguments: str):
-        self.names = Names(DOMAIN, loopback())
-        self.server = servers.from_environment(purpose, "--domain", DOMAIN, "--tls-listen", tls, *arguments)
+    def __init__(self, purpose: str, port: int, *arguments: str):
+        self.address = loopback()
+        self.names = Names(DOMAIN, self.address)
+        listen = ("--domain", DOMAIN, "--tls-listen", f"{self.address}:{port}")
+        self.server = servers.from_environment(purpose, *listen, *arguments)
 
     def open(self) -> "Place":
         try:
@@ -92,7 +98,7 @@ def authority(place: Place, to: Path) -> Path:
 @pytest.fixture(scope="module", params=["443", "another"])
 def place(request):
     port = 443 if request.param == "443" else 0
-    place = Place("domain", f"{loopback()}:{port}").open()
+    place = Place("domain", port).open()
     yield place
     place.close()
 
@@ -128,7 +134,7 @@ def handshake(place: Place, name: str | None, trusted: Path) -> dict:
     """The certificate that a client with this trust is shown for a name."""
     context = ssl.create_default_context(cafile=str(trusted))
     context.check_hostname = name is not None
-    with socket.create_connection((loopback(), place.port), timeout=10) as plain:
+    with socket.create_connection((place.address, place.port), timeout=10) as plain:
         with context.wrap_socket(plain, server_hostname=name) as secure:
             return secure.getpeercert()
 
@@ -171,7 +177,7 @@ def test_openssl_believes_no_leaf_for_another_name(place, trusted, tmp_path):
 
 
 def test_a_restart_keeps_the_authority(tmp_path):
-    place = Place("domain-again", f"{loopback()}:0").open()
+    place = Place("domain-again", 0).open()
     try:
         first = authority(place, tmp_path / "first.pem")
         place.server.stop()
@@ -202,7 +208,7 @@ def operators(directory: Path, serial: str) -> tuple[Path, Path]:
 def test_a_certificate_of_the_operator_is_taken_up_when_it_changes(tmp_path):
     tmp_path.chmod(0o700)
     cert, key = operators(tmp_path, "1")
-    place = Place("domain-operator", f"{loopback()}:0", "--tls-cert", str(cert), "--tls-key", str(key)).open()
+    place = Place("domain-operator", 0, "--tls-cert", str(cert), "--tls-key", str(key)).open()
     try:
         assert place.server.env["SSL_CERT_FILE"] == str(cert)
         seen = place.python(cert)

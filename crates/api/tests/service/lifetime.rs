@@ -185,21 +185,12 @@ async fn connect_only_extends() {
 
 #[tokio::test]
 async fn addresses_of_ports_are_signed_where_traffic_is_not_public() {
-    let stack = Stack::new().await;
-    let made = async |body: Value| {
-        let created = stack
-            .call(Method::POST, "/v2/sandboxes")
-            .json(&body)
-            .send()
-            .await;
-        created.json()["sandboxID"].as_str().unwrap().to_owned()
-    };
-    let private =
-        made(json!({"templateID": "base", "network": {"allowPublicTraffic": false}})).await;
-    let public = made(json!({"templateID": "base"})).await;
+    let s = Stack::start().await;
+    let closed = json!({"network": {"allowPublicTraffic": false}});
+    let (private, public) = (s.create(closed).await, s.create(json!({})).await);
     let path = |id: &str| format!("/sandboxes/{id}/urls");
     let ask = async |id: &str, body: Value| {
-        let answer = stack.call(Method::POST, path(id)).json(&body).send().await;
+        let answer = s.call(Method::POST, path(id)).json(&body).send().await;
         (answer.status.as_u16(), answer.json())
     };
     let (status, body) = ask(&private, json!({"port": 8000, "expiresIn": 60})).await;
@@ -224,7 +215,7 @@ async fn addresses_of_ports_are_signed_where_traffic_is_not_public() {
     ] {
         assert_eq!(ask(&private, wrong.clone()).await.0, 400, "{wrong}");
     }
-    let foreign = stack.foreign(Method::POST, path(&private));
+    let foreign = s.foreign(Method::POST, path(&private));
     assert_eq!(
         foreign.json(&json!({"port": 8000})).send().await.status,
         404
