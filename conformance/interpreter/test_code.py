@@ -104,6 +104,18 @@ def test_two_sandboxes_are_two(create):
     assert second.run_code("mine").error.name == "NameError"
 
 
+def test_what_is_shared_cannot_be_changed(create):
+    """Sandboxes of the template share pages of their kernels. Whoever writes to what they come from changes his own."""
+    first = create()
+    first.run_code("kept = [1]")
+    spoil = "cd /var/lib/soulbox-interpreter && ls && for file in *; do sudo dd if=/dev/zero of=$file bs=1M count=4 conv=notrunc status=none; done"
+    assert "kernel" in first.commands.run(spoil).stdout
+    assert first.run_code("kept.append(2); kept").text == "[1, 2]"
+    second = create()
+    assert second.run_code("import pandas; 40 + 2").text == "42"
+    assert second.run_code("2 + 2", context=second.create_code_context()).text == "4"
+
+
 def test_contexts(sandbox):
     context = sandbox.create_code_context(cwd="/tmp", language="python")
     assert (context.cwd, context.language) == ("/tmp", "python")

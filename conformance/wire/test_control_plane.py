@@ -285,8 +285,6 @@ LATER = [
     ("PUT", "/sandboxes/{id}/network", {}),
     ("GET", "/snapshots", None),
     ("POST", "/v3/templates", {"name": "x"}),
-    ("GET", "/secrets", None),
-    ("POST", "/secrets", {"name": "x", "value": "y"}),
 ]
 
 

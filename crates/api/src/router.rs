@@ -133,9 +133,9 @@ fn storage() -> Routes {
     let mut secrets = Routes::default()
         .get("/secrets", secrets::list)
         .post("/secrets", secrets::create)
-        .get("/secrets/{secretID}", secrets::unknown)
+        .get("/secrets/{secretID}", secrets::get)
         .post("/secrets/{secretID}", secrets::update)
-        .delete("/secrets/{secretID}", secrets::unknown);
+        .delete("/secrets/{secretID}", secrets::remove);
     secrets.router = secrets.router.layer(from_fn(secrets::guard));
     Routes::default()
         .get("/volumes", volumes::list)

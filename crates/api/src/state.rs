@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
+use soulbox_secrets::Secrets;
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, SandboxId, Timestamp};
 use soulbox_webhooks::Webhooks;
@@ -43,6 +44,8 @@ pub struct ApiState {
     pub volumes: Volumes,
     /// Who tells webhooks of events.
     pub webhooks: Webhooks,
+    /// Secrets of teams.
+    pub secrets: Secrets,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
@@ -107,6 +110,7 @@ pub(crate) struct Api {
     pub(crate) looks: Looks,
     pub(crate) volumes: Volumes,
     pub(crate) webhooks: Webhooks,
+    pub(crate) secrets: Secrets,
     /// Who follows events.
     pub(crate) streams: Streams,
     /// Who may see the content of volumes.
@@ -144,6 +148,7 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             upload_key,
             public_url,
             port_urls,
@@ -160,6 +165,7 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),

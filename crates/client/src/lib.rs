@@ -21,6 +21,7 @@ pub mod lines;
 mod network;
 pub mod process;
 mod secret;
+mod secrets;
 pub mod startup;
 mod templates;
 mod tls;

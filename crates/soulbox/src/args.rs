@@ -3,6 +3,7 @@
 mod attach;
 mod branch;
 mod build;
+mod secret;
 mod url;
 pub(crate) mod versions;
 mod volume;
@@ -18,6 +19,7 @@ use crate::config::raw::Setting;
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use secret::{SecretCommand, SecretValueArgs};
 pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
 pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     /// Addresses that are told what happens to sandboxes
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Values that sandboxes may use and cannot read
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -180,6 +185,10 @@ pub(crate) struct ServeArgs {
     /// Hosts and ranges of addresses that webhooks may be at although they are not public, separated by commas
     #[arg(long, value_name = "HOSTS")]
     pub(crate) private_webhooks: Option<String>,
+    /// Shell command that prints the key of secrets, 64 hexadecimal digits [default: the file secrets.key in the data
+    /// directory]
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) secrets_key_command: Option<String>,
     /// How long events of sandboxes are kept, in days [default: 30]
     #[arg(long, value_name = "DAYS")]
     pub(crate) events_kept_days: Option<String>,
@@ -256,6 +265,7 @@ impl ServeArgs {
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::PrivateWebhooks, &self.private_webhooks),
+            (Setting::SecretsKeyCommand, &self.secrets_key_command),
             (Setting::EventsKeptDays, &self.events_kept_days),
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),

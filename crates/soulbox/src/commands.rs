@@ -17,6 +17,7 @@ pub(crate) mod key;
 pub(crate) mod pause;
 pub(crate) mod purge;
 pub(crate) mod sandbox;
+pub(crate) mod secret;
 pub(crate) mod template;
 pub(crate) mod template_build;
 pub(crate) mod terminal;

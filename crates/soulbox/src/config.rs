@@ -72,6 +72,8 @@ pub(crate) struct Config {
     /// Where webhooks may be although their addresses are not public: `hooks.lan`, `hooks.lan:8080`, `10.0.0.5`,
     /// `10.0.0.0/8`. Default none.
     pub(crate) private_webhooks: Vec<PrivateWebhook>,
+    /// What prints the key that secrets are sealed with; the file `secrets.key` without. Default none.
+    pub(crate) secrets_key_command: Option<String>,
     /// How long events of sandboxes are kept, 1 to 3650 days. Default 30 days.
     pub(crate) events_kept: Duration,
     /// Where tokens for Amazon's registries come from; `{region}` stands for the region.
@@ -219,6 +221,8 @@ impl Judge<'_> {
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
+        let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
+            .filter(|command| !command.is_empty());
         let events_kept_days = self.number(Setting::EventsKeptDays, 1, 3650);
         let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
@@ -248,6 +252,7 @@ impl Judge<'_> {
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
+            secrets_key_command,
             events_kept: Duration::from_hours(u64::from(events_kept_days?) * 24),
             ecr_endpoint: ecr_endpoint?,
             disk: DiskSettings {

@@ -118,6 +118,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let api = session::api(&global)?;
             as_client(commands::volume::run(&api, command, output))?;
         }
+        Command::Secret(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::secret::run(&api, command, output))?;
+        }
         Command::Webhook(command) => {
             let api = session::api(&global)?;
             as_client(commands::webhook::run(&api, command, output))?;

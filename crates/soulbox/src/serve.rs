@@ -11,9 +11,11 @@ mod claim;
 mod credentials;
 mod handover;
 pub(crate) mod helper;
+mod key_command;
 mod launch;
 mod reach;
 mod reached;
+mod secrets;
 mod templates;
 
 use std::collections::BTreeMap;
@@ -52,7 +54,7 @@ use crate::failure::Failure;
 
 pub(crate) use claim::Claim;
 use credentials::Credentials;
-use handover::{Handover, Place};
+use handover::{Handover, Place, SecretsKey};
 use launch::HANDOVER_VARIABLE;
 pub(crate) use launch::launch;
 use reached::Reached;
@@ -125,12 +127,15 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
+    let handed = Handed {
+        certificate: handover.certificate,
+        secrets_key: handover.secrets_key,
+    };
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
-    let certificate = handover.certificate;
-    let served = serve_until(stop, &config, certificate, listeners, &driver, refusals).await;
+    let served = serve_until(stop, &config, handed, listeners, &driver, refusals).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -139,19 +144,25 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     served
 }
 
+/// What root has read for the server.
+struct Handed {
+    certificate: Option<Certificate>,
+    secrets_key: Option<SecretsKey>,
+}
+
 async fn serve_until(
     stop: impl Future<Output = ()>,
     config: &Config,
-    certificate: Option<Certificate>,
+    handed: Handed,
     listeners: Listeners,
     driver: &Arc<RemoteDriver>,
     refusals: mpsc::Receiver<Refusal>,
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
-    let server = Server::start(config, Arc::clone(driver), &reached).await?;
+    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
     tokio::spawn(write_down(refusals, server.sandboxes.clone()));
     let shutdown = CancellationToken::new();
-    let certificates = certificates(config, certificate, driver, &shutdown)?;
+    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
     let edge = server.serve(config, certificates, listeners, &shutdown);
     soulbox_fault::point!("start.ready");
     say_ready(&reached.url())?;
@@ -350,6 +361,7 @@ struct Server {
 impl Server {
     async fn start(
         config: &Config,
+        secrets_key: Option<SecretsKey>,
         driver: Arc<RemoteDriver>,
         reached: &Reached,
     ) -> anyhow::Result<Self> {
@@ -364,6 +376,7 @@ impl Server {
             .context("cannot open the database")?;
         soulbox_fault::point!("start.database-open");
         let credentials = Credentials::ensure(data_dir, &store, reached).await?;
+        let secrets = secrets::open(data_dir, &store, secrets_key).await?;
         templates::register(&store, &artifacts, config.default_limits).await?;
         let settings = sandbox_settings(config, reached, credentials.token_seed)?;
         let upload_key = settings.token_seed;
@@ -402,6 +415,7 @@ impl Server {
             builds: builds.clone(),
             volumes,
             webhooks: webhooks.clone(),
+            secrets,
             upload_key,
             public_url: reached.url(),
             port_urls: port_urls(reached),

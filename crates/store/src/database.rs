@@ -47,7 +47,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_DEFERRED_LOGS: usize = 20_000;
 
 /// What a server has promised to somebody.
-const PROMISES: [&str; 10] = [
+const PROMISES: [&str; 11] = [
     "teams",
     "api_keys",
     "templates",
@@ -58,6 +58,7 @@ const PROMISES: [&str; 10] = [
     "sandbox_metadata",
     "idempotency",
     "webhooks",
+    "secrets",
 ];
 
 /// The database. A copy is another handle on the same one.

@@ -1,5 +1,5 @@
 //! What SoulBox must remember: teams, keys, templates, sandboxes, snapshots, volumes, metrics, logs, events and who is
-//! told of them.
+//! told of them, secrets that it cannot read.
 //!
 //! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
 //! user asks names the team, so that a foreign row is the same as none.
@@ -26,6 +26,7 @@ pub mod pauses;
 pub mod request_build;
 pub mod retention;
 pub mod sandboxes;
+pub mod secrets;
 pub mod snapshots;
 pub mod tags;
 pub mod teams;
@@ -56,6 +57,7 @@ pub use pauses::{NewRun, Pause, PauseMode};
 pub use request_build::{NewBuild, RequestBuildError, RequestedBuild};
 pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
+pub use secrets::{SecretChange, SecretRow};
 pub use snapshots::{NewSnapshot, Snapshot, SnapshotFilter};
 pub use tags::{TagAssignment, TaggedBuild};
 pub use teams::Team;

@@ -5,12 +5,13 @@ fork copies nothing that would have to be mended. It ends with its input, and it
 """
 
 import ctypes
-import gc
 import importlib
 import json
 import os
 import signal
 import sys
+
+from soulbox_kernels import immortal
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,9 +43,8 @@ class Zygote:
         signal.set_wakeup_fd(self.wake_write)
         # An interrupt is meant for kernels.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # What is here now is never collected: looking at it would copy its pages into every child.
-        gc.collect()
-        gc.freeze()
+        immortal.settle()
+        say(self.events, event="loaded")
 
     def serve(self):
         import select

@@ -34,6 +34,7 @@ pub(crate) enum Setting {
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
+    SecretsKeyCommand,
     EventsKeptDays,
     EcrEndpoint,
     DiskBacking,
@@ -51,7 +52,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 35] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -74,6 +75,7 @@ impl Setting {
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
+        Self::SecretsKeyCommand,
         Self::EventsKeptDays,
         Self::EcrEndpoint,
         Self::DiskBacking,
@@ -114,6 +116,7 @@ impl Setting {
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
+            Self::SecretsKeyCommand => "secrets_key_command",
             Self::EventsKeptDays => "events_kept_days",
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
@@ -141,7 +144,8 @@ impl Setting {
             | Self::TlsListen
             | Self::DnsUpstreams
             | Self::PrivateRegistries
-            | Self::PrivateWebhooks => "",
+            | Self::PrivateWebhooks
+            | Self::SecretsKeyCommand => "",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",

@@ -147,7 +147,7 @@ pub(super) fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
-fn random_hex(bytes: usize) -> String {
+pub(super) fn random_hex(bytes: usize) -> String {
     let mut buffer = vec![0; bytes];
     getrandom::fill(&mut buffer).expect("the operating system provides randomness");
     buffer.iter().map(|byte| format!("{byte:02x}")).collect()

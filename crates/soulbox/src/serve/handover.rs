@@ -74,6 +74,18 @@ pub(crate) struct Handover {
     pub(crate) settings: Settings,
     pub(crate) place: Place,
     pub(crate) certificate: Option<Certificate>,
+    /// What `secrets_key_command` has printed.
+    pub(crate) secrets_key: Option<SecretsKey>,
+}
+
+/// The text of a key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SecretsKey(pub(crate) String);
+
+impl std::fmt::Debug for SecretsKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretsKey(…)")
+    }
 }
 
 /// An error's chain as texts.

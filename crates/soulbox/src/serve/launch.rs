@@ -18,6 +18,7 @@ use soulbox_linux::{exec, socket};
 use super::certificates;
 use super::claim::require_root;
 use super::handover::{self, Handover, Place, Settings, Started};
+use super::key_command;
 use super::reach::make_reachable;
 use crate::config::Effective;
 
@@ -37,6 +38,8 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         .transpose()?;
     let files = config.tls.as_ref().and_then(|tls| tls.files.as_ref());
     let certificate = files.map(certificates::read).transpose()?;
+    let secrets_key = config.secrets_key_command.as_deref();
+    let secrets_key = secrets_key.map(key_command::run).transpose()?;
     let settings = Settings::of(effective);
     let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
     let place = helped.place;
@@ -44,6 +47,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         settings,
         place: place.clone(),
         certificate,
+        secrets_key,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];
