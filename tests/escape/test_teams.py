@@ -37,6 +37,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/sandboxes/{sandboxID}/logs", None),
     ("GET", "/v2/sandboxes/{sandboxID}/logs", None),
     ("GET", "/sandboxes/{sandboxID}/metrics", None),
+    ("GET", "/sandboxes/{sandboxID}/network/contacts", None),
     ("GET", "/snapshots?sandboxID={sandboxID}", None),
     ("GET", "/templates", None),
     ("GET", "/templates?teamID={teamID}", None),

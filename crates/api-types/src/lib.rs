@@ -6,11 +6,12 @@
 //! Nothing here knows what a value means; the `api` crate checks and converts.
 //!
 //! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`catalogue`], [`difference`], [`build`], [`tag`],
-//! [`team`], [`admin`], [`volume`], [`event`], [`secret`], [`url`].
+//! [`team`], [`admin`], [`volume`], [`event`], [`secret`], [`url`], [`contact`].
 
 pub mod admin;
 pub mod build;
 pub mod catalogue;
+pub mod contact;
 pub mod difference;
 pub mod error;
 pub mod event;

@@ -18,7 +18,7 @@ mod events;
 pub mod follow;
 mod http;
 pub mod lines;
-mod network;
+pub mod network;
 pub mod process;
 mod secret;
 mod secrets;

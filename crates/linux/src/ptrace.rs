@@ -224,7 +224,12 @@ fn stopped_by(thread: pid_t, event: c_int) -> io::Result<()> {
         }
         // A stop for another event has no signal to be given.
         let pass_on = if status >> 16 == 0 { signal } else { 0 };
-        request(libc::PTRACE_CONT, thread, 0, usize::try_from(pass_on).unwrap_or(0))?;
+        request(
+            libc::PTRACE_CONT,
+            thread,
+            0,
+            usize::try_from(pass_on).unwrap_or(0),
+        )?;
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod branch;
 mod build;
+mod net;
 mod secret;
 mod url;
 pub(crate) mod versions;
@@ -19,6 +20,7 @@ use crate::config::raw::Setting;
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use net::{AllowArgs, NetArgs};
 pub(crate) use secret::{SecretCommand, SecretValueArgs};
 pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
@@ -322,6 +324,10 @@ pub(crate) enum SandboxCommand {
     Events(EventsArgs),
     /// Print an address that opens a port of a sandbox to whoever has it
     Url(UrlArgs),
+    /// Show what a sandbox has said to the network, and why it was blocked
+    Net(NetArgs),
+    /// Let a running sandbox reach one host more
+    Allow(AllowArgs),
 }
 
 /// `soulbox gc`

@@ -14,6 +14,7 @@ pub(crate) mod exec;
 mod file_body;
 pub(crate) mod gc;
 pub(crate) mod key;
+pub(crate) mod net;
 pub(crate) mod pause;
 pub(crate) mod purge;
 pub(crate) mod sandbox;

@@ -149,7 +149,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{attach, branch, events, exec, pause, sandbox, terminal, tree, url, watch};
+    use commands::{attach, branch, events, exec, net, pause, sandbox, terminal, tree, url, watch};
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
@@ -164,6 +164,8 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
         SandboxCommand::Events(args) => events::events(api, &args, output).await?,
         SandboxCommand::Url(args) => url::url(api, &args, output).await?,
+        SandboxCommand::Net(args) => net::net(api, &args, output).await?,
+        SandboxCommand::Allow(args) => net::allow(api, &args, output).await?,
         SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
         SandboxCommand::Attach(args) => return attach::attach(api, args, output).await,
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,

@@ -8,6 +8,7 @@
 
 mod certificates;
 mod claim;
+mod contacts;
 mod credentials;
 mod handover;
 pub(crate) mod helper;
@@ -34,7 +35,7 @@ use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Gate, Refusal, proxy};
+use soulbox_egress::{Contact, Gate, proxy};
 use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -123,7 +124,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         secure,
     } = inherited;
     let listeners = Listeners::of(listener, secure)?;
-    let (gate, refusals) = Gate::new();
+    let (gate, contacts) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
@@ -135,7 +136,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         data_dir: handover.place.data_dir,
         ..config
     };
-    let served = serve_until(stop, &config, handed, listeners, &driver, refusals).await;
+    let served = serve_until(stop, &config, handed, listeners, &driver, contacts).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -156,11 +157,16 @@ async fn serve_until(
     handed: Handed,
     listeners: Listeners,
     driver: &Arc<RemoteDriver>,
-    refusals: mpsc::Receiver<Refusal>,
+    contacts: mpsc::Receiver<Contact>,
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
     let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
-    tokio::spawn(write_down(refusals, server.sandboxes.clone()));
+    let store = server.state.store.clone();
+    tokio::spawn(contacts::write_down(
+        contacts,
+        server.sandboxes.clone(),
+        store,
+    ));
     let shutdown = CancellationToken::new();
     let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
     let edge = server.serve(config, certificates, listeners, &shutdown);
@@ -278,18 +284,6 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     let mirrors = mirrors.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let network = soulbox_registry::Network::new(config.private_registries.clone(), mirrors);
     Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
-}
-
-/// What a sandbox was not let do goes into its log. Ends when nothing can be refused any more.
-async fn write_down(mut refusals: mpsc::Receiver<Refusal>, sandboxes: Sandboxes) {
-    while let Some(refusal) = refusals.recv().await {
-        sandboxes.note_refusal(
-            &refusal.sandbox,
-            refusal.protocol,
-            &refusal.target,
-            &refusal.reason,
-        );
-    }
 }
 
 /// Starts the DNS forwarder of the sandboxes.

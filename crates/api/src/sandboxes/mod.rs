@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod branch;
+pub(crate) mod contacts;
 pub(crate) mod create;
 pub(crate) mod idempotency;
 pub(crate) mod lifetime;
