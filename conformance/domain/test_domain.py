@@ -148,7 +148,7 @@ def test_certificates_are_for_names_below_the_domain_only(place, trusted):
 
 def test_the_key_of_the_authority_is_private(place, trusted):
     assert "PRIVATE KEY" not in trusted.read_text()
-    key = place.server.data_dir / "ca" / f"{DOMAIN}.key"
+    key = place.server.data_dir / f"ca-{DOMAIN}.key"
     assert key.stat().st_mode & 0o777 == 0o600
     shown = subprocess.run(["openssl", "x509", "-in", str(trusted), "-noout", "-text"], capture_output=True, text=True, check=True).stdout
     assert "CA:TRUE, pathlen:0" in shown and f"DNS:{DOMAIN}" in shown, shown
@@ -157,7 +157,7 @@ def test_the_key_of_the_authority_is_private(place, trusted):
 def test_openssl_believes_no_leaf_for_another_name(place, trusted, tmp_path):
     """Even whoever had the key could vouch for nothing else."""
     key = tmp_path / "ca.key"
-    text = (place.server.data_dir / "ca" / f"{DOMAIN}.key").read_text()
+    text = (place.server.data_dir / f"ca-{DOMAIN}.key").read_text()
     key.write_text(text[text.index("-----BEGIN PRIVATE KEY") :])
     verdicts = {}
     for name in (f"api.{DOMAIN}", "api.example.com"):
@@ -181,6 +181,9 @@ def test_a_restart_keeps_the_authority(tmp_path):
     try:
         first = authority(place, tmp_path / "first.pem")
         place.server.stop()
+        # As after a start with another block of ids.
+        for file in place.server.data_dir.glob("ca-*"):
+            os.chown(file, 60_000, 60_000)
         place.server.start()
         assert authority(place, tmp_path / "second.pem").read_text() == first.read_text()
         assert handshake(place, f"api.{DOMAIN}", first)

@@ -36,7 +36,7 @@ pub enum TlsError {
     Mismatch(#[source] rustls::Error),
     /// The authority of our own cannot make certificates.
     #[error(
-        "the private certificate authority cannot be used\nFIX: restore its files in `ca/` of the data directory, or remove them to get a new one"
+        "the private certificate authority cannot be used\nFIX: restore its files (`ca-…`) in the data directory, or remove them to get a new one"
     )]
     Authority(#[source] rcgen::Error),
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::{Output, bytes, note};
+use crate::serve::AUTHORITY_PREFIX;
 
 const HOW: &str = "\
 To trust it, on the machine of the client:
@@ -27,8 +28,8 @@ struct Shown {
 
 /// Prints the certificate, and to people how to trust it.
 pub(crate) fn show(data_dir: &Path, output: Output) -> Result<(), Failure> {
-    let authorities = authorities(&data_dir.join("ca")).map_err(|error| {
-        Failure::user(format!("cannot read {}", data_dir.join("ca").display()))
+    let authorities = authorities(data_dir).map_err(|error| {
+        Failure::user(format!("cannot read {}", data_dir.display()))
             .because(error)
             .fix("run this on the server's machine as root")
     })?;
@@ -55,10 +56,12 @@ fn authorities(directory: &Path) -> io::Result<Vec<Shown>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let domain = path
-            .file_stem()
-            .map(|name| name.to_string_lossy().into_owned());
-        if let Some(domain) = domain.filter(|_| path.extension().is_some_and(|it| it == "pem")) {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        let domain = name.as_deref().and_then(|name| {
+            let domain = name.strip_prefix(AUTHORITY_PREFIX)?;
+            domain.strip_suffix(".pem").map(str::to_owned)
+        });
+        if let Some(domain) = domain {
             let certificate = fs::read_to_string(&path)?;
             found.push(Shown {
                 domain,

@@ -1,10 +1,10 @@
 //! Where the certificates of HTTPS come from: files of the operator, or an authority that the server makes and keeps.
 //!
 //! The operator's files may be readable by root only, so the helper reads them. The authority's files belong to the
-//! server: `<data>/ca/<domain>.key` has certificate and key (0600), `<domain>.pem` the certificate for clients to trust.
+//! server: `<data>/ca-<domain>.key` has certificate and key, `ca-<domain>.pem` the certificate for clients to trust.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::config::TlsFiles;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// No certificate chain and no key is as long.
 const LONGEST_FILE: u64 = 1024 * 1024;
+/// What the names of files of authorities begin with.
+pub(crate) const PREFIX: &str = "ca-";
 const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
 
 /// Reads the operator's files.
@@ -86,9 +88,7 @@ async fn follow(first: Certificate, given: Arc<Given>, helper: Arc<RemoteDriver>
 
 /// Takes up the server's own authority for `domain`; makes it when there is none.
 pub(super) fn of_authority(data_dir: &Path, domain: &str) -> anyhow::Result<Certificates> {
-    let directory = data_dir.join("ca");
-    make_directory(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let kept = directory.join(format!("{domain}.key"));
+    let kept = data_dir.join(format!("{PREFIX}{domain}.key"));
     let made = if kept.exists() {
         String::new()
     } else {
@@ -113,19 +113,12 @@ pub(super) fn of_authority(data_dir: &Path, domain: &str) -> anyhow::Result<Cert
 
 /// Where the certificate lies that clients of a server with its own authority are to trust.
 pub(super) fn certificate_file(data_dir: &Path, domain: &str) -> PathBuf {
-    data_dir.join("ca").join(format!("{domain}.pem"))
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
+    data_dir.join(format!("{PREFIX}{domain}.pem"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -139,7 +132,7 @@ mod tests {
         assert!(!first.contains("PRIVATE"), "what is shown holds no key");
         of_authority(dir.path(), "box.test").unwrap();
         assert_eq!(fs::read_to_string(&public).unwrap(), first);
-        let kept = fs::metadata(dir.path().join("ca/box.test.key")).unwrap();
+        let kept = fs::metadata(dir.path().join("ca-box.test.key")).unwrap();
         assert_eq!(kept.permissions().mode() & 0o777, 0o600);
         of_authority(dir.path(), "other.test").unwrap();
         assert_eq!(fs::read_to_string(&public).unwrap(), first);
@@ -149,7 +142,7 @@ mod tests {
     fn a_damaged_authority_is_not_replaced_in_silence() {
         let dir = tempfile::tempdir().unwrap();
         of_authority(dir.path(), "box.test").unwrap();
-        fs::write(dir.path().join("ca/box.test.key"), "nonsense").unwrap();
+        fs::write(dir.path().join("ca-box.test.key"), "nonsense").unwrap();
         let error = of_authority(dir.path(), "box.test").unwrap_err();
         assert!(error.to_string().contains("FIX:"), "{error}");
     }

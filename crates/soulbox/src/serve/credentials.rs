@@ -173,7 +173,7 @@ mod tests {
     fn what_clients_are_told() {
         let https = Https {
             domain: "box.test:8443".to_owned(),
-            trusted: "/data/ca/box.test.pem".into(),
+            trusted: "/data/ca-box.test.pem".into(),
         };
         let both = Reached {
             plain: Some(([127, 0, 0, 1], 3000).into()),
@@ -182,8 +182,8 @@ mod tests {
         };
         let urls = "E2B_API_URL=http://127.0.0.1:3000\nE2B_SANDBOX_URL=http://127.0.0.1:3000\n\
                     E2B_VOLUME_API_URL=http://127.0.0.1:3000\n";
-        let names = "E2B_DOMAIN=box.test:8443\nSSL_CERT_FILE=/data/ca/box.test.pem\n\
-                     NODE_EXTRA_CA_CERTS=/data/ca/box.test.pem\n";
+        let names = "E2B_DOMAIN=box.test:8443\nSSL_CERT_FILE=/data/ca-box.test.pem\n\
+                     NODE_EXTRA_CA_CERTS=/data/ca-box.test.pem\n";
         let key = "E2B_API_KEY=k\n";
         assert_eq!(client_env(&both, "k"), format!("{names}{urls}{key}"));
         let names_only = Reached {

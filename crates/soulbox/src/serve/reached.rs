@@ -158,6 +158,6 @@ mod tests {
         assert_eq!(other.domain.as_deref(), Some("box.test:8443"));
         assert_eq!(other.sandboxes().domain, "box.test:8443");
         let trusted = other.https.unwrap().trusted;
-        assert_eq!(trusted, Path::new("/data/ca/box.test.pem"));
+        assert_eq!(trusted, Path::new("/data/ca-box.test.pem"));
     }
 }
