@@ -20,6 +20,7 @@ pub mod follow;
 mod http;
 pub mod interpreter;
 pub mod lines;
+pub mod network;
 pub mod process;
 mod secret;
 mod secrets;

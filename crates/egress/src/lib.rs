@@ -7,9 +7,11 @@
 //! no sandbox gets nothing; a name opens only those addresses that our resolver gave for it; no byte of a connection is
 //! changed.
 
+mod contact;
 mod gate;
 mod hello;
 mod plain;
 pub mod proxy;
 
-pub use gate::{Gate, Refusal};
+pub use contact::Contact;
+pub use gate::Gate;

@@ -4,7 +4,9 @@ mod analysis;
 mod attach;
 mod branch;
 mod build;
+mod net;
 mod secret;
+mod url;
 pub(crate) mod versions;
 mod volume;
 mod webhook;
@@ -20,7 +22,9 @@ pub(crate) use analysis::{AnalyzeArgs, PlotArgs};
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use net::{AllowArgs, NetArgs};
 pub(crate) use secret::{SecretCommand, SecretValueArgs};
+pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
 pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
 
@@ -105,6 +109,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the certificate of the server's own authority, for clients to trust
+    Ca,
     /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
@@ -131,6 +137,9 @@ pub(crate) struct ServeArgs {
     /// Private key for HTTPS, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_key: Option<String>,
+    /// Address for HTTPS beside the one port; needs --domain. Without a certificate, `soulbox ca` makes them
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) tls_listen: Option<String>,
     /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
     pub(crate) metrics_listen: Option<String>,
@@ -234,6 +243,7 @@ impl ServeArgs {
             (Setting::Domain, &self.domain),
             (Setting::TlsCert, &self.tls_cert),
             (Setting::TlsKey, &self.tls_key),
+            (Setting::TlsListen, &self.tls_listen),
             (Setting::MetricsListen, &self.metrics_listen),
             (Setting::LogLevel, &self.log_level),
             (Setting::LogFormat, &self.log_format),
@@ -318,6 +328,12 @@ pub(crate) enum SandboxCommand {
     Logs(LogsArgs),
     /// Show what has happened to a sandbox: its life, also after its end
     Events(EventsArgs),
+    /// Print an address that opens a port of a sandbox to whoever has it
+    Url(UrlArgs),
+    /// Show what a sandbox has said to the network, and why it was blocked
+    Net(NetArgs),
+    /// Let a running sandbox reach one host more
+    Allow(AllowArgs),
 }
 
 /// `soulbox gc`
