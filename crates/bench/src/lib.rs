@@ -10,6 +10,7 @@ mod create;
 mod exec;
 pub mod host;
 mod idle;
+mod interpreter;
 mod lifecycle;
 pub mod peers;
 pub mod report;

@@ -8,6 +8,7 @@
 //! header rule is about is passed on as it is.
 
 mod broker;
+mod contact;
 mod gate;
 mod hello;
 mod hide;
@@ -16,4 +17,5 @@ mod plain;
 pub mod proxy;
 
 pub use broker::Broker;
-pub use gate::{Gate, Refusal};
+pub use contact::Contact;
+pub use gate::Gate;

@@ -15,13 +15,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use soulbox_types::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Passed};
 use crate::proxy::{PATIENCE, Way, carry, connect};
 
 /// How long a client may take over the head of a request, and be silent between two.
@@ -63,11 +64,31 @@ async fn answer(
     };
     let own = way.server.ip();
     let name = (host != own.to_string()).then_some(host.as_str());
-    if let Err(reason) = gate.judge(way.client, name, *own) {
-        gate.refused(way.client, "http", &host, &reason);
-        return refusal(&host, &reason);
-    }
-    match forward(way, &Far::Plain, server, request).await {
+    let rule = match gate.judge(way.client, name, *own) {
+        Ok(rule) => rule,
+        Err(reason) => {
+            gate.refused(way.client, "http", &host, &reason);
+            return refusal(&host, &reason);
+        }
+    };
+    // Without the query: it may hold what is for the server alone.
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let at = Timestamp::now();
+    let forwarded = forward(way, &Far::Plain, server, request).await;
+    let became = match &forwarded {
+        Ok(response) => response.status().as_u16().to_string(),
+        Err(_) => "no answer".to_owned(),
+    };
+    let passed = Passed {
+        kind: "http",
+        target: &host,
+        rule: &rule,
+        at,
+        detail: &format!("{asked} {became}"),
+        bytes: None,
+    };
+    gate.passed(way, &passed);
+    match forwarded {
         Ok(response) => response,
         Err(Failed { error, reason }) => {
             tracing::debug!(reason, server = %way.server, "a server cannot be reached for a sandbox");

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use soulbox_types::Timestamp;
 use soulbox_types::policy::Rule;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Passed};
 use crate::hello::{self, Said};
 use crate::{intercept, plain};
 
@@ -126,18 +127,20 @@ pub(crate) async fn connect(way: Way) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Carries bytes until both directions have ended.
+/// Carries bytes until both directions have ended; how many, from one and from the other, when none broke.
 pub(crate) async fn carry(
     mut one: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     mut other: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-) {
+) -> Option<(u64, u64)> {
     // How it ends is for the two sides to know.
-    let _ended =
-        copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES).await;
+    copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES)
+        .await
+        .ok()
 }
 
 async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     let mut said = Vec::new();
+    let at = Timestamp::now();
     // Where the address is open by itself, the name is asked for only because a rule may be about it.
     let by_address = gate.judge(way.client, None, *way.server.ip());
     let patience = if by_address.is_ok() {
@@ -173,10 +176,13 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
             by_address.map_err(|_| "it says nothing".to_owned()),
         ),
     };
-    if let Err(reason) = judged {
-        gate.refused(way.client, "tls", &target, &reason);
-        return reset(stream);
-    }
+    let rule = match judged {
+        Ok(rule) => rule,
+        Err(reason) => {
+            gate.refused(way.client, "tls", &target, &reason);
+            return reset(stream);
+        }
+    };
     let sent = async {
         stream.set_nodelay(true)?;
         let mut server = connect(way).await?;
@@ -184,7 +190,19 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
         io::Result::Ok(server)
     };
     match sent.await {
-        Ok(server) => carry(stream, server).await,
+        Ok(server) => {
+            let first = u64::try_from(said.len()).unwrap_or(u64::MAX);
+            let carried = carry(stream, server).await;
+            let passed = Passed {
+                kind: "tls",
+                target: &target,
+                rule: &rule,
+                at,
+                detail: "",
+                bytes: carried.map(|(sent, received)| (sent + first, received)),
+            };
+            gate.passed(way, &passed);
+        }
         Err(error) => {
             tracing::debug!(%error, server = %way.server, "a server cannot be reached for a sandbox");
             reset(stream);

@@ -94,7 +94,7 @@ const ARROWS: [(&str, &[&str]); 32] = [
     ("jail", &["launch-plan", "linux"]),
     ("envd", &["envd-proto", "linux"]),
     ("tar", &[]),
-    ("interpreter", &[]),
+    ("interpreter", &["linux"]),
     ("soulbox", ANY),
     // tests of other crates' parsers, in no program
     (

@@ -1,9 +1,12 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod analysis;
 mod attach;
 mod branch;
 mod build;
+mod net;
 mod secret;
+mod url;
 pub(crate) mod versions;
 mod volume;
 mod webhook;
@@ -15,10 +18,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
+pub(crate) use analysis::{AnalyzeArgs, PlotArgs};
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use net::{AllowArgs, NetArgs};
 pub(crate) use secret::{SecretCommand, SecretValueArgs};
+pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
 pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
 
@@ -103,6 +109,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the certificate of the server's own authority, for clients to trust
+    Ca,
     /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
@@ -129,6 +137,9 @@ pub(crate) struct ServeArgs {
     /// Private key for HTTPS, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_key: Option<String>,
+    /// Address for HTTPS beside the one port; needs --domain. Without a certificate, `soulbox ca` makes them
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) tls_listen: Option<String>,
     /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
     pub(crate) metrics_listen: Option<String>,
@@ -235,6 +246,7 @@ impl ServeArgs {
             (Setting::Domain, &self.domain),
             (Setting::TlsCert, &self.tls_cert),
             (Setting::TlsKey, &self.tls_key),
+            (Setting::TlsListen, &self.tls_listen),
             (Setting::MetricsListen, &self.metrics_listen),
             (Setting::LogLevel, &self.log_level),
             (Setting::LogFormat, &self.log_format),
@@ -292,6 +304,10 @@ pub(crate) enum SandboxCommand {
     List(ListArgs),
     /// Run a command in a sandbox; input, output and exit code are the command's
     Exec(ExecArgs),
+    /// Run Python over data by the code interpreter, and show tables, metrics and what was printed
+    Analyze(AnalyzeArgs),
+    /// Draw a plot by the code interpreter into a file
+    Plot(PlotArgs),
     /// Follow a command that runs already, or ended within the last minute
     Attach(AttachArgs),
     /// Open a terminal in a sandbox
@@ -316,6 +332,12 @@ pub(crate) enum SandboxCommand {
     Logs(LogsArgs),
     /// Show what has happened to a sandbox: its life, also after its end
     Events(EventsArgs),
+    /// Print an address that opens a port of a sandbox to whoever has it
+    Url(UrlArgs),
+    /// Show what a sandbox has said to the network, and why it was blocked
+    Net(NetArgs),
+    /// Let a running sandbox reach one host more
+    Allow(AllowArgs),
 }
 
 /// `soulbox gc`
@@ -643,6 +665,8 @@ pub(crate) enum BenchCommand {
     Template(BenchArgs),
     /// All of the above
     All(BenchArgs),
+    /// Code in the code interpreter, whose template must be there; `--peers`: a plain jupyter_client on this host
+    Interpreter(BenchArgs),
 }
 
 impl BenchCommand {
@@ -657,6 +681,7 @@ impl BenchCommand {
             | Self::Sustained(args)
             | Self::Lifecycle(args)
             | Self::Template(args)
+            | Self::Interpreter(args)
             | Self::All(args) => args,
         }
     }

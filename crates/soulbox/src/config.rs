@@ -36,8 +36,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Domain mode: the API is `api.<domain>`, a sandbox's port is `<port>-<id>.<domain>`. Default none.
     pub(crate) domain: Option<String>,
-    /// Certificate and key for HTTPS on `listen`; only with `domain`, for `api.<domain>` and `*.<domain>`.
-    pub(crate) tls: Option<TlsFiles>,
+    /// HTTPS for `api.<domain>` and `<port>-<id>.<domain>`; only with `domain`. Default none.
+    pub(crate) tls: Option<Tls>,
     /// Address of the metrics listener. Default off.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// What is logged: `error` to `trace`, or directives such as `info,soulbox_edge=debug`. Default `info`.
@@ -90,6 +90,15 @@ pub(crate) struct Config {
     pub(crate) mirrors: Mirrors,
     /// Limits of sandboxes whose template asks for nothing.
     pub(crate) default_limits: Limits,
+}
+
+/// How HTTPS is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// Where (`tls_listen`), beside `listen`. None: on `listen`, which then speaks nothing else.
+    pub(crate) listen: Option<SocketAddr>,
+    /// With which certificate (`tls_cert`, `tls_key`). None: of the server's own authority.
+    pub(crate) files: Option<TlsFiles>,
 }
 
 /// Files that make HTTPS possible, both PEM.
@@ -336,7 +345,20 @@ impl Judge<'_> {
         }
     }
 
-    fn tls(&mut self) -> Option<Option<TlsFiles>> {
+    fn tls(&mut self) -> Option<Option<Tls>> {
+        let listen = match self.text(Setting::TlsListen) {
+            "" => Some(None),
+            _ => self
+                .parsed(Setting::TlsListen, "an address such as 0.0.0.0:443")
+                .map(Some),
+        };
+        let files = self.tls_files();
+        let (listen, files) = (listen?, files?);
+        let wanted = listen.is_some() || files.is_some();
+        Some(wanted.then_some(Tls { listen, files }))
+    }
+
+    fn tls_files(&mut self) -> Option<Option<TlsFiles>> {
         let given = |judge: &Self, key| !judge.text(key).is_empty();
         match (given(self, Setting::TlsCert), given(self, Setting::TlsKey)) {
             (false, false) => Some(None),
@@ -499,16 +521,22 @@ impl Judge<'_> {
 
     /// What single values cannot show.
     fn check_together(&mut self) {
-        let tls = !self.text(Setting::TlsCert).is_empty() || !self.text(Setting::TlsKey).is_empty();
-        if tls && self.text(Setting::Domain).is_empty() {
-            self.problem(
-                Setting::Domain,
-                "the domain that the certificate of tls_cert is for",
-            );
+        let files = [Setting::TlsCert, Setting::TlsKey];
+        if self.text(Setting::Domain).is_empty() {
+            if files.iter().any(|key| !self.text(*key).is_empty()) {
+                self.problem(
+                    Setting::Domain,
+                    "the domain that the certificate of tls_cert is for",
+                );
+            } else if !self.text(Setting::TlsListen).is_empty() {
+                self.problem(Setting::Domain, "the domain that HTTPS is for");
+            }
         }
-        let listen = self.text(Setting::Listen);
-        if listen == self.text(Setting::MetricsListen) && !listen.ends_with(":0") {
-            self.problem(Setting::MetricsListen, "another address than listen");
+        let listen = self.text(Setting::Listen).to_owned();
+        for other in [Setting::MetricsListen, Setting::TlsListen] {
+            if listen == self.text(other) && !listen.ends_with(":0") {
+                self.problem(other, "another address than listen");
+            }
         }
     }
 }

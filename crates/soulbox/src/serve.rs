@@ -6,13 +6,16 @@
 //! Starting is a list of steps that each either finish or say what to do; stopping undoes what no running sandbox
 //! needs. Sandboxes outlive the server.
 
+mod certificates;
 mod claim;
+mod contacts;
 mod credentials;
 mod handover;
 pub(crate) mod helper;
 mod key_command;
 mod launch;
 mod reach;
+mod reached;
 mod secrets;
 mod templates;
 
@@ -25,14 +28,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
+use soulbox_api::{AdminToken, ApiState, NodeIdentity, PortUrls, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
+use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Broker, Gate, Refusal, proxy};
-use soulbox_helper::{Channel, RemoteDriver};
+use soulbox_egress::{Broker, Contact, Gate, proxy};
+use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
@@ -49,14 +53,19 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::failure::Failure;
 
+pub(crate) use certificates::PREFIX as AUTHORITY_PREFIX;
 pub(crate) use claim::Claim;
 use credentials::Credentials;
-use handover::{Handover, Place, SecretsKey, TlsTexts};
+use handover::{Handover, Place, SecretsKey};
 use launch::HANDOVER_VARIABLE;
 pub(crate) use launch::launch;
+use reached::Reached;
 
 /// The isolation that the helper offers.
 const TIER: &str = "namespace";
+
+/// Descriptors that every server is left.
+const ALWAYS_LEFT: usize = 7;
 
 /// What the server is left by [`launch`]: descriptors and a document.
 pub(crate) struct Inherited {
@@ -65,6 +74,8 @@ pub(crate) struct Inherited {
     listener: std::net::TcpListener,
     dns: (std::net::UdpSocket, std::net::TcpListener),
     proxy: [std::net::TcpListener; 2],
+    /// For HTTPS, if that has a listener of its own.
+    secure: Option<std::net::TcpListener>,
 }
 
 impl Inherited {
@@ -78,9 +89,10 @@ impl Inherited {
             let number = number.parse().with_context(strange)?;
             inherited_fd(number).with_context(strange)
         });
-        let taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
+        let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
+        let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
         let [document, helper, listener, udp, tcp, http, tls] =
-            <[OwnedFd; 7]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+            <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
         let handover = serde_json::from_reader(document).with_context(strange)?;
@@ -90,6 +102,7 @@ impl Inherited {
             listener: listener.into(),
             dns: (udp.into(), tcp.into()),
             proxy: [http.into(), tls.into()],
+            secure: secure.map(Into::into),
         }))
     }
 
@@ -109,16 +122,16 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         listener,
         dns,
         proxy,
+        secure,
     } = inherited;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let (gate, refusals) = Gate::new();
+    let listeners = Listeners::of(listener, secure)?;
+    let (gate, contacts) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let keeper = Arc::clone(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let handed = Handed {
-        tls: handover.tls,
+        certificate: handover.certificate,
         secrets_key: handover.secrets_key,
         rules_ca: handover.rules_ca,
     };
@@ -126,7 +139,8 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         data_dir: handover.place.data_dir,
         ..config
     };
-    let served = serve_until(stop, &config, handed, listener, &driver, (keeper, refusals)).await;
+    let told = (keeper, contacts);
+    let served = serve_until(stop, &config, handed, listeners, &driver, told).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -137,7 +151,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
 
 /// What root has read for the server.
 struct Handed {
-    tls: Option<TlsTexts>,
+    certificate: Option<Certificate>,
     secrets_key: Option<SecretsKey>,
     rules_ca: Option<Vec<u8>>,
 }
@@ -146,18 +160,24 @@ async fn serve_until(
     stop: impl Future<Output = ()>,
     config: &Config,
     handed: Handed,
-    listener: TcpListener,
+    listeners: Listeners,
     driver: &Arc<RemoteDriver>,
-    (gate, refusals): (Arc<Gate>, mpsc::Receiver<Refusal>),
+    (gate, contacts): (Arc<Gate>, mpsc::Receiver<Contact>),
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
-    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), address).await?;
+    let reached = listeners.reached(config)?;
+    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
     broker_rules(&gate, &server.state, handed.rules_ca.as_deref());
-    tokio::spawn(write_down(refusals, server.sandboxes.clone()));
+    let store = server.state.store.clone();
+    tokio::spawn(contacts::write_down(
+        contacts,
+        server.sandboxes.clone(),
+        store,
+    ));
     let shutdown = CancellationToken::new();
-    let edge = server.serve(config, handed.tls.as_ref(), listener, &shutdown)?;
+    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
+    let edge = server.serve(config, certificates, listeners, &shutdown);
     soulbox_fault::point!("start.ready");
-    say_ready(&url(config, address))?;
+    say_ready(&reached.url())?;
 
     tokio::select! {
         () = stop => {}
@@ -166,7 +186,9 @@ async fn serve_until(
     tracing::info!("stopping: requests in flight finish, sandboxes stay");
     soulbox_fault::point!("stop.begun");
     shutdown.cancel();
-    edge.await.context("the edge panicked")?;
+    for serving in edge {
+        serving.await.context("the edge panicked")?;
+    }
     soulbox_fault::point!("stop.edge-closed");
     server.builds.shutdown().await;
     server.sandboxes.shutdown().await;
@@ -182,21 +204,79 @@ fn helper_gone() -> Failure {
     Failure::internal("the helper has ended; sandboxes stay").fix("start the server again")
 }
 
+/// Where clients come in.
+struct Listeners {
+    main: TcpListener,
+    /// For HTTPS, if that has one of its own.
+    secure: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn of(
+        main: std::net::TcpListener,
+        secure: Option<std::net::TcpListener>,
+    ) -> anyhow::Result<Self> {
+        let taken = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        Ok(Self {
+            main: taken(main)?,
+            secure: secure.map(taken).transpose()?,
+        })
+    }
+
+    fn reached(&self, config: &Config) -> anyhow::Result<Reached> {
+        let secure = self.secure.as_ref().map(TcpListener::local_addr);
+        let main = self.main.local_addr()?;
+        Ok(Reached::new(
+            config,
+            &config.data_dir,
+            main,
+            secure.transpose()?,
+        ))
+    }
+}
+
+/// What clients are shown over HTTPS, if it is served.
+fn certificates(
+    config: &Config,
+    given: Option<Certificate>,
+    helper: &Arc<RemoteDriver>,
+    until: &CancellationToken,
+) -> anyhow::Result<Option<Certificates>> {
+    match (given, &config.tls, &config.domain) {
+        (Some(given), _, _) => {
+            certificates::of_operator(given, Arc::clone(helper), until.clone()).map(Some)
+        }
+        (None, Some(_), Some(domain)) => {
+            certificates::of_authority(&config.data_dir, domain).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 fn sandbox_settings(
     config: &Config,
-    address: SocketAddr,
+    reached: &Reached,
     token_seed: [u8; 32],
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         max_timeout: config.max_timeout,
         max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
-        domain: public_domain(config, address),
+        domain: reached.domain.clone(),
         save_paused_after: config.save_paused_after,
         hibernate_after: config.hibernate_after,
         hibernate_on_stop: config.hibernate_on_stop,
         events_kept: config.events_kept,
         ..Settings::new(token_seed)
     })
+}
+
+/// How clients reach ports of sandboxes.
+fn port_urls(reached: &Reached) -> PortUrls {
+    let base = reached.sandboxes();
+    Arc::new(move |id, port, signed| base.address(id, port, signed))
 }
 
 /// Where the images of builds come from.
@@ -224,18 +304,6 @@ fn broker_rules(gate: &Gate, state: &ApiState, more: Option<&[u8]>) {
             %error,
             "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
         ),
-    }
-}
-
-/// What a sandbox was not let do goes into its log. Ends when nothing can be refused any more.
-async fn write_down(mut refusals: mpsc::Receiver<Refusal>, sandboxes: Sandboxes) {
-    while let Some(refusal) = refusals.recv().await {
-        sandboxes.note_refusal(
-            &refusal.sandbox,
-            refusal.protocol,
-            &refusal.target,
-            &refusal.reason,
-        );
     }
 }
 
@@ -310,7 +378,7 @@ impl Server {
         config: &Config,
         secrets_key: Option<SecretsKey>,
         driver: Arc<RemoteDriver>,
-        address: SocketAddr,
+        reached: &Reached,
     ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let artifacts =
@@ -322,12 +390,11 @@ impl Server {
             .await
             .context("cannot open the database")?;
         soulbox_fault::point!("start.database-open");
-        let credentials =
-            Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
+        let credentials = Credentials::ensure(data_dir, &store, reached).await?;
         let secrets = secrets::open(data_dir, &store, secrets_key).await?;
-        let identity = secrets::identity(data_dir, &secrets, &url(config, address))?;
+        let identity = secrets::identity(data_dir, &secrets, &reached.url())?;
         templates::register(&store, &artifacts, config.default_limits).await?;
-        let settings = sandbox_settings(config, address, credentials.token_seed)?;
+        let settings = sandbox_settings(config, reached, credentials.token_seed)?;
         let upload_key = settings.token_seed;
         if let Err(reason) = driver.hibernation().await {
             tracing::warn!(reason, "memory of sandboxes cannot be kept on disk");
@@ -367,7 +434,8 @@ impl Server {
             secrets,
             identity,
             upload_key,
-            public_url: url(config, address),
+            public_url: reached.url(),
+            port_urls: port_urls(reached),
             admin_token: AdminToken::new(&credentials.admin_token),
             limits: TeamLimits {
                 max_timeout: config.max_timeout,
@@ -396,13 +464,11 @@ impl Server {
     fn serve(
         &self,
         config: &Config,
-        tls: Option<&TlsTexts>,
-        listener: TcpListener,
+        certificates: Option<Certificates>,
+        listeners: Listeners,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-        let tls = tls
-            .map(|texts| soulbox_edge::tls::server_config(&texts.cert, &texts.key))
-            .transpose()?;
+    ) -> Vec<JoinHandle<()>> {
+        let tls = certificates.map(soulbox_edge::tls::server_config);
         let routes = Arc::new(LiveRoutes(self.sandboxes.clone()));
         let edge_config = EdgeConfig {
             domain: config.domain.clone(),
@@ -414,7 +480,14 @@ impl Server {
             stopping.cancelled().await;
             api.cancel();
         });
-        Ok(edge.serve(listener, tls, shutdown.clone()))
+        let Listeners { main, secure } = listeners;
+        let Some(secure) = secure else {
+            return vec![edge.serve(main, tls, shutdown.clone())];
+        };
+        vec![
+            edge.serve(main, None, shutdown.clone()),
+            edge.serve(secure, tls, shutdown.clone()),
+        ]
     }
 }
 
@@ -440,34 +513,6 @@ impl Routes for LiveRoutes {
                 Woken::Nobody
             })
         })
-    }
-}
-
-/// Where clients reach this server.
-fn url(config: &Config, address: SocketAddr) -> String {
-    match (public_domain(config, address), &config.tls) {
-        (Some(domain), Some(_)) => format!("https://api.{domain}"),
-        _ => format!("http://{}", reachable(address)),
-    }
-}
-
-/// The domain as clients must know it: they put `<port>-<id>.` before it and `https://` before that, so a port that is
-/// not the usual one belongs to it.
-fn public_domain(config: &Config, address: SocketAddr) -> Option<String> {
-    let domain = config.domain.as_ref()?;
-    if config.tls.is_some() && address.port() != 443 {
-        Some(format!("{domain}:{}", address.port()))
-    } else {
-        Some(domain.clone())
-    }
-}
-
-/// An address that a client on this machine can use: "all interfaces" is none.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, address.port()))
-    } else {
-        address
     }
 }
 

@@ -75,6 +75,8 @@ struct Inner {
     keys: KeyCache,
     /// Wakes whoever waits for events.
     news: watch::Sender<()>,
+    /// Wakes whoever waits for contacts.
+    contact_news: watch::Sender<()>,
     /// Tells this run of the server from earlier ones.
     boot: String,
 }
@@ -141,6 +143,7 @@ impl Store {
             deferred: Mutex::default(),
             keys: KeyCache::default(),
             news: watch::Sender::new(()),
+            contact_news: watch::Sender::new(()),
             boot: soulbox_types::id::random_label(20),
         };
         let store = Self {
@@ -272,6 +275,10 @@ impl Store {
 
     pub(crate) fn news(&self) -> &watch::Sender<()> {
         &self.inner.news
+    }
+
+    pub(crate) fn contact_news_sender(&self) -> &watch::Sender<()> {
+        &self.inner.contact_news
     }
 
     pub(crate) fn boot(&self) -> &str {

@@ -103,6 +103,7 @@ impl Stack {
             secrets,
             upload_key: [9; 32],
             public_url: "http://soulbox.test".into(),
+            port_urls: Arc::new(|id, port, signed| format!("{port}-{id} {signed:?}")),
         });
         let (_, key) = store.create_api_key(&team.id, "test").await.unwrap();
         let (_, other_key) = store.create_api_key(&other.id, "test").await.unwrap();

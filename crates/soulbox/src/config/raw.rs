@@ -17,6 +17,7 @@ pub(crate) enum Setting {
     Domain,
     TlsCert,
     TlsKey,
+    TlsListen,
     MetricsListen,
     LogLevel,
     LogFormat,
@@ -52,12 +53,13 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
         Self::TlsCert,
         Self::TlsKey,
+        Self::TlsListen,
         Self::MetricsListen,
         Self::LogLevel,
         Self::LogFormat,
@@ -99,6 +101,7 @@ impl Setting {
             Self::Domain => "domain",
             Self::TlsCert => "tls_cert",
             Self::TlsKey => "tls_key",
+            Self::TlsListen => "tls_listen",
             Self::MetricsListen => "metrics_listen",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
@@ -141,6 +144,7 @@ impl Setting {
             Self::Domain
             | Self::TlsCert
             | Self::TlsKey
+            | Self::TlsListen
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks
