@@ -424,6 +424,20 @@ impl Envd {
             .ok_or_else(|| ClientError::answer(&operation, "no file in it"))
     }
 
+    /// Writes a file that is in memory.
+    ///
+    /// # Errors
+    /// When envd refuses the path or the disk is full.
+    pub async fn write(
+        &self,
+        path: &str,
+        user: Option<&str>,
+        content: impl Into<Bytes>,
+    ) -> Result<Written, ClientError> {
+        let body = http_body_util::Full::new(content.into()).map_err(|never| match never {});
+        self.upload(path, user, body).await
+    }
+
     /// Opens a file for reading, piece by piece.
     ///
     /// # Errors

@@ -37,4 +37,4 @@ pub use error::{ClientError, Code};
 pub use events::EventStream;
 pub use interpreter::Interpreter;
 pub use secret::Secret;
-pub use tls::{Dial, TrustError, trust};
+pub use tls::{Dial, TrustError, system_bundle, trust, trust_also};

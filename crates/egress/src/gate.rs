@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use soulbox_driver::Doorkeeper;
 use soulbox_net::resolver::{Names, Told};
 use soulbox_types::policy::{Rule, canonical_name};
+use soulbox_types::rules::HeaderRules;
 use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::broker::Broker;
 use crate::contact::{Allowance, Contact, short};
 use crate::proxy::Way;
 
@@ -37,7 +39,7 @@ const KINDS: [u16; 3] = [1, 5, 28];
 /// Something that was let through.
 #[derive(Debug)]
 pub(crate) struct Passed<'a> {
-    /// `tls` or `http`.
+    /// `tls`, `http`, or `https` where a rule had it read.
     pub(crate) kind: &'static str,
     /// The name or the address that it asked for.
     pub(crate) target: &'a str,
@@ -67,6 +69,8 @@ struct Entry {
 pub struct Gate {
     entries: Mutex<HashMap<Ipv4Addr, Entry>>,
     contacts: mpsc::Sender<Contact>,
+    /// Made after the gate: secrets are in the database, and connections come before it is open.
+    broker: OnceLock<Broker>,
 }
 
 impl Gate {
@@ -77,8 +81,33 @@ impl Gate {
         let gate = Self {
             entries: Mutex::default(),
             contacts,
+            broker: OnceLock::new(),
         };
         (Arc::new(gate), told)
+    }
+
+    /// From now on header rules work. Connections that they are about are refused before.
+    pub fn use_broker(&self, broker: Broker) {
+        // The first one stays: a server has one key.
+        let _other = self.broker.set(broker);
+    }
+
+    pub(crate) fn broker(&self) -> Option<&Broker> {
+        self.broker.get()
+    }
+
+    /// The header rules of a sandbox at this moment.
+    pub(crate) fn rules(&self, client: Ipv4Addr) -> Option<Box<HeaderRules>> {
+        let entries = self.entries.lock();
+        entries.get(&client)?.policy.as_ref()?.rules.clone()
+    }
+
+    /// The name in its canonical form, if a rule of the sandbox is about it.
+    pub(crate) fn ruled(&self, client: Ipv4Addr, name: &str) -> Option<String> {
+        let name = canonical_name(name)?;
+        let entries = self.entries.lock();
+        let rules = entries.get(&client)?.policy.as_ref()?.rules.as_ref()?;
+        rules.of_name(&name).is_some().then_some(name)
     }
 
     /// A place for a connection of a sandbox.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_types::Timestamp;
+use soulbox_types::policy::Rule;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -14,10 +15,12 @@ use tokio::time::timeout;
 
 use crate::gate::{Gate, Passed};
 use crate::hello::{self, Said};
-use crate::plain;
+use crate::{intercept, plain};
 
 /// How long a client may take to say what it wants, and a server to let somebody in.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may say nothing where everything is open: the server may be the one that speaks first.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Connections of all sandboxes: each takes two descriptors of the server.
 const CONNECTIONS: usize = 4096;
 /// What is carried at once in one direction.
@@ -135,25 +138,43 @@ pub(crate) async fn carry(
         .ok()
 }
 
-async fn pass_tls(gate: &Gate, way: Way, mut stream: TcpStream) {
+async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     let mut said = Vec::new();
     let at = Timestamp::now();
-    let hello = timeout(PATIENCE, first_words(&mut stream, &mut said)).await;
+    // Where the address is open by itself, the name is asked for only because a rule may be about it.
+    let by_address = gate.judge(way.client, None, *way.server.ip());
+    let patience = if by_address.is_ok() {
+        SILENCE
+    } else {
+        PATIENCE
+    };
+    let hello = timeout(patience, first_words(&mut stream, &mut said)).await;
     let (target, judged) = match hello {
         Ok(Some(hello)) => {
-            let target = hello
-                .name
-                .clone()
-                .unwrap_or_else(|| way.server.ip().to_string());
-            let judged = gate.judge(way.client, hello.name.as_deref(), *way.server.ip());
+            let name = hello.name.as_deref();
+            let judged = gate.judge(way.client, name, *way.server.ip());
+            if let (Ok(_), Some(name)) = (&judged, name.and_then(|n| gate.ruled(way.client, n))) {
+                return intercept::pass(Arc::clone(gate), way, name, said, stream).await;
+            }
             let judged = match judged {
-                Ok(_) if hello.encrypted => Err("its TLS may hide another name (ECH)".to_owned()),
+                Ok(Rule::AllowName(_)) if hello.encrypted => {
+                    Err("its TLS may hide another name (ECH)".to_owned())
+                }
                 judged => judged,
             };
-            (target, judged)
+            (
+                hello.name.unwrap_or_else(|| way.server.ip().to_string()),
+                judged,
+            )
         }
-        Ok(None) => (way.server.to_string(), Err("it is no TLS".to_owned())),
-        Err(_) => (way.server.to_string(), Err("it says nothing".to_owned())),
+        Ok(None) => (
+            way.server.to_string(),
+            by_address.map_err(|_| "it is no TLS".to_owned()),
+        ),
+        Err(_) => (
+            way.server.to_string(),
+            by_address.map_err(|_| "it says nothing".to_owned()),
+        ),
     };
     let rule = match judged {
         Ok(rule) => rule,

@@ -1,8 +1,12 @@
 //! Secrets of teams: given once, used for them, never shown again.
 //!
 //! The database holds sealed bytes only; the key stands elsewhere ([`Key`]). What must stay true: a [`Value`] leaves this
-//! crate through this crate's callers that send it, and nothing that is logged or shown holds one.
+//! crate through [`Secrets::value`] and no other way, and nothing that is logged or shown holds one.
+//!
+//! What sandboxes are shown in the place of the servers that values are sent to, [`Leaf`], is made here, too: its keys are
+//! sealed like values.
 
+mod authority;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -11,6 +15,7 @@ use std::sync::Arc;
 use soulbox_store::{Page, PageRequest, SecretChange, SecretRow, Store, StoreError};
 use soulbox_types::{ErrorKind, SecretId, SecretName, SecretSelector, TeamId, Timestamp};
 
+pub use authority::{AuthorityError, Leaf};
 pub use seal::{Key, NotAKey, Value};
 
 /// Secrets of one team.
@@ -202,6 +207,19 @@ impl Secrets {
         }
     }
 
+    /// The value of a secret, for who sends it.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub async fn value(
+        &self,
+        team: &TeamId,
+        selector: &SecretSelector,
+    ) -> Result<Value, SecretsError> {
+        let row = self.row(team, selector).await?;
+        self.unseal(&row)
+    }
+
     async fn row(
         &self,
         team: &TeamId,
@@ -276,8 +294,8 @@ mod tests {
         let next = Value::new("second-value");
         let changed = secrets.update(&team, &selector, &next, None).await.unwrap();
         assert_eq!(changed.version, 2);
+        assert_eq!(secrets.value(&team, &selector).await.unwrap(), next);
         let row = secrets.row(&team, &selector).await.unwrap();
-        assert_eq!(secrets.unseal(&row).unwrap(), next);
         assert!(!format!("{secrets:?} {changed:?} {row:?}").contains("second"));
         // A value that has been put in another's place.
         let moved = SecretRow {

@@ -193,6 +193,9 @@ pub(crate) struct ServeArgs {
     /// directory]
     #[arg(long, value_name = "COMMAND")]
     pub(crate) secrets_key_command: Option<String>,
+    /// Certificates, PEM, that servers of header rules may have besides those that this host trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules_ca_file: Option<String>,
     /// How long events of sandboxes are kept, in days [default: 30]
     #[arg(long, value_name = "DAYS")]
     pub(crate) events_kept_days: Option<String>,
@@ -270,6 +273,7 @@ impl ServeArgs {
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::PrivateWebhooks, &self.private_webhooks),
             (Setting::SecretsKeyCommand, &self.secrets_key_command),
+            (Setting::RulesCaFile, &self.rules_ca_file),
             (Setting::EventsKeptDays, &self.events_kept_days),
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),

@@ -74,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) private_webhooks: Vec<PrivateWebhook>,
     /// What prints the key that secrets are sealed with; the file `secrets.key` without. Default none.
     pub(crate) secrets_key_command: Option<String>,
+    /// Certificates that servers of header rules may have besides those that the host trusts, PEM. Default none.
+    pub(crate) rules_ca_file: Option<PathBuf>,
     /// How long events of sandboxes are kept, 1 to 3650 days. Default 30 days.
     pub(crate) events_kept: Duration,
     /// Where tokens for Amazon's registries come from; `{region}` stands for the region.
@@ -223,6 +225,10 @@ impl Judge<'_> {
         let private_webhooks = self.private_webhooks();
         let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
             .filter(|command| !command.is_empty());
+        let rules_ca_file = match self.text(Setting::RulesCaFile).is_empty() {
+            true => Some(None),
+            false => self.absolute_path(Setting::RulesCaFile).map(Some),
+        };
         let events_kept_days = self.number(Setting::EventsKeptDays, 1, 3650);
         let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
@@ -253,6 +259,7 @@ impl Judge<'_> {
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
             secrets_key_command,
+            rules_ca_file: rules_ca_file?,
             events_kept: Duration::from_hours(u64::from(events_kept_days?) * 24),
             ecr_endpoint: ecr_endpoint?,
             disk: DiskSettings {

@@ -35,7 +35,7 @@ use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Contact, Gate, proxy};
+use soulbox_egress::{Broker, Contact, Gate, proxy};
 use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -128,16 +128,19 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let (gate, contacts) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
+    let keeper = Arc::clone(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let handed = Handed {
         certificate: handover.certificate,
         secrets_key: handover.secrets_key,
+        rules_ca: handover.rules_ca,
     };
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
-    let served = serve_until(stop, &config, handed, listeners, &driver, contacts).await;
+    let names = (keeper, contacts);
+    let served = serve_until(stop, &config, handed, listeners, &driver, names).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -150,6 +153,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
 struct Handed {
     certificate: Option<Certificate>,
     secrets_key: Option<SecretsKey>,
+    rules_ca: Option<Vec<u8>>,
 }
 
 async fn serve_until(
@@ -158,10 +162,11 @@ async fn serve_until(
     handed: Handed,
     listeners: Listeners,
     driver: &Arc<RemoteDriver>,
-    contacts: mpsc::Receiver<Contact>,
+    (gate, contacts): (Arc<Gate>, mpsc::Receiver<Contact>),
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
     let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
+    broker_rules(&gate, &server.state.secrets, handed.rules_ca.as_deref());
     let store = server.state.store.clone();
     tokio::spawn(contacts::write_down(
         contacts,
@@ -285,6 +290,17 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     let mirrors = mirrors.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let network = soulbox_registry::Network::new(config.private_registries.clone(), mirrors);
     Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
+}
+
+/// Has header rules work. Where this host trusts nobody they do not: nothing is sent to who cannot be verified.
+fn broker_rules(gate: &Gate, secrets: &soulbox_secrets::Secrets, more: Option<&[u8]>) {
+    match soulbox_client::trust_also(more.unwrap_or_default()) {
+        Ok(upstream) => gate.use_broker(Broker::new(secrets.clone(), upstream)),
+        Err(error) => tracing::error!(
+            %error,
+            "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
+        ),
+    }
 }
 
 /// Starts the DNS forwarder of the sandboxes.

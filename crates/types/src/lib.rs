@@ -4,7 +4,7 @@
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
 //! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`event`], [`slot`], [`egress`],
-//! [`cidr`], [`policy`], [`secret`], [`error_kind`].
+//! [`cidr`], [`policy`], [`rules`], [`secret`], [`error_kind`].
 
 pub mod build;
 pub mod cidr;
@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod name;
 pub mod policy;
+pub mod rules;
 pub mod secret;
 pub mod slot;
 pub mod spec;

@@ -35,6 +35,7 @@ pub(crate) enum Setting {
     PrivateRegistries,
     PrivateWebhooks,
     SecretsKeyCommand,
+    RulesCaFile,
     EventsKeptDays,
     EcrEndpoint,
     DiskBacking,
@@ -52,7 +53,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -76,6 +77,7 @@ impl Setting {
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
         Self::SecretsKeyCommand,
+        Self::RulesCaFile,
         Self::EventsKeptDays,
         Self::EcrEndpoint,
         Self::DiskBacking,
@@ -117,6 +119,7 @@ impl Setting {
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
             Self::SecretsKeyCommand => "secrets_key_command",
+            Self::RulesCaFile => "rules_ca_file",
             Self::EventsKeptDays => "events_kept_days",
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
@@ -145,7 +148,8 @@ impl Setting {
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks
-            | Self::SecretsKeyCommand => "",
+            | Self::SecretsKeyCommand
+            | Self::RulesCaFile => "",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",

@@ -76,6 +76,8 @@ pub(crate) struct Handover {
     pub(crate) certificate: Option<Certificate>,
     /// What `secrets_key_command` has printed.
     pub(crate) secrets_key: Option<SecretsKey>,
+    /// What is in `rules_ca_file`.
+    pub(crate) rules_ca: Option<Vec<u8>>,
 }
 
 /// The text of a key.

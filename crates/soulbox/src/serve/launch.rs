@@ -4,12 +4,12 @@
 //! The process keeps its number: whoever started it waits for, signals and supervises the server itself.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
 use anyhow::{Context as _, bail};
 use rustix::io::FdFlags;
@@ -40,6 +40,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let certificate = files.map(certificates::read).transpose()?;
     let secrets_key = config.secrets_key_command.as_deref();
     let secrets_key = secrets_key.map(key_command::run).transpose()?;
+    let rules_ca = config.rules_ca_file.as_deref().map(pem).transpose()?;
     let settings = Settings::of(effective);
     let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
     let place = helped.place;
@@ -48,6 +49,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         place: place.clone(),
         certificate,
         secrets_key,
+        rules_ca,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];
@@ -60,6 +62,15 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
 fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}\nFIX: stop what uses that address, or choose another with {flag}")
+    })
+}
+
+fn pem(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}\nFIX: name a PEM file that exists",
+            path.display()
+        )
     })
 }
 
