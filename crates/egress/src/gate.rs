@@ -38,7 +38,7 @@ const KINDS: [u16; 3] = [1, 5, 28];
 /// Something that was let through.
 #[derive(Debug)]
 pub(crate) struct Passed<'a> {
-    /// `tls` or `http`.
+    /// `tls`, `http`, or `https` where a rule had it read.
     pub(crate) kind: &'static str,
     /// The name or the address that it asked for.
     pub(crate) target: &'a str,

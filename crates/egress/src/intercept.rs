@@ -17,7 +17,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
-use soulbox_types::policy::canonical_name;
+use soulbox_types::Timestamp;
+use soulbox_types::policy::{Rule, canonical_name};
+use soulbox_types::rules::{HeaderRule, Part, parts};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -96,13 +98,28 @@ pub(crate) async fn pass(
 
 impl Middle {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if let Err(reason) = self.judge(&request) {
-            self.gate
-                .refused(self.way.client, "https", &self.name, &reason);
-            return refusal(&self.name, &reason);
-        }
+        let rule = match self.judge(&request) {
+            Ok(rule) => rule,
+            Err(reason) => {
+                self.gate
+                    .refused(self.way.client, "https", &self.name, &reason);
+                return refusal(&self.name, &reason);
+            }
+        };
+        let (at, asked) = (Timestamp::now(), asked(&request));
         match self.send(request).await {
-            Ok(response) => response,
+            Ok((response, used)) => {
+                let passed = Passed {
+                    kind: "https",
+                    target: &self.name,
+                    rule: &rule,
+                    at,
+                    detail: &format!("{asked} {}{used}", response.status().as_u16()),
+                    bytes: None,
+                };
+                self.gate.passed(self.way, &passed);
+                response
+            }
             Err(Failed { error, reason }) => {
                 self.gate
                     .refused(self.way.client, "https", &self.name, &reason);
@@ -112,7 +129,7 @@ impl Middle {
     }
 
     /// Whether a request may be sent: to the name that the TLS asked for, and by the policy of this moment.
-    fn judge(&self, request: &Request<Incoming>) -> Result<(), String> {
+    fn judge(&self, request: &Request<Incoming>) -> Result<Rule, String> {
         let host = target(request, "443")?;
         if canonical_name(&host).as_deref() != Some(&self.name) {
             return Err("its Host is not the name that its TLS asks for".to_owned());
@@ -121,9 +138,7 @@ impl Middle {
             return Err("it asks for its own headers (TRACE)".to_owned());
         }
         let address = *self.way.server.ip();
-        self.gate
-            .judge(self.way.client, Some(&self.name), address)
-            .map(drop)
+        self.gate.judge(self.way.client, Some(&self.name), address)
     }
 
     async fn send(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Failed> {
@@ -157,6 +172,20 @@ impl Middle {
         let added = broker.headers(&ruled, rule).await;
         added.map_err(|unresolved| unresolved.0)
     }
+}
+
+/// What a rule adds, by names: `, header authorization, secret openai-key`.
+fn used(rule: &HeaderRule) -> String {
+    let mut text = String::new();
+    for (name, template) in &rule.headers {
+        text += &format!(", header {name}");
+        for part in parts(template).unwrap_or_default() {
+            if let Part::Secret(secret) = part {
+                text += &format!(", secret {secret}");
+            }
+        }
+    }
+    text
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, Failed> {

@@ -71,8 +71,7 @@ async fn answer(
             return refusal(&host, &reason);
         }
     };
-    // Without the query: it may hold what is for the server alone.
-    let asked = format!("{} {}", request.method(), request.uri().path());
+    let asked = asked(&request);
     let at = Timestamp::now();
     let forwarded = forward(way, &Far::Plain, server, request).await;
     let became = match &forwarded {
@@ -84,7 +83,7 @@ async fn answer(
         target: &host,
         rule: &rule,
         at,
-        detail: &format!("{asked} {became}"),
+        detail: &format!("{asked} {}", became(&forwarded)),
         bytes: None,
     };
     gate.passed(way, &passed);
@@ -94,6 +93,19 @@ async fn answer(
             tracing::debug!(reason, server = %way.server, "a server cannot be reached for a sandbox");
             told(StatusCode::BAD_GATEWAY, error, &host, &reason)
         }
+    }
+}
+
+/// What a request is, without its query: it may hold what is for the server alone.
+pub(crate) fn asked(request: &Request<Incoming>) -> String {
+    format!("{} {}", request.method(), request.uri().path())
+}
+
+/// What became of it.
+pub(crate) fn became(forwarded: &Result<Response<Body>, Failed>) -> String {
+    match forwarded {
+        Ok(response) => response.status().as_u16().to_string(),
+        Err(_) => "no answer".to_owned(),
     }
 }
 
