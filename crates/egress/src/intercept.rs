@@ -26,9 +26,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::broker::Added;
-use crate::gate::Gate;
+use crate::gate::{Gate, Passed};
 use crate::hide::Covered;
-use crate::plain::{Body, Failed, Far, HEAD, forward, refusal, target, told};
+use crate::plain::{Body, Failed, Far, HEAD, asked, forward, refusal, target, told};
 use crate::proxy::{PATIENCE, Way, reset};
 
 /// What an answer must not be encoded by, so that it can be looked at.
@@ -141,11 +141,16 @@ impl Middle {
         self.gate.judge(self.way.client, Some(&self.name), address)
     }
 
-    async fn send(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Failed> {
-        let Added { headers, hidden } = self.added().await.map_err(|reason| Failed {
+    /// The answer, and which headers the request got, with which secrets, for whoever looks at it later.
+    async fn send(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<(Response<Body>, String), Failed> {
+        let (added, used) = self.added().await.map_err(|reason| Failed {
             error: "rule_unusable",
             reason,
         })?;
+        let Added { headers, hidden } = added;
         for (name, value) in headers {
             // The guest's own ones go, however many.
             request.headers_mut().insert(name, value);
@@ -157,20 +162,22 @@ impl Middle {
         let far = Far::Verified(broker.upstream().clone(), server_name(&self.name)?);
         let mut response = forward(self.way, &far, &self.server, request).await?;
         if hidden.is_empty() {
-            return Ok(response);
+            return Ok((response, used));
         }
         hidden.cover_head(response.headers_mut());
-        Ok(response.map(|body| Covered::new(body, hidden).boxed()))
+        let response = response.map(|body| Covered::new(body, hidden).boxed());
+        Ok((response, used))
     }
 
     /// What the rule of this moment adds.
-    async fn added(&self) -> Result<Added, String> {
+    async fn added(&self) -> Result<(Added, String), String> {
         let gone = || "the rule is gone; connect again".to_owned();
         let ruled = self.gate.rules(self.way.client).ok_or_else(gone)?;
         let rule = ruled.rules.of_name(&self.name).ok_or_else(gone)?;
         let broker = self.gate.broker().ok_or_else(gone)?;
         let added = broker.headers(&ruled, rule).await;
-        added.map_err(|unresolved| unresolved.0)
+        let added = added.map_err(|unresolved| unresolved.0)?;
+        Ok((added, used(rule)))
     }
 }
 
@@ -180,8 +187,10 @@ fn used(rule: &HeaderRule) -> String {
     for (name, template) in &rule.headers {
         text += &format!(", header {name}");
         for part in parts(template).unwrap_or_default() {
-            if let Part::Secret(secret) = part {
-                text += &format!(", secret {secret}");
+            match part {
+                Part::Literal(_) => {}
+                Part::Secret(secret) => text += &format!(", secret {secret}"),
+                Part::Token(token) => text += &format!(", token {token}"),
             }
         }
     }

@@ -74,10 +74,6 @@ async fn answer(
     let asked = asked(&request);
     let at = Timestamp::now();
     let forwarded = forward(way, &Far::Plain, server, request).await;
-    let became = match &forwarded {
-        Ok(response) => response.status().as_u16().to_string(),
-        Err(_) => "no answer".to_owned(),
-    };
     let passed = Passed {
         kind: "http",
         target: &host,

@@ -4,8 +4,6 @@
 //! The process keeps its number: whoever started it waits for, signals and supervises the server itself.
 
 use std::convert::Infallible;
-use std::fs;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
