@@ -126,6 +126,7 @@ DAMAGE = {
     "seed empty": ("token.seed", cut(0), "token.seed is damaged"),
     "seed short": ("token.seed", cut(63), "token.seed is damaged"),
     "seed garbage": ("token.seed", garbage, "token.seed is damaged"),
+    "key garbage": ("secrets.key", garbage, "secrets.key is damaged"),
     "admin token empty": ("admin.token", cut(0), "admin.token is damaged"),
     "admin token short": ("admin.token", cut(8), "admin.token is damaged"),
     "node id empty": ("node.id", cut(0), "node.id is damaged"),
@@ -144,7 +145,7 @@ def test_damaged_files_are_named_and_cost_nothing(server):
         # With owner and mode: the server has a user of its own.
         shutil.rmtree(backup, ignore_errors=True)
         backup.mkdir()
-        parts = [part for part in (*DATABASE, "token.seed", "admin.token", "node.id") if (server.data_dir / part).exists()]
+        parts = [part for part in (*DATABASE, "token.seed", "admin.token", "node.id", "secrets.key") if (server.data_dir / part).exists()]
         subprocess.run(["cp", "-p", *[str(server.data_dir / part) for part in parts], str(backup)], check=True)
         assert path.name in parts, f"{name}: nothing there to damage"
         change(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 
 import pytest
@@ -104,6 +105,18 @@ def test_two_sandboxes_are_two(create):
     assert second.run_code("mine").error.name == "NameError"
 
 
+def test_what_is_shared_cannot_be_changed(create):
+    """Sandboxes of the template share pages of their kernels. Whoever writes to what they come from changes his own."""
+    first = create()
+    first.run_code("kept = [1]")
+    spoil = "cd /var/lib/soulbox-interpreter && ls && for file in *; do sudo dd if=/dev/zero of=$file bs=1M count=4 conv=notrunc status=none; done"
+    assert "zygote" in first.commands.run(spoil).stdout
+    assert first.run_code("kept.append(2); kept").text == "[1, 2]"
+    second = create()
+    assert second.run_code("import pandas; 40 + 2").text == "42"
+    assert second.run_code("2 + 2", context=second.create_code_context()).text == "4"
+
+
 def test_contexts(sandbox):
     context = sandbox.create_code_context(cwd="/tmp", language="python")
     assert (context.cwd, context.language) == ("/tmp", "python")
@@ -174,15 +187,70 @@ def test_many_contexts_or_a_clear_limit(create):
         ("javascript", "const x = [1, 2]; console.log('js', x.length); x.map(n => n * 2)", "js 2\n", "[ 2, 4 ]"),
         ("typescript", "const n: number = 4; console.log(`ts ${n}`); n", "ts 4\n", "4"),
         ("bash", "cd /tmp; echo sh $PWD", "sh /tmp\n", None),
+        ("java", 'int x = 20 + 1; System.out.println("java " + x); x * 2', "java 21\n", "42"),
+        ("java", "int square(int n) { return n * n; }\nvar squares = java.util.List.of(square(2), square(3));\nsquares", "", "[4, 9]"),
+        # Its kernel shows values and returns none.
+        ("r", "x <- c(1, 2, 3); cat('r', mean(x), '\\n'); invisible(x)", "r 2 \n", None),
     ],
 )
 def test_languages(sandbox, language, code, printed, text):
     execution = sandbox.run_code(code, language=language)
     assert execution.error is None, execution.error
     assert ("".join(execution.logs.stdout), execution.text) == (printed, text)
-    wrong = {"bash": "exit_nothing_like_it", "javascript": "throw new TypeError('t')", "typescript": "throw new TypeError('t')"}[language]
+    wrong, name = WRONG[language]
     error = sandbox.run_code(wrong, language=language).error
-    assert error is not None and error.name == {"bash": "ExitStatus"}.get(language, "TypeError"), error
+    assert error is not None and error.name == name, error
+
+
+# Code that fails, and what the failure is called.
+WRONG = {
+    "bash": ("exit_nothing_like_it", "ExitStatus"),
+    "javascript": ("throw new TypeError('t')", "TypeError"),
+    "typescript": ("throw new TypeError('t')", "TypeError"),
+    "java": ('throw new IllegalStateException("t")', "IllegalStateException"),
+    "r": ("stop('t')", "ERROR"),
+}
+
+
+@pytest.mark.parametrize(
+    "language, show",
+    [
+        ("bash", "echo $OWN"),
+        ("javascript", "console.log(process.env.OWN)"),
+        ("java", 'System.out.println(System.getProperty("OWN"))'),
+        ("r", "cat(Sys.getenv('OWN'), '\\n')"),
+    ],
+)
+def test_variables_in_other_languages(sandbox, language, show):
+    value = "it's \"so\" é"
+    run = sandbox.run_code(show, language=language, envs={"OWN": value})
+    assert "".join(run.logs.stdout).strip() == value, run
+    assert value not in "".join(sandbox.run_code(show, language=language).logs.stdout)
+
+
+@pytest.mark.parametrize(
+    "language, end, loop, one",
+    [
+        ("java", "System.exit(3)", "while (true) Thread.sleep(50);", "System.out.println(1)"),
+        ("r", "tools::pskill(Sys.getpid(), 9); Sys.sleep(5)", "while (TRUE) Sys.sleep(0.05)", "cat(1, '\\n')"),
+    ],
+)
+def test_processes_of_other_languages(sandbox, language, end, loop, one):
+    """One that ends is told of and replaced, one that loops is stopped."""
+    ended = sandbox.run_code(end, language=language)
+    after = sandbox.run_code(one, language=language)
+    assert "".join(after.logs.stdout).strip() == "1"
+    assert ended.error is not None or "had ended" in "".join(after.logs.stderr), (ended, after)
+    with pytest.raises(TimeoutException):
+        sandbox.run_code(loop, language=language, timeout=2)
+    assert "".join(sandbox.run_code(one, language=language, timeout=20).logs.stdout).strip() == "1"
+
+
+def test_plots_and_tables_of_r(sandbox):
+    (plot,) = sandbox.run_code("plot(1:10)", language="r").results
+    assert base64.b64decode(plot.png).startswith(b"\x89PNG")
+    (table,) = sandbox.run_code("data.frame(a = 1:2, b = c('x', 'y'))", language="r").results
+    assert "<table" in table.html and "x" in table.text
 
 
 def test_a_language_that_is_not_there(sandbox):

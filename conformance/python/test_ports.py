@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from e2b import Sandbox
@@ -193,6 +196,62 @@ def test_traffic_token():
         assert Sandbox.connect(sandbox.sandbox_id).traffic_access_token == sandbox.traffic_access_token
     finally:
         sandbox.kill()
+
+
+def signed_url(sandbox, port: int, *arguments: str) -> str:
+    """As the owner makes one, on the command line."""
+    command = [os.environ["CONFORMANCE_BINARY"], "sandbox", "url", sandbox.sandbox_id, str(port), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def ask(url: str, path: str = "/", headers: dict[str, str] | None = None, target: str | None = None) -> raw.Answer:
+    """Asks as a browser would that was given the address."""
+    parts = urlsplit(url)
+    return raw.request("GET", target or f"{path}?{parts.query}", {"Host": parts.netloc} | (headers or {}))
+
+
+def test_signed_url():
+    sandbox = Sandbox.create(timeout=120, network={"allow_public_traffic": False})
+    try:
+        serve(sandbox, guests.HTTP_SERVER, "127.0.0.1", HTTP)
+        url = signed_url(sandbox, HTTP)
+        assert url.startswith(f"http://{HTTP}-{sandbox.sandbox_id}.localhost:")
+        page = ask(url, "/page")
+        assert page.status == 200 and page.json["path"] == "/page", page
+        cookie = page.headers["set-cookie"].split(";")[0]
+        assert "HttpOnly" in page.headers["set-cookie"] and "omain" not in page.headers["set-cookie"]
+        # What the page asks for next has the cookie only, and nothing of it is seen inside.
+        follows = ask(url, headers={"Cookie": f"own=1; {cookie}"}, target="/image")
+        assert follows.status == 200 and follows.json["headers"]["cookie"] == "own=1", follows.json
+        assert ask(url, target="/image").status == 403
+        other_port = urlsplit(url)._replace(netloc=urlsplit(url).netloc.replace(f"{HTTP}-", "8003-")).geturl()
+        for changed in (url[:-1] + ("0" if url[-1] != "0" else "1"), other_port):
+            refused = ask(changed)
+            assert (refused.status, refused.json["error_code"]) == (403, "preview_url_invalid") and "FIX" in refused.json["message"]
+        short = signed_url(sandbox, HTTP, "--for", "1s")
+        refused = wait_until("the end of the address", 5, lambda: (answer := ask(short)).status == 403 and answer)
+        assert refused.json["error_code"] == "preview_url_expired"
+        assert raw.request("GET", "/", by_header(sandbox, HTTP) | {"e2b-traffic-access-token": sandbox.traffic_access_token}).status == 200
+    finally:
+        sandbox.kill()
+
+
+def test_signed_url_wakes_what_wants_to_be_woken():
+    sandbox = Sandbox.create(timeout=120, network={"allow_public_traffic": False}, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    try:
+        serve(sandbox, guests.HTTP_SERVER, "127.0.0.1", HTTP)
+        url = signed_url(sandbox, HTTP)
+        sandbox.pause()
+        assert ask(url[:-1] + ("0" if url[-1] != "0" else "1")).status == 403
+        assert sandbox.get_info().state.value == "paused"
+        assert ask(url, "/woken").json["path"] == "/woken"
+    finally:
+        sandbox.kill()
+
+
+def test_url_of_public_traffic_has_no_signature(sandbox):
+    assert "?" not in signed_url(sandbox, HTTP)
+    assert ask(signed_url(sandbox, HTTP), target="/x").json["path"] == "/x"
 
 
 def test_public_sandbox_has_no_traffic_token(sandbox):

@@ -37,6 +37,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/sandboxes/{sandboxID}/logs", None),
     ("GET", "/v2/sandboxes/{sandboxID}/logs", None),
     ("GET", "/sandboxes/{sandboxID}/metrics", None),
+    ("GET", "/sandboxes/{sandboxID}/network/contacts", None),
     ("GET", "/snapshots?sandboxID={sandboxID}", None),
     ("GET", "/templates", None),
     ("GET", "/templates?teamID={teamID}", None),
@@ -89,6 +90,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("POST", "/sandboxes/{sandboxID}/fork", {"memory": False}),
     ("POST", "/sandboxes/{sandboxID}/snapshots", {"memory": False}),
     ("PUT", "/sandboxes/{sandboxID}/network", {}),
+    ("POST", "/sandboxes/{sandboxID}/urls", {"port": 8000}),
     ("POST", "/templates", {"dockerfile": "FROM x"}),
     ("POST", "/v2/templates", {"dockerfile": "FROM x"}),
     ("POST", "/v3/templates", {"name": "stolen", "teamID": "{teamID}"}),
@@ -205,14 +207,17 @@ def victim_team():
     nodes = api("GET", "/nodes", key=None, headers=admin).json
     webhook = api("POST", "/events/webhooks", {"name": "victim", "url": "https://hooks.example/", "events": ["sandbox.lifecycle.killed"], "signatureSecret": "hidden", "enabled": False})
     assert webhook.status == 201, webhook
+    secret = api("POST", "/secrets", {"name": "victim", "value": "hidden"})
+    assert secret.status == 201, secret
     ids = {
         "sandboxID": sandbox["sandboxID"], "templateID": PRIVATE_TEMPLATE, "buildID": PRIVATE_BUILD, "teamID": team, "apiKeyID": key.json["id"],
-        "hash": "0" * 64, "tag": "default", "nodeID": nodes[0]["id"] if nodes else "node", "secretID": PRIVATE_BUILD, "volumeID": PRIVATE_BUILD, "rest": sandbox["sandboxID"],
+        "hash": "0" * 64, "tag": "default", "nodeID": nodes[0]["id"] if nodes else "node", "secretID": secret.json["secretID"], "volumeID": PRIVATE_BUILD, "rest": sandbox["sandboxID"],
         "webhookID": webhook.json["id"],
     }  # fmt: skip
     yield Team(team, os.environ["E2B_API_KEY"], ids)
     api("DELETE", f"/sandboxes/{sandbox['sandboxID']}")
     api("DELETE", f"/events/webhooks/{ids['webhookID']}")
+    api("DELETE", f"/secrets/{ids['secretID']}")
     with contextlib.closing(database()) as connection, connection:
         connection.execute("DELETE FROM templates WHERE id = ?", (PRIVATE_TEMPLATE,))
 
@@ -234,6 +239,7 @@ def state_of(team: Team) -> str:
             ("template_aliases", "template_id = :templateID"),
             ("teams", "id = :teamID"),
             ("webhooks", "team_id = :teamID"),
+            ("secrets", "team_id = :teamID"),
         ):
             found = connection.execute(f"SELECT * FROM {table} WHERE {where} ORDER BY 1", team.ids).fetchall()
             rows[table] = [{name: row[name] for name in row.keys() if name != "last_used"} for row in found]
@@ -255,7 +261,7 @@ def test_another_teams_resources(rival, victim_team):
         changed = state_of(victim_team) != before
         own = path.split("?")[0] in ABOUT_ONESELF
         refused = answer.status in (400, 401, 403, 404, 405, 410, 501) or (own and not told)
-        if not own and not path.startswith(("/instances", "/envs", "/templates", "/v2/templates", "/v3", "/access-tokens", "/secrets", "/volumes")):
+        if not own and not path.startswith(("/instances", "/envs", "/templates", "/v2/templates", "/v3", "/access-tokens", "/volumes")):
             refused = answer.status in (401, 403, 404)
         found[f"{method} {path}"] = Attempt(changed or bool(told) or not refused, f"{answer.status} {answer.text[:120]} told {told} changed {changed}")
     assert api("GET", f"/sandboxes/{victim_team.ids['sandboxID']}").json["state"] == "running"
@@ -285,6 +291,8 @@ def test_another_teams_resources(rival, victim_team):
                 api("DELETE", f"/sandboxes/{entry['sandbox']['sandboxID']}")
         elif name.endswith("/snapshots"):
             api("DELETE", f"/templates/{answer.json['snapshotID'].split(':')[0]}")
+        elif name == "POST /secrets":
+            api("DELETE", f"/secrets/{answer.json['secretID']}")
         elif name == "POST /events/webhooks":
             api("DELETE", f"/events/webhooks/{answer.json['id']}")
         elif name.endswith("api-keys") and method == "POST":

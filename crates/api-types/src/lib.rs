@@ -6,11 +6,12 @@
 //! Nothing here knows what a value means; the `api` crate checks and converts.
 //!
 //! Reading order: [`error`], [`sandbox`], [`network`], [`metrics`], [`logs`], [`template`], [`catalogue`], [`difference`], [`build`], [`tag`],
-//! [`team`], [`admin`], [`volume`], [`event`], [`secret`].
+//! [`team`], [`admin`], [`volume`], [`event`], [`secret`], [`url`], [`contact`].
 
 pub mod admin;
 pub mod build;
 pub mod catalogue;
+pub mod contact;
 pub mod difference;
 pub mod error;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod secret;
 pub mod tag;
 pub mod team;
 pub mod template;
+pub mod url;
 pub mod volume;
 
 mod present;

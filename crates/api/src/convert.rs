@@ -13,6 +13,7 @@ use soulbox_api_types::sandbox::{
 use soulbox_api_types::team::{CreatedTeamApiKey, KeyMask, TeamApiKey};
 use soulbox_api_types::template::{Template as WireTemplate, TemplateBuild};
 use soulbox_orchestrator::{NewSandbox, SandboxView};
+use soulbox_secrets::Secrets;
 use soulbox_store::{
     ApiKey, Build, BuildStatus, LogEntry, LogLevel, MetricSample, PauseMode, RecordState,
     ResolvedTemplate, SandboxRecord, Team, TemplateSummary,
@@ -20,6 +21,7 @@ use soulbox_store::{
 use soulbox_types::{LayerDigest, OnTimeout, TemplateImage};
 
 use crate::error::ApiError;
+use crate::network::in_lower_case;
 use crate::sandboxes::admission::Admitted;
 use crate::volumes::mounts::Mounts;
 
@@ -31,14 +33,18 @@ const NO_BUILD: &str = "00000000-0000-0000-0000-000000000000";
 /// What the orchestrator is to create.
 pub(crate) fn new_sandbox(
     team: &Team,
+    secrets: &Secrets,
     body: WireNewSandbox,
     resolved: &ResolvedTemplate,
     admitted: Admitted,
     mounts: Mounts,
 ) -> Result<NewSandbox, ApiError> {
     let ResolvedTemplate { template, build } = resolved;
-    let network_json = body
-        .network
+    let shown = body.network.map(|network| SandboxNetworkConfig {
+        rules: network.rules.map(in_lower_case),
+        ..network
+    });
+    let network_json = shown
         .as_ref()
         .map(serde_json::to_value)
         .transpose()
@@ -64,7 +70,7 @@ pub(crate) fn new_sandbox(
         auto_resume_timeout_seconds: admitted.auto_resume_timeout_seconds,
         metadata: body.metadata,
         env_vars: body.env_vars.unwrap_or_default(),
-        network: admitted.network,
+        network: admitted.network.network(secrets, &team.id)?,
         allow_internet_access: body.allow_internet_access,
         network_json,
         allow_public_traffic: admitted.ingress.allow_public_traffic,

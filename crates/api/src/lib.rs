@@ -32,4 +32,4 @@ mod volumes;
 
 pub use admin_token::AdminToken;
 pub use router::router;
-pub use state::{ApiState, NodeIdentity, TeamLimits};
+pub use state::{ApiState, NodeIdentity, PortUrls, TeamLimits};

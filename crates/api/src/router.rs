@@ -9,7 +9,9 @@ use axum::routing::{MethodFilter, MethodRouter, any, on};
 
 use crate::events::{self, webhooks};
 use crate::operator::{admin, nodes};
-use crate::sandboxes::{branch, create, lifetime, list, logs, metrics, network, pause, read};
+use crate::sandboxes::{
+    branch, contacts, create, lifetime, list, logs, metrics, network, pause, read, urls,
+};
 use crate::state::{Api, ApiState, Shared};
 use crate::templates::{
     builds, catalogue, change, look, read as template_read, request, start, tags, uploads,
@@ -64,6 +66,8 @@ fn sandboxes() -> Routes {
         .post("/sandboxes/{sandboxID}/fork", branch::fork)
         .post("/sandboxes/{sandboxID}/snapshots", branch::snapshot)
         .put("/sandboxes/{sandboxID}/network", network::put_network)
+        .get("/sandboxes/{sandboxID}/network/contacts", contacts::list)
+        .post("/sandboxes/{sandboxID}/urls", urls::create)
         .get("/snapshots", branch::snapshots)
 }
 
@@ -132,9 +136,9 @@ fn storage() -> Routes {
     let mut secrets = Routes::default()
         .get("/secrets", secrets::list)
         .post("/secrets", secrets::create)
-        .get("/secrets/{secretID}", secrets::unknown)
+        .get("/secrets/{secretID}", secrets::get)
         .post("/secrets/{secretID}", secrets::update)
-        .delete("/secrets/{secretID}", secrets::unknown);
+        .delete("/secrets/{secretID}", secrets::remove);
     secrets.router = secrets.router.layer(from_fn(secrets::guard));
     Routes::default()
         .get("/volumes", volumes::list)

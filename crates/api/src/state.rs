@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
+use soulbox_secrets::Secrets;
 use soulbox_store::Store;
-use soulbox_types::{ExecutionId, Timestamp};
+use soulbox_types::{ExecutionId, SandboxId, Timestamp};
 use soulbox_webhooks::Webhooks;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,9 @@ use crate::events::Streams;
 use crate::operator::HostReader;
 use crate::templates::uploads::UploadLinks;
 use crate::volumes::token::VolumeTokens;
+
+/// Makes the address of a port; with a traffic token and a time in seconds since 1970, one that is signed until then.
+pub type PortUrls = Arc<dyn Fn(&SandboxId, u16, Option<(&str, i64)>) -> String + Send + Sync>;
 
 /// Everything that [`crate::router`] needs.
 #[derive(Clone)]
@@ -40,10 +44,14 @@ pub struct ApiState {
     pub volumes: Volumes,
     /// Who tells webhooks of events.
     pub webhooks: Webhooks,
+    /// Secrets of teams.
+    pub secrets: Secrets,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
     pub public_url: String,
+    /// How clients reach a port of a sandbox.
+    pub port_urls: PortUrls,
 }
 
 // Written by hand so that no log ever shows the key.
@@ -89,8 +97,8 @@ pub struct NodeIdentity {
 pub(crate) type Shared = Arc<Api>;
 
 /// The state of the running control plane.
-#[derive(Debug)]
 pub(crate) struct Api {
+    pub(crate) port_urls: PortUrls,
     pub(crate) sandboxes: Sandboxes,
     pub(crate) store: Store,
     pub(crate) admin_token: Option<AdminToken>,
@@ -102,6 +110,7 @@ pub(crate) struct Api {
     pub(crate) looks: Looks,
     pub(crate) volumes: Volumes,
     pub(crate) webhooks: Webhooks,
+    pub(crate) secrets: Secrets,
     /// Who follows events.
     pub(crate) streams: Streams,
     /// Who may see the content of volumes.
@@ -118,6 +127,15 @@ pub(crate) struct Api {
     pub(crate) started: Timestamp,
 }
 
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api")
+            .field("limits", &self.limits)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Api {
     pub(crate) fn new(state: ApiState) -> Self {
         let ApiState {
@@ -130,10 +148,13 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             upload_key,
             public_url,
+            port_urls,
         } = state;
         Self {
+            port_urls,
             sandboxes,
             store,
             admin_token,
@@ -144,6 +165,7 @@ impl Api {
             builds,
             volumes,
             webhooks,
+            secrets,
             streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),

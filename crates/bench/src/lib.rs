@@ -11,6 +11,7 @@ mod exec;
 mod files;
 pub mod host;
 mod idle;
+mod interpreter;
 mod lifecycle;
 pub mod peers;
 pub mod plot;

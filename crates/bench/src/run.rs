@@ -9,7 +9,9 @@ use soulbox_client::envd::Envd;
 use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
-use crate::{Report, burst, create, exec, files, idle, lifecycle, sustained, template, transfer};
+use crate::{
+    Report, burst, create, exec, files, idle, interpreter, lifecycle, sustained, template, transfer,
+};
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
 const LABEL: &str = "soulbox-bench";
@@ -56,10 +58,12 @@ pub enum Bench {
     Lifecycle,
     /// Builds of templates, and sandboxes of small and large ones.
     Template,
+    /// Code in the code interpreter.
+    Interpreter,
 }
 
 impl Bench {
-    /// All of them, from the quickest to the longest.
+    /// All that need nothing but the base template, from the quickest to the longest.
     pub const ALL: [Self; 9] = [
         Self::Create,
         Self::Exec,
@@ -118,6 +122,7 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Sustained => sustained::run(api, options).await,
         Bench::Lifecycle => lifecycle::run(api, options).await,
         Bench::Template => template::run(api, options).await,
+        Bench::Interpreter => interpreter::run(api, options).await,
     }
 }
 

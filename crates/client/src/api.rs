@@ -18,7 +18,7 @@ use soulbox_api_types::team::{ApiKeyName, CreatedTeamApiKey, TeamApiKey};
 use soulbox_api_types::template::Template;
 
 use crate::http::{Http, full, json, refusal};
-use crate::{ClientError, Endpoint, Envd, Secret};
+use crate::{ClientError, Endpoint, Envd, Interpreter, Secret};
 
 /// Everything but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -488,7 +488,20 @@ impl Api {
         )
     }
 
-    /// The same from what a look at the sandbox answered, which leaves its end time alone.
+    /// The code interpreter of a sandbox, if its template has one.
+    #[must_use]
+    pub fn interpreter(&self, sandbox: &Sandbox) -> Interpreter {
+        let token = sandbox.traffic_access_token.clone().map(Secret::new);
+        Interpreter::new(self.envd(sandbox), token)
+    }
+
+    /// The same from what a look at the sandbox answered. Traffic that wants a token is not let in.
+    #[must_use]
+    pub fn interpreter_of_detail(&self, sandbox: &SandboxDetail) -> Interpreter {
+        Interpreter::new(self.envd_of_detail(sandbox), None)
+    }
+
+    /// The daemon from what a look at the sandbox answered, which leaves its end time alone.
     #[must_use]
     pub fn envd_of_detail(&self, sandbox: &SandboxDetail) -> Envd {
         let token = sandbox.envd_access_token.clone().map(Secret::new);

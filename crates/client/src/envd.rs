@@ -94,6 +94,11 @@ impl Envd {
         }
     }
 
+    /// The connections to it.
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
+    }
+
     /// Which sandbox it is.
     #[must_use]
     pub fn sandbox_id(&self) -> &str {
@@ -101,13 +106,27 @@ impl Envd {
     }
 
     fn request(&self, method: Method, path_and_query: &str) -> hyper::http::request::Builder {
+        self.request_to(ENVD_PORT, method, path_and_query)
+    }
+
+    /// A request to whatever listens on a port of the sandbox.
+    pub(crate) fn request_to(
+        &self,
+        port: u16,
+        method: Method,
+        path_and_query: &str,
+    ) -> hyper::http::request::Builder {
+        // Its own host name begins with the port.
+        let base = self
+            .base
+            .replacen(&format!("//{ENVD_PORT}-"), &format!("//{port}-"), 1);
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path_and_query}", self.base));
+            .uri(format!("{base}{path_and_query}"));
         if self.routed_by_header {
             request = request
                 .header("E2b-Sandbox-Id", &self.sandbox_id)
-                .header("E2b-Sandbox-Port", ENVD_PORT.to_string());
+                .header("E2b-Sandbox-Port", port.to_string());
         }
         if let Some(token) = &self.access_token {
             request = request.header("X-Access-Token", token.expose());
@@ -403,6 +422,20 @@ impl Envd {
             .into_iter()
             .next()
             .ok_or_else(|| ClientError::answer(&operation, "no file in it"))
+    }
+
+    /// Writes a file that is in memory.
+    ///
+    /// # Errors
+    /// When envd refuses the path or the disk is full.
+    pub async fn write(
+        &self,
+        path: &str,
+        user: Option<&str>,
+        content: impl Into<Bytes>,
+    ) -> Result<Written, ClientError> {
+        let body = http_body_util::Full::new(content.into()).map_err(|never| match never {});
+        self.upload(path, user, body).await
     }
 
     /// Opens a file for reading, piece by piece.

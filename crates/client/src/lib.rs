@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`endpoint`], [`Api`], [`Envd`], [`process`], [`follow`], [`startup`], [`ClientError`].
 
+pub mod analysis;
 pub mod api;
 mod branches;
 mod builds;
@@ -17,9 +18,12 @@ mod error;
 mod events;
 pub mod follow;
 mod http;
+pub mod interpreter;
 pub mod lines;
+pub mod network;
 pub mod process;
 mod secret;
+mod secrets;
 pub mod startup;
 mod templates;
 mod tls;
@@ -31,5 +35,6 @@ pub use endpoint::Endpoint;
 pub use envd::Envd;
 pub use error::{ClientError, Code};
 pub use events::EventStream;
+pub use interpreter::Interpreter;
 pub use secret::Secret;
-pub use tls::{Dial, TrustError, trust};
+pub use tls::{Dial, TrustError, system_bundle, trust, trust_also};

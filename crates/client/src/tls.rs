@@ -57,15 +57,40 @@ pub fn trust(ca_file: Option<&Path>) -> Result<TlsConnector, TrustError> {
     connector(ca_file).map_err(TrustError)
 }
 
+/// The same with the system's certificates, and those of a PEM text besides.
+///
+/// # Errors
+/// When there are none, or the text holds none.
+pub fn trust_also(more: &[u8]) -> Result<TlsConnector, TrustError> {
+    let mut roots = match system_bundle() {
+        Some(path) => roots_of(path).map_err(TrustError)?,
+        None => rustls::RootCertStore::empty(),
+    };
+    for certificate in CertificateDer::pem_slice_iter(more) {
+        let added = certificate.map_err(|error| error.to_string());
+        let added = added.and_then(|one| roots.add(one).map_err(|error| error.to_string()));
+        added.map_err(TrustError)?;
+    }
+    verifying(roots).map_err(TrustError)
+}
+
+/// The file with the certificates that this system trusts.
+#[must_use]
+pub fn system_bundle() -> Option<&'static Path> {
+    let mut known = SYSTEM_BUNDLES.iter().map(Path::new);
+    known.find(|path| path.exists())
+}
+
 pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
+    let missing = "no system certificates found; name a file with SSL_CERT_FILE";
     let path = match ca_file {
         Some(path) => path,
-        None => SYSTEM_BUNDLES
-            .iter()
-            .map(Path::new)
-            .find(|path| path.exists())
-            .ok_or("no system certificates found; name a file with SSL_CERT_FILE")?,
+        None => system_bundle().ok_or(missing)?,
     };
+    verifying(roots_of(path)?)
+}
+
+fn roots_of(path: &Path) -> Result<rustls::RootCertStore, String> {
     let readable = |error: rustls::pki_types::pem::Error| {
         format!("certificates of {}: {error}", path.display())
     };
@@ -74,8 +99,15 @@ pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> 
         // A bundle may hold one that we cannot use; the others still count.
         roots.add(certificate.map_err(readable)?).ok();
     }
+    match roots.is_empty() {
+        true => Err(format!("no certificate in {}", path.display())),
+        false => Ok(roots),
+    }
+}
+
+fn verifying(roots: rustls::RootCertStore) -> Result<TlsConnector, String> {
     if roots.is_empty() {
-        return Err(format!("no certificate in {}", path.display()));
+        return Err("no certificate is trusted".to_owned());
     }
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::ring::default_provider(),

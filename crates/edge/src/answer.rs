@@ -20,6 +20,10 @@ pub enum Refusal {
     TokenMissing,
     /// The sandbox is private and the token is wrong.
     TokenInvalid,
+    /// The sandbox is private and the end date of the signed address has come.
+    PreviewExpired,
+    /// The sandbox is private and the signed address is not genuine, or for another port.
+    PreviewInvalid,
     /// Too many requests of this sandbox are open.
     TooManyConnections(usize),
     /// The path is envd's, for the control plane alone.
@@ -39,13 +43,19 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
     code: u16,
+    /// For programs. Only where the wire has no words of its own.
+    #[serde(rename = "error_code", skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'static str>,
 }
 
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound | Self::PortClosed(_) => StatusCode::BAD_GATEWAY,
-            Self::TokenMissing | Self::TokenInvalid => StatusCode::FORBIDDEN,
+            Self::TokenMissing
+            | Self::TokenInvalid
+            | Self::PreviewExpired
+            | Self::PreviewInvalid => StatusCode::FORBIDDEN,
             Self::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Reserved(_) => StatusCode::NOT_FOUND,
         }
@@ -61,6 +71,13 @@ impl Refusal {
             Self::TokenInvalid => {
                 "Sandbox is secured with traffic access token. \
                  Provided token in header 'e2b-traffic-access-token' is invalid"
+            }
+            Self::PreviewExpired => {
+                "The signed URL has expired. FIX: ask whoever gave it to you for a new one (soulbox sandbox url)"
+            }
+            Self::PreviewInvalid => {
+                "The signed URL is not genuine, or not for this port. FIX: use it exactly as it was given to you, \
+                 or ask for a new one (soulbox sandbox url)"
             }
             Self::TooManyConnections(limit) => {
                 return format!(
@@ -97,6 +114,11 @@ impl Refusal {
                 None
             },
             code: status.as_u16(),
+            error_code: match self {
+                Self::PreviewExpired => Some("preview_url_expired"),
+                Self::PreviewInvalid => Some("preview_url_invalid"),
+                _ => None,
+            },
         };
         if wants_html(request_headers) {
             let page = page(status, &message, sandbox);
@@ -216,6 +238,11 @@ mod tests {
             Refusal::TokenInvalid,
             403,
             r#"{"sandboxId":"iabc","message":"Sandbox is secured with traffic access token. Provided token in header 'e2b-traffic-access-token' is invalid","code":403}"#,
+        );
+        check(
+            Refusal::PreviewExpired,
+            403,
+            r#"{"sandboxId":"iabc","message":"The signed URL has expired. FIX: ask whoever gave it to you for a new one (soulbox sandbox url)","code":403,"error_code":"preview_url_expired"}"#,
         );
         check(
             Refusal::TooManyConnections(5),

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::guard::{Client, ClientIo, ClientSocket, CutSlot, LOOK_INTERVAL, Watch};
 use crate::h2_streams::StreamExecutor;
 use crate::upstream::BUFFER_BYTES;
-use crate::{ClientAddress, Inner};
+use crate::{ClientAddress, Inner, OverTls};
 
 const HEAD_BYTES: usize = 64 * 1024;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) client: Arc<Client>,
+    /// Whether the client speaks TLS.
+    pub(crate) secure: bool,
 }
 
 impl Connection {
@@ -189,6 +191,9 @@ impl Connection {
     ) -> impl Future<Output = Result<http::Response<crate::body::ResponseBody>, crate::body::Broken>>
     + use<> {
         request.extensions_mut().insert(ClientAddress(self.address));
+        if self.secure {
+            request.extensions_mut().insert(OverTls);
+        }
         Arc::clone(&self.inner).handle(request, self.client.begin(cut))
     }
 }

@@ -15,6 +15,7 @@ mod guard;
 mod h2_streams;
 mod lent;
 mod pool;
+pub mod preview;
 mod proxy;
 pub mod rewrite;
 mod server;
@@ -65,6 +66,10 @@ pub struct Secrets<'a> {
 /// Address of the client, among the extensions of a request to the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub SocketAddr);
+
+/// Among the extensions of a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls;
 
 /// What can be set.
 #[derive(Debug, Clone)]

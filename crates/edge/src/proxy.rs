@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use soulbox_driver::route::{Route, Woken};
-use soulbox_types::SandboxId;
+use soulbox_types::{SandboxId, Timestamp};
 
 use crate::answer::{Refusal, plain};
 use crate::body::{Broken, Closed, Drive, Kind, ResponseBody, SandboxBody};
@@ -17,14 +17,17 @@ use crate::errand::{Errand, Outcome, unreachable_upstream};
 use crate::guard::StreamGuard;
 use crate::lent::{ClientBody, lend};
 use crate::pool::OpenRequest;
+use crate::preview::{self, Opened};
 use crate::rewrite::{
     check_traffic_token, may_wake, reserved_path, strip_hop_by_hop, wanted_upgrade,
 };
 use crate::tunnel::Tunnel;
-use crate::{Admits, Inner};
+use crate::{Admits, Inner, OverTls};
 
 /// How long a request waits for a sandbox to come back.
 const WAKE_PATIENCE: Duration = Duration::from_secs(60);
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 type Answer = Response<ResponseBody>;
 
@@ -54,6 +57,12 @@ impl Inner {
     }
 
     async fn to_control(&self, request: Request<ClientBody>, stream: StreamGuard) -> Answer {
+        let mut request = request;
+        if request.extensions().get::<OverTls>().is_some() {
+            // What it answers may hold addresses of itself.
+            let https = HeaderValue::from_static("https");
+            request.headers_mut().insert(FORWARDED_PROTO, https);
+        }
         match self.control.call(request).await {
             Ok(response) => response.map(|body| ResponseBody {
                 kind: Kind::Control(body),
@@ -83,7 +92,7 @@ impl Inner {
                 Err(refusal) => Err(refusal),
             };
         }
-        let (route, open) = match admitted {
+        let (route, open, opened) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return Ok(full(refusal.response(&id, request.headers()), stream)),
         };
@@ -91,6 +100,11 @@ impl Inner {
         let mut closed: Closed = Box::pin(route.closed.clone().cancelled_owned());
         let upgrade = wanted_upgrade(request.version(), request.headers());
         let mut request = request;
+        let secure = request.extensions().get::<OverTls>().is_some();
+        let (mut uri, mut headers) = (request.uri().clone(), std::mem::take(request.headers_mut()));
+        preview::strip(&mut uri, &mut headers);
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let errand = Errand {
             route: &route,
@@ -132,6 +146,9 @@ impl Inner {
         let (mut parts, incoming) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
+        if let Some(cookie) = opened.and_then(|opened| opened.cookie(now(), secure)) {
+            parts.headers.append(SET_COOKIE, cookie);
+        }
         let body = SandboxBody {
             incoming,
             drive,
@@ -153,11 +170,15 @@ impl Inner {
         id: &SandboxId,
         port: u16,
     ) -> Result<(), Refusal> {
-        let headers = request.headers().clone();
-        let admits: Admits = Box::new(move |secrets| may_wake(secrets, port, &headers));
+        let (uri, headers) = (request.uri().clone(), request.headers().clone());
+        let admits: Admits =
+            Box::new(move |secrets| may_wake(secrets, port, &uri, &headers, now()));
         let waking = tokio::time::timeout(WAKE_PATIENCE, self.routes.wake(id, admits));
         match waking.await {
             Ok(Woken::Open(_)) => Ok(()),
+            Ok(Woken::Denied) if preview::is_shown(request.uri(), request.headers()) => {
+                Err(Refusal::PreviewInvalid)
+            }
             Ok(Woken::Denied) => Err(Refusal::TokenInvalid),
             Ok(Woken::Nobody) | Err(_) => Err(Refusal::NotFound),
         }
@@ -169,7 +190,7 @@ impl Inner {
         request: &Request<ClientBody>,
         id: &SandboxId,
         port: u16,
-    ) -> Result<(Route, OpenRequest), Refusal> {
+    ) -> Result<(Route, OpenRequest, Option<Opened>), Refusal> {
         if let Some(path) = reserved_path(port, request.uri().path()) {
             return Err(Refusal::Reserved(path));
         }
@@ -178,11 +199,11 @@ impl Inner {
             .route(id)
             .filter(|route| !route.closed.is_cancelled())
             .ok_or(Refusal::NotFound)?;
-        check_traffic_token(&route, port, request.headers())?;
+        let opened = check_traffic_token(&route, port, request.uri(), request.headers(), now())?;
         let limit = self.config.max_requests_per_sandbox;
         let open = self.pools.of(&route).admit(limit);
         let open = open.ok_or(Refusal::TooManyConnections(limit.unwrap_or(usize::MAX)))?;
-        Ok((route, open))
+        Ok((route, open, opened))
     }
 
     /// Answers 101 and lets the tunnel run.
@@ -206,6 +227,11 @@ impl Inner {
             },
         )
     }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    Timestamp::now().unix_seconds()
 }
 
 fn full(response: Response<Bytes>, stream: StreamGuard) -> Answer {

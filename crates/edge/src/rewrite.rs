@@ -7,12 +7,13 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 use soulbox_driver::route::Route;
 use subtle::ConstantTimeEq as _;
 
 use crate::Secrets;
 use crate::answer::Refusal;
+use crate::preview::{self, Opened};
 
 /// The port envd listens on in every sandbox.
 pub const ENVD_PORT: u16 = 49983;
@@ -53,24 +54,30 @@ pub fn reserved_path(port: u16, path: &str) -> Option<String> {
     RESERVED.contains(&clean.as_str()).then_some(clean)
 }
 
-/// Checks the traffic token, where the sandbox asks for one. envd has a token of its own.
+/// Checks the traffic token or the signed address, where the sandbox asks for one. envd has a token of its own.
 ///
 /// # Errors
-/// What to answer when the token is absent or wrong.
-pub fn check_traffic_token(route: &Route, port: u16, headers: &HeaderMap) -> Result<(), Refusal> {
+/// What to answer when there is none, or it is wrong.
+pub(crate) fn check_traffic_token(
+    route: &Route,
+    port: u16,
+    uri: &Uri,
+    headers: &HeaderMap,
+    now: i64,
+) -> Result<Option<Opened>, Refusal> {
     let Some(wanted) = route
         .traffic_access_token
         .as_ref()
         .filter(|_| port != ENVD_PORT)
     else {
-        return Ok(());
+        return Ok(None);
     };
-    let given = headers
-        .get(TRAFFIC_TOKEN)
-        .filter(|value| !value.is_empty())
-        .ok_or(Refusal::TokenMissing)?;
+    let Some(given) = headers.get(TRAFFIC_TOKEN).filter(|it| !it.is_empty()) else {
+        let shown = preview::judge(wanted, port, uri, headers, now);
+        return shown.ok_or(Refusal::TokenMissing)?.map(Some);
+    };
     if bool::from(given.as_bytes().ct_eq(wanted.as_bytes())) {
-        Ok(())
+        Ok(None)
     } else {
         Err(Refusal::TokenInvalid)
     }
@@ -79,10 +86,19 @@ pub fn check_traffic_token(route: &Route, port: u16, headers: &HeaderMap) -> Res
 /// Whether a request may bring a paused sandbox back. Nothing inside can judge that, so unlike with a running one, the edge
 /// looks at what is for envd, too.
 #[must_use]
-pub fn may_wake(secrets: Secrets<'_>, port: u16, headers: &HeaderMap) -> bool {
+pub(crate) fn may_wake(
+    secrets: Secrets<'_>,
+    port: u16,
+    uri: &Uri,
+    headers: &HeaderMap,
+    now: i64,
+) -> bool {
     let (name, wanted) = if port == ENVD_PORT {
         (ACCESS_TOKEN, secrets.envd)
     } else if let Some(token) = secrets.traffic {
+        if !headers.contains_key(TRAFFIC_TOKEN) {
+            return preview::judge(token, port, uri, headers, now).is_some_and(|it| it.is_ok());
+        }
         (TRAFFIC_TOKEN, token)
     } else {
         return true;

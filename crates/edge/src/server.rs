@@ -60,6 +60,7 @@ pub(crate) async fn serve(
                     address,
                     shutdown: shutdown.clone(),
                     client: Client::new(place),
+                    secure: acceptor.is_some(),
                 };
                 connections.spawn(connection.accept(socket, acceptor.clone()));
             }

@@ -1,12 +1,20 @@
 //! TLS towards clients, and towards servers inside sandboxes that want it.
 
-use std::sync::{Arc, OnceLock};
+mod authority;
 
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+
+pub use authority::{Authority, AuthorityTexts};
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,17 +34,45 @@ pub enum TlsError {
         "certificate and key cannot be used together\nFIX: give the key that the certificate was issued for (RSA, ECDSA or Ed25519)"
     )]
     Mismatch(#[source] rustls::Error),
+    /// The authority of our own cannot make certificates.
+    #[error(
+        "the private certificate authority cannot be used\nFIX: restore its files (`ca-…`) in the data directory, or remove them to get a new one"
+    )]
+    Authority(#[source] rcgen::Error),
 }
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Makes the configuration of a TLS listener that offers HTTP/2 and HTTP/1.1.
-///
-/// # Errors
-/// When certificate or key cannot be used; the text says what to do.
-pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+/// A certificate that the operator gives, and may give anew while clients are served.
+#[derive(Debug)]
+pub struct Given {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Given {
+    /// Takes a chain, leaf first, and its key, both PEM.
+    ///
+    /// # Errors
+    /// When they cannot be used; the text says what to do.
+    pub fn new(cert_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsError> {
+        let current = RwLock::new(certified(cert_pem, key_pem)?);
+        Ok(Self { current })
+    }
+
+    /// Uses these from the next connection on. Without success, what was used before stays.
+    ///
+    /// # Errors
+    /// As [`Given::new`].
+    pub fn replace(&self, cert_pem: &[u8], key_pem: &[u8]) -> Result<(), TlsError> {
+        let next = certified(cert_pem, key_pem)?;
+        *self.current.write() = next;
+        Ok(())
+    }
+}
+
+fn certified(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert_pem)
         .collect::<Result<_, _>>()
         .map_err(|_| TlsError::Certificate)?;
@@ -44,14 +80,42 @@ pub fn server_config(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig
         return Err(TlsError::Certificate);
     }
     let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| TlsError::Key)?;
+    CertifiedKey::from_der(chain, key, &provider())
+        .map(Arc::new)
+        .map_err(TlsError::Mismatch)
+}
+
+/// Who makes the certificates that clients are shown.
+#[derive(Debug, Clone)]
+pub enum Certificates {
+    /// The operator.
+    Given(Arc<Given>),
+    /// This server.
+    Private(Arc<Authority>),
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match self {
+            Self::Given(given) => Some(Arc::clone(&given.current.read())),
+            Self::Private(authority) => authority.leaf(hello.server_name()?, SystemTime::now()),
+        }
+    }
+}
+
+/// Makes the configuration of a TLS listener that offers HTTP/2 and HTTP/1.1.
+///
+/// # Panics
+/// Never: ring supports the protocol versions.
+#[must_use]
+pub fn server_config(certificates: Certificates) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Mismatch)?
+        .expect("ring supports the default protocol versions")
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Mismatch)?;
+        .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// Client side for `httpsPorts`: any certificate will do. The bytes travel over the sandbox's own loopback, and the
@@ -127,17 +191,20 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(vec!["box.test".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(vec!["box.test".to_owned()]).unwrap();
         let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        assert!(server_config(cert.as_bytes(), key.as_bytes()).is_ok());
+        let given = Given::new(cert.as_bytes(), key.as_bytes()).unwrap();
+        let before = Arc::clone(&given.current.read());
+        let other = other.signing_key.serialize_pem();
         let cases = [
-            server_config(b"", key.as_bytes()),
-            server_config(cert.as_bytes(), b"nonsense"),
-            server_config(
-                cert.as_bytes(),
-                other.signing_key.serialize_pem().as_bytes(),
-            ),
+            given.replace(b"", key.as_bytes()),
+            given.replace(cert.as_bytes(), b"nonsense"),
+            given.replace(cert.as_bytes(), other.as_bytes()),
         ];
         for case in cases {
             assert!(case.unwrap_err().to_string().contains("FIX:"));
         }
+        assert!(
+            Arc::ptr_eq(&before, &given.current.read()),
+            "the one that works stays"
+        );
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{ID, World, request};
 use soulbox_edge::EdgeConfig;
+use soulbox_edge::preview::Base;
 use tokio::io::AsyncWriteExt as _;
 
 #[tokio::test]
@@ -271,6 +272,61 @@ async fn private_sandboxes_ask_for_the_traffic_token() {
         200,
         "envd has a token of its own"
     );
+}
+
+#[tokio::test]
+async fn a_signed_address_opens_its_port_and_nothing_of_it_goes_inside() {
+    let world = World::with(EdgeConfig::default(), None, |route| {
+        route.traffic_access_token = Some("s3cret".into());
+    })
+    .await;
+    world.mirror(8080).await;
+    world.mirror(8081).await;
+    let base = Base {
+        https: false,
+        domain: "localhost".into(),
+    };
+    let target = |expires: i64| {
+        let address = base.address(
+            &common::ID.parse().unwrap(),
+            8080,
+            Some(("s3cret", expires)),
+        );
+        address.split_once(".localhost/").unwrap().1.to_owned()
+    };
+    let (good, late) = (target(i64::MAX), target(1));
+    let answer = world.get(8080, &format!("/page{good}&a=1"), "").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().starts_with("GET /page?a=1 HTTP/1.1"));
+    let cookie = answer.header("set-cookie").unwrap().to_owned();
+    let pair = cookie.split(';').next().unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Lax"), "{cookie}");
+
+    let with_cookie = format!("Cookie: own=1; {pair}\r\n");
+    let answer = world.get(8080, "/next", &with_cookie).await;
+    assert_eq!((answer.status, answer.header("set-cookie")), (200, None));
+    assert!(
+        answer.text().contains("cookie: own=1\n"),
+        "{}",
+        answer.text()
+    );
+    assert!(!answer.text().contains("soulbox_preview"));
+
+    for (port, path, headers, code) in [
+        (8080, late.as_str(), "", "preview_url_expired"),
+        (8080, "/?soulbox_preview=1.00", "", "preview_url_invalid"),
+        (8081, good.as_str(), "", "preview_url_invalid"),
+        (8081, "/", with_cookie.as_str(), "preview_url_invalid"),
+    ] {
+        let path = format!("/{}", path.trim_start_matches('/'));
+        let answer = world.get(port, &path, headers).await;
+        assert_eq!(answer.status, 403);
+        assert!(answer.text().contains(code), "{}", answer.text());
+        assert!(answer.text().contains("FIX:"));
+    }
+    let both = "E2B-Traffic-Access-Token: nope\r\n";
+    let answer = world.get(8080, &format!("/{good}"), both).await;
+    assert_eq!(answer.status, 403, "a wrong token is not made good");
 }
 
 #[tokio::test]

@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use soulbox_driver::Doorkeeper;
 use soulbox_net::resolver::{Names, Told};
 use soulbox_types::policy::{Rule, canonical_name};
-use soulbox_types::{EgressPolicy, NetworkMode, SandboxId};
+use soulbox_types::rules::HeaderRules;
+use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::broker::Broker;
+use crate::contact::{Allowance, Contact, short};
+use crate::proxy::Way;
 
 /// How long an address is good after it was told. Programs keep connections for some time before they use them, and what
 /// DNS says for a second is used for longer.
@@ -24,24 +29,28 @@ const CONNECTIONS: usize = 512;
 /// The same refusal is told once in this time, and so many different ones.
 const QUIET: Duration = Duration::from_secs(10);
 const MOST_QUIET: usize = 64;
-/// Refusals that wait to be written down. More are lost.
-const REFUSALS: usize = 1024;
+/// Contacts that wait to be written down. More are only counted.
+const CONTACTS: usize = 4096;
 
 /// Records that a sandbox is told of whose names are judged: A, CNAME, AAAA. Of the others, SVCB and HTTPS hold keys that
 /// hide names, and TXT and the like hold anything.
 const KINDS: [u16; 3] = [1, 5, 28];
 
-/// Something that a sandbox was not let do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which sandbox.
-    pub sandbox: SandboxId,
-    /// What it tried: `dns`, `tls` or `http`.
-    pub protocol: &'static str,
+/// Something that was let through.
+#[derive(Debug)]
+pub(crate) struct Passed<'a> {
+    /// `tls`, `http`, or `https` where a rule had it read.
+    pub(crate) kind: &'static str,
     /// The name or the address that it asked for.
-    pub target: String,
-    /// Why not, in words.
-    pub reason: String,
+    pub(crate) target: &'a str,
+    /// The entry that opened it.
+    pub(crate) rule: &'a Rule,
+    /// When it began.
+    pub(crate) at: Timestamp,
+    /// Method, path and status.
+    pub(crate) detail: &'a str,
+    /// Bytes out of the sandbox and into it.
+    pub(crate) bytes: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -51,6 +60,7 @@ struct Entry {
     /// Until when an address is good for a name.
     told: HashMap<String, HashMap<Ipv4Addr, Instant>>,
     quiet: HashMap<String, Instant>,
+    allowance: Allowance,
     connections: Arc<Semaphore>,
 }
 
@@ -58,19 +68,46 @@ struct Entry {
 #[derive(Debug)]
 pub struct Gate {
     entries: Mutex<HashMap<Ipv4Addr, Entry>>,
-    refusals: mpsc::Sender<Refusal>,
+    contacts: mpsc::Sender<Contact>,
+    /// Made after the gate: secrets are in the database, and connections come before it is open.
+    broker: OnceLock<Broker>,
 }
 
 impl Gate {
-    /// A gate, and what it refuses.
+    /// A gate, and what it lets through and refuses.
     #[must_use]
-    pub fn new() -> (Arc<Self>, mpsc::Receiver<Refusal>) {
-        let (refusals, told) = mpsc::channel(REFUSALS);
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<Contact>) {
+        let (contacts, told) = mpsc::channel(CONTACTS);
         let gate = Self {
             entries: Mutex::default(),
-            refusals,
+            contacts,
+            broker: OnceLock::new(),
         };
         (Arc::new(gate), told)
+    }
+
+    /// From now on header rules work. Connections that they are about are refused before.
+    pub fn use_broker(&self, broker: Broker) {
+        // The first one stays: a server has one key.
+        let _other = self.broker.set(broker);
+    }
+
+    pub(crate) fn broker(&self) -> Option<&Broker> {
+        self.broker.get()
+    }
+
+    /// The header rules of a sandbox at this moment.
+    pub(crate) fn rules(&self, client: Ipv4Addr) -> Option<Box<HeaderRules>> {
+        let entries = self.entries.lock();
+        entries.get(&client)?.policy.as_ref()?.rules.clone()
+    }
+
+    /// The name in its canonical form, if a rule of the sandbox is about it.
+    pub(crate) fn ruled(&self, client: Ipv4Addr, name: &str) -> Option<String> {
+        let name = canonical_name(name)?;
+        let entries = self.entries.lock();
+        let rules = entries.get(&client)?.policy.as_ref()?.rules.as_ref()?;
+        rules.of_name(&name).is_some().then_some(name)
     }
 
     /// A place for a connection of a sandbox.
@@ -106,6 +143,24 @@ impl Gate {
         }
     }
 
+    /// Notes what was let through.
+    pub(crate) fn passed(&self, way: Way, passed: &Passed<'_>) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&way.client) else {
+            return;
+        };
+        let rule = Ok(passed.rule.to_string());
+        let contact = Contact {
+            at: passed.at,
+            address: Some(way.server),
+            detail: short(passed.detail),
+            bytes: passed.bytes,
+            ..Contact::new(&entry.sandbox, passed.kind, passed.target, rule)
+        };
+        let now = Instant::now();
+        entry.allowance.tell(&self.contacts, contact, now);
+    }
+
     /// Notes a refusal.
     pub(crate) fn refused(
         &self,
@@ -116,7 +171,7 @@ impl Gate {
     ) {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(&client) {
-            note(entry, &self.refusals, protocol, target, reason);
+            note(entry, &self.contacts, protocol, target, reason);
         }
     }
 }
@@ -131,26 +186,34 @@ fn verdict(rule: Rule) -> Result<Rule, String> {
 
 fn note(
     entry: &mut Entry,
-    refusals: &mpsc::Sender<Refusal>,
+    contacts: &mpsc::Sender<Contact>,
     protocol: &'static str,
     target: &str,
     reason: &str,
 ) {
     let now = Instant::now();
     entry.quiet.retain(|_, until| *until > now);
-    let key = format!("{protocol} {target}");
-    if entry.quiet.len() >= MOST_QUIET || entry.quiet.insert(key, now + QUIET).is_some() {
-        return;
-    }
-    let refusal = Refusal {
-        sandbox: entry.sandbox.clone(),
-        protocol,
-        target: target.to_owned(),
-        reason: reason.to_owned(),
+    let mut contact = Contact::new(&entry.sandbox, protocol, target, Err(reason));
+    let key = format!("{protocol} {}", contact.target);
+    let has_room = entry.quiet.len() < MOST_QUIET;
+    contact.is_news = has_room && entry.quiet.insert(key, now + QUIET).is_none();
+    entry.allowance.tell(contacts, contact, now);
+}
+
+/// Notes a question that is answered.
+fn note_question(entry: &mut Entry, contacts: &mpsc::Sender<Contact>, name: &str, kind: u16) {
+    let mut contact = Contact::new(&entry.sandbox, "dns", name, Ok(String::new()));
+    contact.detail = match kind {
+        1 => "A".to_owned(),
+        5 => "CNAME".to_owned(),
+        15 => "MX".to_owned(),
+        16 => "TXT".to_owned(),
+        28 => "AAAA".to_owned(),
+        33 => "SRV".to_owned(),
+        65 => "HTTPS".to_owned(),
+        other => format!("type {other}"),
     };
-    if refusals.try_send(refusal).is_err() {
-        tracing::debug!(sandbox.id = %entry.sandbox, "a refusal is not written down");
-    }
+    entry.allowance.tell(contacts, contact, Instant::now());
 }
 
 impl Doorkeeper for Gate {
@@ -165,6 +228,7 @@ impl Doorkeeper for Gate {
                     policy,
                     told: HashMap::new(),
                     quiet: HashMap::new(),
+                    allowance: Allowance::new(Instant::now()),
                     connections: Arc::new(Semaphore::new(CONNECTIONS)),
                 };
                 entries.insert(address, entry);
@@ -189,7 +253,9 @@ impl Names for Gate {
         let Some(entry) = entries.get_mut(&client) else {
             return Told::Stranger;
         };
+        let asked = name.unwrap_or("a name that is no text");
         let Some(policy) = entry.policy.clone() else {
+            note_question(entry, &self.contacts, asked, kind);
             return Told::Everything {
                 servers: Vec::new(),
                 keeps: false,
@@ -198,20 +264,15 @@ impl Names for Gate {
         if policy.keeps_names() {
             let known = name.and_then(canonical_name);
             if !known.is_some_and(|name| policy.tells(&name)) {
-                let target = name.unwrap_or("a name that is no text");
-                note(
-                    entry,
-                    &self.refusals,
-                    "dns",
-                    target,
-                    "no entry of allowOut names it",
-                );
+                let reason = "no entry of allowOut names it";
+                note(entry, &self.contacts, "dns", asked, reason);
                 return Told::NoName;
             }
             if !KINDS.contains(&kind) {
                 return Told::NoRecord;
             }
         }
+        note_question(entry, &self.contacts, asked, kind);
         Told::Everything {
             servers: policy.dns_servers.clone(),
             keeps: !policy.names.is_empty(),
@@ -270,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_name_opens_what_it_was_told_to_have() {
-        let (gate, mut refusals) = Gate::new();
+        let (gate, mut contacts) = Gate::new();
         let sandbox = SandboxId::random();
         assert_eq!(
             Names::judge(&*gate, CLIENT, Some("a.example"), 1),
@@ -299,7 +360,8 @@ mod tests {
             Told::NoName
         );
         assert_eq!(Names::judge(&*gate, CLIENT, None, 1), Told::NoName);
-        assert_eq!(refusals.try_recv().unwrap().target, "b.example");
+        let first = refused(&mut contacts).next().unwrap();
+        assert_eq!((first.target.as_str(), first.is_news), ("b.example", true));
         assert!(
             gate.judge(CLIENT, Some("a.example"), SERVER).is_err(),
             "not told yet"
@@ -344,17 +406,59 @@ mod tests {
         assert!(gate.judge(CLIENT, Some("a.example"), private).is_err());
     }
 
+    /// Those that were refused, of what waits.
+    fn refused(contacts: &mut mpsc::Receiver<Contact>) -> impl Iterator<Item = Contact> {
+        std::iter::from_fn(|| contacts.try_recv().ok()).filter(|contact| !contact.allowed)
+    }
+
     #[test]
-    fn the_same_refusal_is_told_once() {
-        let (gate, mut refusals) = Gate::new();
+    fn the_same_refusal_is_news_once() {
+        let (gate, mut contacts) = Gate::new();
         gate.enters(CLIENT, &SandboxId::random(), &network(&[], &["0.0.0.0/0"]));
         for _ in 0..3 {
             gate.refused(CLIENT, "tls", "a.example", "denyOut 0.0.0.0/0");
         }
-        assert!(refusals.try_recv().is_ok() && refusals.try_recv().is_err());
+        let told: Vec<bool> = refused(&mut contacts).map(|it| it.is_news).collect();
+        assert_eq!(told, [true, false, false]);
         for number in 0..1000 {
             gate.refused(CLIENT, "tls", &number.to_string(), "denyOut 0.0.0.0/0");
         }
-        assert!(std::iter::from_fn(|| refusals.try_recv().ok()).count() < MOST_QUIET);
+        let news = refused(&mut contacts).filter(|it| it.is_news).count();
+        assert!(news < MOST_QUIET);
+    }
+
+    #[test]
+    fn what_is_let_through_is_told_with_its_rule() {
+        let (gate, mut contacts) = Gate::new();
+        gate.enters(
+            CLIENT,
+            &SandboxId::random(),
+            &network(&["*.example"], &["0.0.0.0/0"]),
+        );
+        Names::judge(&*gate, CLIENT, Some("a.example"), 28);
+        gate.told(CLIENT, "a.example", &[(SERVER, 60)]);
+        let rule = gate.judge(CLIENT, Some("a.example"), SERVER).unwrap();
+        let way = Way {
+            client: CLIENT,
+            server: std::net::SocketAddrV4::new(SERVER, 443),
+        };
+        let passed = Passed {
+            kind: "tls",
+            target: "a.example",
+            rule: &rule,
+            at: Timestamp(7),
+            detail: "",
+            bytes: Some((1, 2)),
+        };
+        gate.passed(way, &passed);
+        let question = contacts.try_recv().unwrap();
+        assert_eq!(
+            (question.kind, question.detail.as_str(), question.allowed),
+            ("dns", "AAAA", true)
+        );
+        let connection = contacts.try_recv().unwrap();
+        assert_eq!(connection.rule, "allowOut *.example");
+        assert_eq!(connection.bytes, Some((1, 2)));
+        assert_eq!(connection.at, Timestamp(7));
     }
 }

@@ -4,12 +4,17 @@
 //! The kernel leads connections here that no address in a policy opens (`soulbox_net::policy`). [`Gate`] knows which
 //! sandbox an address belongs to, what it may reach and which addresses the resolver has told it lately; [`proxy`] reads
 //! the name that a connection asks for and lets it through or refuses it. What must stay true: an address that belongs to
-//! no sandbox gets nothing; a name opens only those addresses that our resolver gave for it; no byte of a connection is
-//! changed.
+//! no sandbox gets nothing; a name opens only those addresses that our resolver gave for it; a connection that no
+//! header rule is about is passed on as it is.
 
+mod broker;
+mod contact;
 mod gate;
 mod hello;
+mod intercept;
 mod plain;
 pub mod proxy;
 
-pub use gate::{Gate, Refusal};
+pub use broker::Broker;
+pub use contact::Contact;
+pub use gate::Gate;

@@ -14,16 +14,21 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use soulbox_types::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use crate::gate::Gate;
-use crate::proxy::{Way, carry, connect};
+use crate::gate::{Gate, Passed};
+use crate::proxy::{PATIENCE, Way, carry, connect};
 
 /// How long a client may take over the head of a request, and be silent between two.
-const HEAD: Duration = Duration::from_mins(1);
+pub(crate) const HEAD: Duration = Duration::from_mins(1);
 
-type Body = BoxBody<Bytes, hyper::Error>;
+pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Carries requests to where the connection was to go, as long as they may.
 pub(crate) async fn pass(gate: Arc<Gate>, way: Way, stream: TcpStream) {
@@ -50,7 +55,7 @@ async fn answer(
     server: &Mutex<Option<SendRequest<Incoming>>>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let host = match target(&request) {
+    let host = match target(&request, "80") {
         Ok(host) => host,
         Err(reason) => {
             gate.refused(way.client, "http", &way.server.to_string(), reason);
@@ -59,21 +64,49 @@ async fn answer(
     };
     let own = way.server.ip();
     let name = (host != own.to_string()).then_some(host.as_str());
-    if let Err(reason) = gate.judge(way.client, name, *own) {
-        gate.refused(way.client, "http", &host, &reason);
-        return refusal(&host, &reason);
-    }
-    match forward(way, server, request).await {
-        Ok(response) => response,
+    let rule = match gate.judge(way.client, name, *own) {
+        Ok(rule) => rule,
         Err(reason) => {
+            gate.refused(way.client, "http", &host, &reason);
+            return refusal(&host, &reason);
+        }
+    };
+    let asked = asked(&request);
+    let at = Timestamp::now();
+    let forwarded = forward(way, &Far::Plain, server, request).await;
+    let passed = Passed {
+        kind: "http",
+        target: &host,
+        rule: &rule,
+        at,
+        detail: &format!("{asked} {}", became(&forwarded)),
+        bytes: None,
+    };
+    gate.passed(way, &passed);
+    match forwarded {
+        Ok(response) => response,
+        Err(Failed { error, reason }) => {
             tracing::debug!(reason, server = %way.server, "a server cannot be reached for a sandbox");
-            told(StatusCode::BAD_GATEWAY, "upstream_failed", &host, &reason)
+            told(StatusCode::BAD_GATEWAY, error, &host, &reason)
         }
     }
 }
 
+/// What a request is, without its query: it may hold what is for the server alone.
+pub(crate) fn asked(request: &Request<Incoming>) -> String {
+    format!("{} {}", request.method(), request.uri().path())
+}
+
+/// What became of it.
+pub(crate) fn became(forwarded: &Result<Response<Body>, Failed>) -> String {
+    match forwarded {
+        Ok(response) => response.status().as_u16().to_string(),
+        Err(_) => "no answer".to_owned(),
+    }
+}
+
 /// The one host that a request asks for, in all the places where it may say so.
-fn target(request: &Request<Incoming>) -> Result<String, &'static str> {
+pub(crate) fn target(request: &Request<Incoming>, own_port: &str) -> Result<String, &'static str> {
     if request.method() == Method::CONNECT {
         return Err("it asks for a tunnel (CONNECT)");
     }
@@ -86,8 +119,8 @@ fn target(request: &Request<Incoming>) -> Result<String, &'static str> {
     if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
         return Err("its Host is not that of its address");
     }
-    let (host, port) = host.rsplit_once(':').unwrap_or((host, "80"));
-    if port != "80" {
+    let (host, port) = host.rsplit_once(':').unwrap_or((host, own_port));
+    if port != own_port {
         return Err("its Host names another port");
     }
     let upgrade = request.headers().get(UPGRADE);
@@ -97,11 +130,46 @@ fn target(request: &Request<Incoming>) -> Result<String, &'static str> {
     Ok(host.to_owned())
 }
 
-async fn forward(
+/// How a server is reached.
+pub(crate) enum Far {
+    /// Without TLS.
+    Plain,
+    /// Over TLS, with a certificate for this name that is trusted.
+    Verified(TlsConnector, ServerName<'static>),
+}
+
+/// Why there is no answer of a server.
+pub(crate) struct Failed {
+    /// For programs.
+    pub(crate) error: &'static str,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+impl Failed {
+    /// The connection has lost what it was about.
+    pub(crate) fn gone() -> Self {
+        Self {
+            error: "rule_unusable",
+            reason: "the server is not ready".to_owned(),
+        }
+    }
+
+    fn of(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            error: "upstream_failed",
+            reason: reason.into().to_string(),
+        }
+    }
+}
+
+/// Sends a request on, over the connection that is held or a new one.
+pub(crate) async fn forward(
     way: Way,
+    far: &Far,
     server: &Mutex<Option<SendRequest<Incoming>>>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, String> {
+) -> Result<Response<Body>, Failed> {
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     let upgrades = request.headers().contains_key(UPGRADE);
@@ -121,11 +189,11 @@ async fn forward(
     }
     let sender = match &mut *held {
         Some(sender) => sender,
-        none => none.insert(open(way).await?),
+        none => none.insert(open(way, far).await?),
     };
     let sent = sender.send_request(request).await;
     drop(held);
-    let mut response = sent.map_err(|error| error.to_string())?;
+    let mut response = sent.map_err(Failed::of)?;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     of_this_connection(response.headers_mut(), switched);
     if let (true, Some(client)) = (switched, client) {
@@ -151,10 +219,27 @@ fn of_this_connection(headers: &mut HeaderMap, upgrades: bool) {
     }
 }
 
-async fn open(way: Way) -> Result<SendRequest<Incoming>, String> {
-    let stream = connect(way).await.map_err(|error| error.to_string())?;
+async fn open(way: Way, far: &Far) -> Result<SendRequest<Incoming>, Failed> {
+    let stream = connect(way).await.map_err(Failed::of)?;
+    let (tls, name) = match far {
+        Far::Plain => return begin(stream).await,
+        Far::Verified(tls, name) => (tls, name.clone()),
+    };
+    match timeout(PATIENCE, tls.connect(name, stream)).await {
+        Ok(Ok(stream)) => begin(stream).await,
+        Ok(Err(error)) => Err(Failed {
+            error: "upstream_untrusted",
+            reason: format!("the server does not prove who it is: {error}"),
+        }),
+        Err(_) => Err(Failed::of("the server does not speak TLS in time")),
+    }
+}
+
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<SendRequest<Incoming>, Failed> {
     let opened = handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = opened.map_err(|error| error.to_string())?;
+    let (sender, connection) = opened.map_err(Failed::of)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a connection for a sandbox has ended");
@@ -163,12 +248,12 @@ async fn open(way: Way) -> Result<SendRequest<Incoming>, String> {
     Ok(sender)
 }
 
-fn refusal(host: &str, reason: &str) -> Response<Body> {
+pub(crate) fn refusal(host: &str, reason: &str) -> Response<Body> {
     told(StatusCode::FORBIDDEN, "egress_denied", host, reason)
 }
 
 /// An answer that programs and people understand.
-fn told(status: StatusCode, error: &str, host: &str, reason: &str) -> Response<Body> {
+pub(crate) fn told(status: StatusCode, error: &str, host: &str, reason: &str) -> Response<Body> {
     let text = serde_json::json!({"error": error, "host": host, "reason": reason}).to_string();
     let body = Full::from(text + "\n").map_err(|never: Infallible| match never {});
     let mut response = Response::new(body.boxed());

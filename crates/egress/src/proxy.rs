@@ -5,18 +5,22 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use soulbox_types::Timestamp;
+use soulbox_types::policy::Rule;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Passed};
 use crate::hello::{self, Said};
-use crate::plain;
+use crate::{intercept, plain};
 
 /// How long a client may take to say what it wants, and a server to let somebody in.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may say nothing where everything is open: the server may be the one that speaks first.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Connections of all sandboxes: each takes two descriptors of the server.
 const CONNECTIONS: usize = 4096;
 /// What is carried at once in one direction.
@@ -123,39 +127,62 @@ pub(crate) async fn connect(way: Way) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Carries bytes until both directions have ended.
+/// Carries bytes until both directions have ended; how many, from one and from the other, when none broke.
 pub(crate) async fn carry(
     mut one: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     mut other: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-) {
+) -> Option<(u64, u64)> {
     // How it ends is for the two sides to know.
-    let _ended =
-        copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES).await;
+    copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES)
+        .await
+        .ok()
 }
 
-async fn pass_tls(gate: &Gate, way: Way, mut stream: TcpStream) {
+async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     let mut said = Vec::new();
-    let hello = timeout(PATIENCE, first_words(&mut stream, &mut said)).await;
+    let at = Timestamp::now();
+    // Where the address is open by itself, the name is asked for only because a rule may be about it.
+    let by_address = gate.judge(way.client, None, *way.server.ip());
+    let patience = if by_address.is_ok() {
+        SILENCE
+    } else {
+        PATIENCE
+    };
+    let hello = timeout(patience, first_words(&mut stream, &mut said)).await;
     let (target, judged) = match hello {
         Ok(Some(hello)) => {
-            let target = hello
-                .name
-                .clone()
-                .unwrap_or_else(|| way.server.ip().to_string());
-            let judged = gate.judge(way.client, hello.name.as_deref(), *way.server.ip());
+            let name = hello.name.as_deref();
+            let judged = gate.judge(way.client, name, *way.server.ip());
+            if let (Ok(_), Some(name)) = (&judged, name.and_then(|n| gate.ruled(way.client, n))) {
+                return intercept::pass(Arc::clone(gate), way, name, said, stream).await;
+            }
             let judged = match judged {
-                Ok(_) if hello.encrypted => Err("its TLS may hide another name (ECH)".to_owned()),
+                Ok(Rule::AllowName(_)) if hello.encrypted => {
+                    Err("its TLS may hide another name (ECH)".to_owned())
+                }
                 judged => judged,
             };
-            (target, judged)
+            (
+                hello.name.unwrap_or_else(|| way.server.ip().to_string()),
+                judged,
+            )
         }
-        Ok(None) => (way.server.to_string(), Err("it is no TLS".to_owned())),
-        Err(_) => (way.server.to_string(), Err("it says nothing".to_owned())),
+        Ok(None) => (
+            way.server.to_string(),
+            by_address.map_err(|_| "it is no TLS".to_owned()),
+        ),
+        Err(_) => (
+            way.server.to_string(),
+            by_address.map_err(|_| "it says nothing".to_owned()),
+        ),
     };
-    if let Err(reason) = judged {
-        gate.refused(way.client, "tls", &target, &reason);
-        return reset(stream);
-    }
+    let rule = match judged {
+        Ok(rule) => rule,
+        Err(reason) => {
+            gate.refused(way.client, "tls", &target, &reason);
+            return reset(stream);
+        }
+    };
     let sent = async {
         stream.set_nodelay(true)?;
         let mut server = connect(way).await?;
@@ -163,7 +190,19 @@ async fn pass_tls(gate: &Gate, way: Way, mut stream: TcpStream) {
         io::Result::Ok(server)
     };
     match sent.await {
-        Ok(server) => carry(stream, server).await,
+        Ok(server) => {
+            let first = u64::try_from(said.len()).unwrap_or(u64::MAX);
+            let carried = carry(stream, server).await;
+            let passed = Passed {
+                kind: "tls",
+                target: &target,
+                rule: &rule,
+                at,
+                detail: "",
+                bytes: carried.map(|(sent, received)| (sent + first, received)),
+            };
+            gate.passed(way, &passed);
+        }
         Err(error) => {
             tracing::debug!(%error, server = %way.server, "a server cannot be reached for a sandbox");
             reset(stream);

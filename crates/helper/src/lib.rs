@@ -18,5 +18,6 @@ mod remote;
 mod serve;
 
 pub use channel::Channel;
+pub use message::Certificate;
 pub use remote::RemoteDriver;
-pub use serve::{Ending, serve};
+pub use serve::{Ending, ReadCertificate, serve};

@@ -1,5 +1,6 @@
 //! What server and helper say to each other.
 
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -129,6 +130,8 @@ pub enum Request {
         /// What is to be done.
         request: VolumeRequest,
     },
+    /// Read the certificate that the operator has configured for the server. The server may not read its key's file.
+    Certificate,
     /// Release what is only prepared, and the place on the host when no guest is left. The last request.
     Shutdown,
 }
@@ -216,8 +219,25 @@ pub enum Answer {
     Removed(Vec<LayerDigest>),
     /// How a request on a volume went; a file may come with this message.
     Volume(Result<VolumeAnswer, VolumeError>),
+    /// The certificate as it is now.
+    Certificate(Certificate),
     /// Everything is released; the helper ends.
     Down,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub chain: Vec<u8>,
+    /// The leaf's private key.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate(…)")
+    }
 }
 
 /// Why a call failed: the driver's errors in a form that travels.

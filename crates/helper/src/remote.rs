@@ -18,7 +18,9 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::Channel;
-use crate::message::{Answer, Call, GuestNumber, Refusal, Request, Word, decode, encode};
+use crate::message::{
+    Answer, Call, Certificate, GuestNumber, Refusal, Request, Word, decode, encode,
+};
 
 /// Names of killed processes that a slow listener may be behind.
 const OOM_KILLS_KEPT: usize = 64;
@@ -88,6 +90,20 @@ impl RemoteDriver {
     /// Resolves when the helper has ended. Without it, nothing can be done for sandboxes any more.
     pub async fn helper_gone(&self) {
         self.link.gone.cancelled().await;
+    }
+
+    /// The certificate that the operator has configured, as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn certificate(&self) -> Result<Certificate, DriverError> {
+        match self
+            .ask(Request::Certificate, "read the certificate")
+            .await?
+        {
+            Answer::Certificate(certificate) => Ok(certificate),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn make_guest(

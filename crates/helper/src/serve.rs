@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::channel::Channel;
 use crate::check;
-use crate::message::{Answer, Call, GuestNumber, Refusal, Request, Word, decode, encode};
+use crate::message::{
+    Answer, Call, Certificate, GuestNumber, Refusal, Request, Word, decode, encode,
+};
 
 /// Requests at a time. What is above waits in the socket.
 const OPEN_CALLS: usize = 4096;
@@ -35,6 +37,9 @@ pub enum Ending {
     Down,
 }
 
+/// Reads the one certificate that the server may have.
+pub type ReadCertificate = Arc<dyn Fn() -> io::Result<Certificate> + Send + Sync>;
+
 /// Carries out what the server asks until it is gone or says that it is done. A shutdown is answered after `release`
 /// has given up what no guest needs.
 ///
@@ -43,6 +48,7 @@ pub enum Ending {
 pub async fn serve(
     channel: Channel,
     driver: Arc<dyn Driver>,
+    certificate: ReadCertificate,
     release: impl AsyncFnOnce() -> io::Result<()>,
 ) -> io::Result<Ending> {
     let channel = Arc::new(channel);
@@ -50,6 +56,7 @@ pub async fn serve(
     tokio::spawn(write(Arc::clone(&channel), waiting));
     let helper = Arc::new(Helper {
         driver,
+        certificate,
         guests: Mutex::default(),
         ids: Mutex::default(),
         start: AtomicU8::new(START),
@@ -112,6 +119,7 @@ type Done = Result<(Answer, Option<OwnedFd>), Refusal>;
 
 struct Helper {
     driver: Arc<dyn Driver>,
+    certificate: ReadCertificate,
     guests: Mutex<HashMap<GuestNumber, Arc<dyn Guest>>>,
     /// Sandboxes that run or are being created.
     ids: Mutex<HashSet<SandboxId>>,
@@ -168,6 +176,7 @@ impl Helper {
             Request::Volume { volume, request } => {
                 self.answer(id, self.volume(&volume, request).await);
             }
+            Request::Certificate => self.answer(id, self.certificate().await),
             Request::Shutdown => unreachable!("handled by the reader"),
         }
     }
@@ -356,6 +365,16 @@ impl Helper {
             Err(error) => (Err(error), None),
         };
         Ok((Answer::Volume(answer), file))
+    }
+
+    async fn certificate(&self) -> Done {
+        let read = Arc::clone(&self.certificate);
+        let read = tokio::task::spawn_blocking(move || read()).await;
+        let certificate = read
+            .map_err(io::Error::other)
+            .and_then(|read| read)
+            .map_err(|error| Refusal::Host("read the certificate".to_owned(), error.into()))?;
+        Ok((Answer::Certificate(certificate), None))
     }
 
     async fn shut_down(

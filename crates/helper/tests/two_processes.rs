@@ -15,7 +15,7 @@ use std::time::Duration;
 use soulbox_driver::testing::FakeDriver;
 use soulbox_driver::{DialError, Doorkeeper, Driver, DriverError, OomKill};
 use soulbox_helper::message::{Call, Request, encode};
-use soulbox_helper::{Channel, Ending, RemoteDriver, serve};
+use soulbox_helper::{Certificate, Channel, Ending, ReadCertificate, RemoteDriver, serve};
 use soulbox_types::{
     LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
 };
@@ -69,6 +69,11 @@ impl Drop for Pair {
     }
 }
 
+/// No certificate is configured.
+fn nothing() -> ReadCertificate {
+    Arc::new(|| Err(std::io::ErrorKind::NotFound.into()))
+}
+
 /// A pair whose helper has been asked what runs, as every server does first.
 async fn pair() -> Pair {
     let pair = unasked_pair();
@@ -87,7 +92,7 @@ fn unasked_pair() -> Pair {
         .unwrap();
     helper.spawn(async move {
         let channel = Channel::new(theirs).unwrap();
-        serve(channel, driver, async || Ok(())).await
+        serve(channel, driver, nothing(), async || Ok(())).await
     });
     Pair {
         fake,
@@ -195,7 +200,12 @@ async fn an_id_that_is_a_path_is_no_message_at_all() {
 
     let fake = FakeDriver::new();
     let (ours, theirs) = Channel::pair().unwrap();
-    let helper = tokio::spawn(serve(theirs, Arc::new(fake.clone()), async || Ok(())));
+    let helper = tokio::spawn(serve(
+        theirs,
+        Arc::new(fake.clone()),
+        nothing(),
+        async || Ok(()),
+    ));
     ours.send(&bytes, &[]).await.unwrap();
     let ending = soon("the helper's end", helper).await.unwrap();
     assert_eq!(ending.unwrap_err().kind(), io::ErrorKind::InvalidData);
@@ -226,7 +236,7 @@ async fn a_stop_releases_and_ends_the_helper() {
     let fake = FakeDriver::new();
     let (ours, theirs) = Channel::pair().unwrap();
     let (told, release) = tokio::sync::oneshot::channel();
-    let helper = tokio::spawn(serve(theirs, Arc::new(fake), async move || {
+    let helper = tokio::spawn(serve(theirs, Arc::new(fake), nothing(), async move || {
         told.send(())
             .map_err(|()| io::Error::other("nobody listens"))
     }));
@@ -243,7 +253,12 @@ async fn a_stop_releases_and_ends_the_helper() {
 async fn when_the_server_ends_so_does_the_helper_and_guests_stay() {
     let fake = FakeDriver::new();
     let (ours, theirs) = Channel::pair().unwrap();
-    let helper = tokio::spawn(serve(theirs, Arc::new(fake.clone()), async || Ok(())));
+    let helper = tokio::spawn(serve(
+        theirs,
+        Arc::new(fake.clone()),
+        nothing(),
+        async || Ok(()),
+    ));
     fake.add_guest(spec());
     drop(ours);
     let ending = soon("the end", helper).await.unwrap().unwrap();
@@ -392,4 +407,25 @@ async fn requests_for_layers_are_judged() {
     assert!(pair.remote.remove_layers(&[]).await.is_err());
     let missing = pair.remote.squash(&[layer(1), layer(2)]).await.unwrap_err();
     assert!(matches!(missing, DriverError::Layer { .. }), "{missing:?}");
+}
+
+#[tokio::test]
+async fn the_certificate_is_read_anew_each_time() {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let reads = std::sync::atomic::AtomicU8::new(0);
+    let read: ReadCertificate = Arc::new(move || {
+        let number = reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Certificate {
+            chain: vec![number],
+            key: Vec::new(),
+        })
+    });
+    let fake = Arc::new(FakeDriver::new());
+    let helper = tokio::spawn(serve(theirs, fake, read, async || Ok(())));
+    let remote = RemoteDriver::new(ours, "namespace", Arc::new(Nobody));
+    for number in 0..3 {
+        assert_eq!(remote.certificate().await.unwrap().chain, [number]);
+    }
+    remote.shutdown().await;
+    soon("the end", helper).await.unwrap().unwrap();
 }

@@ -16,6 +16,7 @@ Runs code in Jupyter kernels and answers over HTTP. Without `serve` it starts it
   --identity FILE    names the sandbox [default: /run/e2b/.E2B_SANDBOX_ID]
   --home DIRECTORY   where contexts work [default: /home/user]
   --run DIRECTORY    for sockets [default: /run/soulbox-interpreter]
+  --backing DIRECTORY  for the memory that sandboxes of the template share [default: /var/lib/soulbox-interpreter]
   --kernels DIRECTORY  instead of Jupyter's own; may be repeated
 ";
 
@@ -29,6 +30,7 @@ pub(crate) struct Args {
     pub(crate) identity: PathBuf,
     pub(crate) home: PathBuf,
     pub(crate) run: PathBuf,
+    pub(crate) backing: PathBuf,
     pub(crate) kernels: Vec<PathBuf>,
 }
 
@@ -41,6 +43,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Args, Str
         identity: "/run/e2b/.E2B_SANDBOX_ID".into(),
         home: "/home/user".into(),
         run: "/run/soulbox-interpreter".into(),
+        backing: "/var/lib/soulbox-interpreter".into(),
         kernels: Vec::new(),
     };
     let mut words = words.into_iter();
@@ -55,6 +58,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Args, Str
             "--identity",
             "--home",
             "--run",
+            "--backing",
             "--kernels",
         ];
         if !known.contains(&word.as_str()) {

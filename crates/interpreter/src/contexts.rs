@@ -8,6 +8,7 @@ use crate::envd::Envd;
 use crate::kernel::KernelError;
 use crate::kernelspec;
 use crate::language;
+use crate::run;
 use crate::start::Starter;
 
 /// More kernels than a sandbox has memory for; what is asked for in a loop by mistake ends here.
@@ -75,6 +76,16 @@ impl World {
             return Ok(context);
         }
         self.started(context).await
+    }
+
+    /// The first context of the sandbox. Its kernel is there, and has done once what every sandbox has it do.
+    pub(crate) async fn first(&self, language: &str) -> Result<(), ContextError> {
+        let context = self.default_of(language).await?;
+        let mut session = context.session.lock().await;
+        if let Some(kernel) = &mut session.kernel {
+            run::rehearse(kernel, language).await;
+        }
+        Ok(())
     }
 
     /// The same without a kernel, which comes when it is needed.

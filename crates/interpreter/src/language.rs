@@ -49,6 +49,14 @@ pub(crate) fn reseed(language: &str) -> &'static str {
     }
 }
 
+/// Makes what a result is shown as, and shows nothing.
+pub(crate) fn show(language: &str) -> &'static str {
+    match language {
+        "python" => "get_ipython().display_formatter.format(2)\n",
+        _ => "",
+    }
+}
+
 fn line(language: &str, name: &str, value: Option<&str>) -> String {
     // A string of JSON is one in these languages, too: what is not ASCII is escaped as units.
     let quoted = |text: &str| crate::ascii::to_string(&Value::from(text));

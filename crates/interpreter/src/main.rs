@@ -5,6 +5,7 @@
 
 mod args;
 mod ascii;
+mod backing;
 mod context;
 mod contexts;
 mod envd;
@@ -83,15 +84,21 @@ fn served(args: Args) -> io::Result<()> {
 
 #[expect(clippy::print_stderr, reason = "a start that is not whole is told")]
 async fn serve(args: Args) -> io::Result<()> {
-    std::fs::create_dir_all(&args.run)?;
+    for directory in [&args.run, &args.backing] {
+        std::fs::create_dir_all(directory)?;
+    }
     let envd = Envd {
         address: args.envd,
         identity: args.identity,
     };
-    let world = World::new(Starter::new(args.kernels, args.run), envd, args.home);
+    let world = World::new(
+        Starter::new(args.kernels, args.run, args.backing),
+        envd,
+        args.home,
+    );
     for (index, language) in DEFAULTS.into_iter().enumerate() {
         let declared = match index {
-            0 => world.default_of(language).await.map(drop),
+            0 => world.first(language).await,
             _ if world.has_kernel(language) => world.declare(language).map(drop),
             _ => Ok(()),
         };

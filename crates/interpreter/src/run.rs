@@ -13,7 +13,7 @@ use crate::context::{Context, Session};
 use crate::contexts::World;
 use crate::item::{self, Meaning};
 use crate::kernel::Kernel;
-use crate::language;
+use crate::language::{self, Changes};
 use crate::wire::Message;
 
 /// Proxies end connections that are silent for long.
@@ -24,6 +24,10 @@ const INTERRUPT: Duration = Duration::from_secs(1);
 const INTERRUPTS: u32 = 5;
 /// What is run unseen takes milliseconds.
 const HIDDEN: Duration = Duration::from_secs(20);
+
+/// After as many runs, code is what it stays.
+const REHEARSALS: u32 = 20;
+const REHEARSED: &str = "SOULBOX_REHEARSAL";
 
 /// What is to be run.
 #[derive(Debug)]
@@ -106,6 +110,25 @@ async fn prepared(
         hidden(kernel, &before).await;
     }
     visible(kernel, &execution.code, lines).await
+}
+
+/// Has a kernel run what every first execution runs. Python writes to code that it runs for the first times, and loads
+/// modules when they are needed: each sandbox would do it again, and copy page by page
+/// what can be there from the beginning.
+pub(crate) async fn rehearse(kernel: &mut Kernel, language: &str) {
+    let own =
+        |value: Option<&str>| Changes::from([(REHEARSED.to_owned(), value.map(str::to_owned))]);
+    let code = [
+        language::reseed(language).to_owned(),
+        language::change_environment(language, &own(Some("1"))),
+        language::show(language).to_owned(),
+        language::change_environment(language, &own(None)),
+    ];
+    for _ in 0..REHEARSALS {
+        for code in &code {
+            hidden(kernel, code).await;
+        }
+    }
 }
 
 /// The kernel is told which sandbox it is in when that is new to it.

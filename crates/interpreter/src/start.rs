@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::sync::{Mutex, watch};
 
+use crate::backing;
 use crate::kernel::{Connection, Kernel, KernelError, Process};
 use crate::kernelspec::{self, KernelSpec};
 use crate::language;
@@ -24,14 +25,17 @@ pub(crate) struct Starter {
     pub(crate) specs: Vec<PathBuf>,
     /// Where sockets and connection files are.
     pub(crate) run: PathBuf,
+    /// Where memory lies that sandboxes of the same template share.
+    backing: PathBuf,
     zygotes: Mutex<Vec<(Vec<String>, Arc<Zygote>)>>,
 }
 
 impl Starter {
-    pub(crate) fn new(specs: Vec<PathBuf>, run: PathBuf) -> Self {
+    pub(crate) fn new(specs: Vec<PathBuf>, run: PathBuf, backing: PathBuf) -> Self {
         Self {
             specs,
             run,
+            backing,
             zygotes: Mutex::default(),
         }
     }
@@ -67,8 +71,27 @@ impl Starter {
             return Ok(Arc::clone(zygote));
         }
         let zygote = Arc::new(Zygote::start(argv)?);
+        // Before its first child, which shares what it has then.
+        self.lay_on_file(zygote.loaded().await?, &format!("zygote-{}", zygotes.len()))
+            .await;
         zygotes.push((argv.to_vec(), Arc::clone(&zygote)));
         Ok(zygote)
+    }
+
+    /// Puts the memory of a process on a file, so that all who go on from here share it. It saves memory and time,
+    /// and nothing depends on it.
+    #[expect(clippy::print_stderr, reason = "a start that is not whole is told")]
+    async fn lay_on_file(&self, pid: i32, name: &str) {
+        let file = self.backing.join(name);
+        let laid = tokio::task::spawn_blocking(move || backing::lay(pid, &file)).await;
+        match laid.map_err(std::io::Error::other).flatten() {
+            Ok(_) => {}
+            Err(error) => {
+                eprintln!(
+                    "soulbox-interpreter: the memory of process {pid} is not shared: {error}"
+                );
+            }
+        }
     }
 
     async fn spawn(
@@ -113,6 +136,11 @@ fn spawn(argv: &[String], spec: &KernelSpec, cwd: &Path) -> Result<Process, Kern
     let (program, arguments) = argv.split_first().ok_or(KernelError::NoProgram)?;
     let mut child = Command::new(program)
         .args(arguments)
+        // What programs show of letters that are not ASCII depends on it.
+        .env(
+            "LANG",
+            std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into()),
+        )
         .envs(&spec.env)
         .current_dir(cwd)
         .stdin(Stdio::null())

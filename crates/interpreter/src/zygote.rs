@@ -18,6 +18,7 @@ use crate::kernel::KernelError;
 
 /// Importing everything takes seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+const WHO: &str = "the process that forks kernels";
 
 /// A kernel that stands ready.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Forked {
 pub(crate) struct Zygote {
     stdin: tokio::sync::Mutex<ChildStdin>,
     state: Arc<Mutex<State>>,
+    pid: i32,
     _child: Child,
 }
 
@@ -43,12 +45,14 @@ struct State {
     /// Children that live: who they were asked by, and who is told of their end.
     children: HashMap<i32, (u64, watch::Sender<Option<String>>)>,
     is_over: bool,
+    is_loaded: watch::Sender<bool>,
 }
 
 /// What it says.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 enum Event {
+    Loaded,
     Forked { id: u64, pid: i32 },
     Ready { pid: i32 },
     Refused { id: u64, reason: String },
@@ -65,7 +69,9 @@ impl Zygote {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| KernelError::Start(program.clone(), e))?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let (Some(stdin), Some(stdout), Some(pid)) = (child.stdin.take(), child.stdout.take(), pid)
+        else {
             return Err(KernelError::NoProgram);
         };
         let state = Arc::new(Mutex::new(State::default()));
@@ -73,8 +79,20 @@ impl Zygote {
         Ok(Self {
             stdin: tokio::sync::Mutex::new(stdin),
             state,
+            pid,
             _child: child,
         })
+    }
+
+    /// Its process, as soon as it has loaded what its children are to have.
+    pub(crate) async fn loaded(&self) -> Result<i32, KernelError> {
+        let mut is_loaded = lock(&self.state).is_loaded.subscribe();
+        let loaded = is_loaded.wait_for(|is_loaded| *is_loaded);
+        match tokio::time::timeout(PATIENCE, loaded).await {
+            Ok(Ok(_)) => Ok(self.pid),
+            Ok(Err(_)) => Err(KernelError::Died(WHO.into())),
+            Err(_) => Err(KernelError::Silent),
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -102,11 +120,11 @@ impl Zygote {
         let sent = self.stdin.lock().await.write_all(line.as_bytes()).await;
         if sent.is_err() {
             lock(&self.state).waiting.remove(&id);
-            return Err(KernelError::Died("the process that forks kernels".into()));
+            return Err(KernelError::Died(WHO.into()));
         }
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(Ok(forked)) => forked,
-            Ok(Err(_)) => Err(KernelError::Died("the process that forks kernels".into())),
+            Ok(Err(_)) => Err(KernelError::Died(WHO.into())),
             Err(_) => Err(KernelError::Silent),
         }
     }
@@ -123,6 +141,8 @@ async fn listen(stdout: ChildStdout, state: Arc<Mutex<State>>) {
     let mut state = lock(&state);
     state.is_over = true;
     state.waiting.clear();
+    // Whoever waits for it to load is told by the sender's end.
+    state.is_loaded = watch::Sender::default();
     for (_, (_, ended)) in state.children.drain() {
         ended.send_replace(Some("the process that forked it has ended".into()));
     }
@@ -131,6 +151,9 @@ async fn listen(stdout: ChildStdout, state: Arc<Mutex<State>>) {
 impl State {
     fn take(&mut self, event: Event) {
         match event {
+            Event::Loaded => {
+                self.is_loaded.send_replace(true);
+            }
             Event::Forked { id, pid } => {
                 self.children.insert(pid, (id, watch::channel(None).0));
             }

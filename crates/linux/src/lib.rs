@@ -16,6 +16,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod ptrace;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;

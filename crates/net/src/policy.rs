@@ -85,13 +85,21 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
     if let Some(deny) = &deny {
         rule("s", &format!("ip daddr {deny} goto refuse"));
     }
-    if !policy.names.is_empty() {
+    let (names, rules) = (!policy.names.is_empty(), policy.rules.is_some());
+    if names || rules {
         let gateway = slot.block().gateway();
         let [http, tls] = PROXY_PORTS;
+        // Where an address is open by itself, only rules want to know the name.
         if let Some(allow) = &allow {
-            rule("c", &format!("ip daddr {allow} return"));
+            let which: &[&str] = match rules {
+                true => &["meta l4proto != tcp ", "tcp dport != 443 "],
+                false => &[""],
+            };
+            for which in which {
+                rule("c", &format!("ip daddr {allow} {which}return"));
+            }
         }
-        for protocol in ["udp", "tcp"] {
+        for protocol in ["udp", "tcp"].into_iter().filter(|_| names) {
             rule(
                 "c",
                 &format!(
@@ -105,7 +113,9 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
             "c",
             &format!("ip daddr {{ {} }} return", CLOSED_IPV4.join(", ")),
         );
-        rule("c", &format!("tcp dport 80 dnat ip to {gateway}:{http}"));
+        if names {
+            rule("c", &format!("tcp dport 80 dnat ip to {gateway}:{http}"));
+        }
         rule("c", &format!("tcp dport 443 dnat ip to {gateway}:{tls}"));
     }
     let _written = writeln!(
@@ -159,7 +169,8 @@ fn addresses(list: &[Cidr]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use soulbox_types::DomainPattern;
+    use soulbox_types::rules::{Authority, HeaderRules};
+    use soulbox_types::{DomainPattern, TeamId};
 
     use super::*;
 
@@ -174,11 +185,31 @@ mod tests {
             allow: cidrs(&["9.9.9.9", "9.9.9.0/24", "2001:db8::/32"]),
             names: vec![DomainPattern::Any],
             deny: cidrs(&["0.0.0.0/0", "1.1.1.1"]),
-            dns_servers: Vec::new(),
+            ..EgressPolicy::default()
         };
         insta::assert_snapshot!(
             render_base(slot.block()) + &render(slot, &policy) + &render_end(slot)
         );
+    }
+
+    #[test]
+    fn rules_read_tls_and_nothing_else() {
+        let slot = SlotIndex::new(Block::new(1).unwrap(), 7).unwrap();
+        let rules = HeaderRules {
+            team: TeamId::random(),
+            authority: Authority {
+                name: String::new(),
+                certificate: String::new(),
+                sealed_key: String::new(),
+            },
+            list: Vec::new(),
+        };
+        let policy = EgressPolicy {
+            allow: cidrs(&["9.9.9.9"]),
+            rules: Some(Box::new(rules)),
+            ..EgressPolicy::default()
+        };
+        insta::assert_snapshot!(render(slot, &policy));
     }
 
     #[test]

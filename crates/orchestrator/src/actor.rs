@@ -25,7 +25,8 @@ use crate::network::NetworkChange;
 use crate::node::{Node, store_error};
 use crate::pausing::{self, HowToPause, HowToResume, PausedSandbox};
 use crate::saving::{self, Saved};
-use crate::transitions::{self, Killed};
+use crate::transitions::{self, Killed, trust_live};
+use crate::trust::with_authority_of;
 use crate::{NewSandbox, SandboxError, SandboxView, hibernation, reconcile};
 
 /// When a pause at the end time that has failed is tried again.
@@ -414,7 +415,12 @@ impl Actor {
     /// In force first, then recorded: the record is for people, the guest knows what it may reach.
     async fn set_network(&mut self, change: NetworkChange) -> Result<(), SandboxError> {
         let run = self.runs(Request::Update)?;
-        let put = run.guest.set_network(&change.network).await;
+        // Trusted before it is needed: what is refused now is tried again by nobody.
+        let network = with_authority_of(change.network.clone(), &run.guest.network());
+        let put = match trust_live(&run.guest, &network).await {
+            Ok(()) => run.guest.set_network(&network).await,
+            refused => refused,
+        };
         put.map_err(|source| SandboxError::Network {
             id: self.id().clone(),
             source: Arc::new(source),

@@ -29,6 +29,7 @@ mod saving;
 pub mod settings;
 mod tokens;
 mod transitions;
+mod trust;
 pub mod view;
 pub mod volumes;
 

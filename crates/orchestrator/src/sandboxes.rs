@@ -360,6 +360,12 @@ impl Sandboxes {
         }
     }
 
+    /// Whose a sandbox is, while it is live.
+    #[must_use]
+    pub fn team_of(&self, id: &SandboxId) -> Option<TeamId> {
+        Some(self.node.live.get(id)?.team.clone())
+    }
+
     /// Notes in a sandbox's log what its network policy did not let it do.
     pub fn note_refusal(&self, id: &SandboxId, protocol: &str, target: &str, reason: &str) {
         let Some(handle) = self.node.live.get(id) else {

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_client::startup;
-use soulbox_client::{Dial, Envd, Secret};
+use soulbox_client::{ClientError, Dial, Envd, Secret};
 use soulbox_driver::{DriverError, Guest};
 use soulbox_envd_proto::InitBody;
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, SavedMemory, StoreError};
-use soulbox_types::{EndReason, ExecutionId, MemoryId, SandboxId, SandboxSpec, StartCommand};
+use soulbox_types::{
+    EndReason, ExecutionId, MemoryId, NetworkMode, SandboxId, SandboxSpec, StartCommand,
+};
 use tokio::time::Instant;
 
 use crate::live::RunningSandbox;
 use crate::node::{Node, store_error};
-use crate::{NewSandbox, SandboxError, instruments, reconcile};
+use crate::{NewSandbox, SandboxError, instruments, reconcile, trust};
 
 /// A kill sends signals to a cgroup and waits for its processes; ten seconds of that mean a process that the kernel
 /// cannot end (uninterruptible sleep).
@@ -104,16 +106,17 @@ async fn first_guest(
     }
 }
 
-/// Has the driver make a guest.
+/// Has the driver make a guest. On error nothing is left.
 pub(crate) async fn make_guest(
-    node: &Node,
+    node: &Arc<Node>,
     spec: &SandboxSpec,
 ) -> Result<Arc<dyn Guest>, SandboxError> {
-    let made = node.driver.create(spec).await;
-    made.map_err(|source| SandboxError::Create {
-        id: spec.id.clone(),
-        source: Arc::new(source),
-    })
+    let spec = trust::with_variables(spec);
+    let made = node.driver.create(&spec).await;
+    let guest = made.map_err(not_created(&spec.id))?;
+    let envd = envd(&guest);
+    let trusted = async { trusts(&envd, &spec.network).await };
+    set_up(node, guest, trusted).await
 }
 
 /// Has the driver make a guest that goes on from the memory of another one, and tells it who it is. On error nothing is left.
@@ -122,23 +125,78 @@ async fn wake(
     spec: &SandboxSpec,
     memory: &SavedMemory,
 ) -> Result<Arc<dyn Guest>, SandboxError> {
-    let failed = |source| SandboxError::Create {
-        id: spec.id.clone(),
-        source: Arc::new(source),
-    };
-    let guest = node.driver.wake(spec, &memory.id).await.map_err(failed)?;
+    let spec = trust::with_variables(spec);
+    let woken = node.driver.wake(&spec, &memory.id).await;
+    let guest = woken.map_err(not_created(&spec.id))?;
     let before = envd_with(&guest, node.tokens.envd(&memory.of));
-    let introduced = tokio::time::timeout(INTRODUCTION, before.init(&identity(spec))).await;
-    let introduced = introduced.map_err(|_| "it does not answer".to_owned());
-    let introduced = introduced.and_then(|told| told.map_err(|e| soulbox_telemetry::chain(&e)));
-    if let Err(reason) = introduced {
-        if let Err(error) = kill_guest(guest.as_ref()).await {
-            tracing::error!(sandbox.id = %spec.id, error = %soulbox_telemetry::chain(&error), "guest that was not introduced not killed; trying again later");
-            reconcile::give_up(node, guest);
-        }
-        return Err(failed(DriverError::Envd { reason }));
+    let itself = envd(&guest);
+    let introduced = async {
+        before.init(&identity(&spec)).await?;
+        trusts(&itself, &spec.network).await
+    };
+    set_up(node, guest, introduced).await
+}
+
+/// Has programs of a guest trust the authority of its rules, if it has any.
+pub(crate) async fn trusts(envd: &Envd, network: &NetworkMode) -> Result<(), ClientError> {
+    match trust::rules(network) {
+        Some(rules) => trust::install(envd, rules).await,
+        None => Ok(()),
     }
-    Ok(guest)
+}
+
+/// Tells envd of a new guest what it must know. A guest that cannot be told ends.
+async fn set_up(
+    node: &Arc<Node>,
+    guest: Arc<dyn Guest>,
+    telling: impl Future<Output = Result<(), ClientError>>,
+) -> Result<Arc<dyn Guest>, SandboxError> {
+    let id = &guest.spec().id;
+    let told = in_time(telling).await;
+    let Err(source) = told else {
+        return Ok(guest);
+    };
+    if let Err(error) = kill_guest(guest.as_ref()).await {
+        tracing::error!(sandbox.id = %id, error = %soulbox_telemetry::chain(&error), "guest that was not introduced not killed; trying again later");
+        reconcile::give_up(node, guest.clone());
+    }
+    Err(not_created(id)(source))
+}
+
+/// What envd is told, within a deadline.
+pub(crate) async fn in_time(
+    telling: impl Future<Output = Result<(), ClientError>>,
+) -> Result<(), DriverError> {
+    let told = tokio::time::timeout(INTRODUCTION, telling).await;
+    let told = told.map_err(|_| "it does not answer".to_owned());
+    let told = told.and_then(|told| told.map_err(|e| soulbox_telemetry::chain(&e)));
+    told.map_err(|reason| DriverError::Envd { reason })
+}
+
+fn not_created(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + use<> {
+    let id = id.clone();
+    move |source| SandboxError::Create {
+        id: id.clone(),
+        source: Arc::new(source),
+    }
+}
+
+/// Has a running guest trust the authority of other rules, and programs that it starts from now on find it.
+pub(crate) async fn trust_live(
+    guest: &Arc<dyn Guest>,
+    network: &NetworkMode,
+) -> Result<(), DriverError> {
+    if trust::rules(network).is_none() || trust::rules(network) == trust::rules(&guest.network()) {
+        return Ok(());
+    }
+    let envd = envd(guest);
+    let mut spec = guest.spec().clone();
+    trust::add_variables(&mut spec.env_vars);
+    let telling = async {
+        trusts(&envd, network).await?;
+        envd.init(&identity(&spec)).await
+    };
+    in_time(telling).await
 }
 
 /// What envd of a guest is to know, when it was another one's.

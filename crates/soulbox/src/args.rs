@@ -1,8 +1,12 @@
 //! The command line as people type it. Declarations only: what a command does stands in [`crate::commands`].
 
+mod analysis;
 mod attach;
 mod branch;
 mod build;
+mod net;
+mod secret;
+mod url;
 pub(crate) mod versions;
 mod volume;
 mod webhook;
@@ -14,9 +18,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::METRICS_ADDRESS;
 use crate::config::raw::Setting;
 
+pub(crate) use analysis::{AnalyzeArgs, PlotArgs};
 pub(crate) use attach::AttachArgs;
 pub(crate) use branch::{ForkArgs, SnapshotArgs, SnapshotCommand};
 pub(crate) use build::{BuildArgs, ImportArgs};
+pub(crate) use net::{AllowArgs, NetArgs};
+pub(crate) use secret::{SecretCommand, SecretValueArgs};
+pub(crate) use url::UrlArgs;
 pub(crate) use volume::VolumeCommand;
 pub(crate) use webhook::{CreateWebhookArgs, UpdateWebhookArgs, WebhookCommand};
 
@@ -83,6 +91,9 @@ pub(crate) enum Command {
     /// Addresses that are told what happens to sandboxes
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Values that sandboxes may use and cannot read
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Say what this machine can do, which isolation is available, and what to fix
     Doctor,
     /// Measure a running server
@@ -98,6 +109,8 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the certificate of the server's own authority, for clients to trust
+    Ca,
     /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
     /// The privileged process of a server; started by `soulbox serve`
@@ -124,6 +137,9 @@ pub(crate) struct ServeArgs {
     /// Private key for HTTPS, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_key: Option<String>,
+    /// Address for HTTPS beside the one port; needs --domain. Without a certificate, `soulbox ca` makes them
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) tls_listen: Option<String>,
     /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
     pub(crate) metrics_listen: Option<String>,
@@ -173,6 +189,13 @@ pub(crate) struct ServeArgs {
     /// Hosts and ranges of addresses that webhooks may be at although they are not public, separated by commas
     #[arg(long, value_name = "HOSTS")]
     pub(crate) private_webhooks: Option<String>,
+    /// Shell command that prints the key of secrets, 64 hexadecimal digits [default: the file secrets.key in the data
+    /// directory]
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) secrets_key_command: Option<String>,
+    /// Certificates, PEM, that servers of header rules may have besides those that this host trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules_ca_file: Option<String>,
     /// How long events of sandboxes are kept, in days [default: 30]
     #[arg(long, value_name = "DAYS")]
     pub(crate) events_kept_days: Option<String>,
@@ -223,6 +246,7 @@ impl ServeArgs {
             (Setting::Domain, &self.domain),
             (Setting::TlsCert, &self.tls_cert),
             (Setting::TlsKey, &self.tls_key),
+            (Setting::TlsListen, &self.tls_listen),
             (Setting::MetricsListen, &self.metrics_listen),
             (Setting::LogLevel, &self.log_level),
             (Setting::LogFormat, &self.log_format),
@@ -248,6 +272,8 @@ impl ServeArgs {
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::PrivateWebhooks, &self.private_webhooks),
+            (Setting::SecretsKeyCommand, &self.secrets_key_command),
+            (Setting::RulesCaFile, &self.rules_ca_file),
             (Setting::EventsKeptDays, &self.events_kept_days),
             (Setting::EcrEndpoint, &self.ecr_endpoint),
             (Setting::DiskBacking, &self.disk_backing),
@@ -278,6 +304,10 @@ pub(crate) enum SandboxCommand {
     List(ListArgs),
     /// Run a command in a sandbox; input, output and exit code are the command's
     Exec(ExecArgs),
+    /// Run Python over data by the code interpreter, and show tables, metrics and what was printed
+    Analyze(AnalyzeArgs),
+    /// Draw a plot by the code interpreter into a file
+    Plot(PlotArgs),
     /// Follow a command that runs already, or ended within the last minute
     Attach(AttachArgs),
     /// Open a terminal in a sandbox
@@ -302,6 +332,12 @@ pub(crate) enum SandboxCommand {
     Logs(LogsArgs),
     /// Show what has happened to a sandbox: its life, also after its end
     Events(EventsArgs),
+    /// Print an address that opens a port of a sandbox to whoever has it
+    Url(UrlArgs),
+    /// Show what a sandbox has said to the network, and why it was blocked
+    Net(NetArgs),
+    /// Let a running sandbox reach one host more
+    Allow(AllowArgs),
 }
 
 /// `soulbox gc`
@@ -631,6 +667,8 @@ pub(crate) enum BenchCommand {
     Template(BenchArgs),
     /// All of the above
     All(BenchArgs),
+    /// Code in the code interpreter, whose template must be there; `--peers`: a plain jupyter_client on this host
+    Interpreter(BenchArgs),
 }
 
 impl BenchCommand {
@@ -646,6 +684,7 @@ impl BenchCommand {
             | Self::Sustained(args)
             | Self::Lifecycle(args)
             | Self::Template(args)
+            | Self::Interpreter(args)
             | Self::All(args) => args,
         }
     }

@@ -1,8 +1,10 @@
 //! What each command does. One file per group of commands.
 
+pub(crate) mod analysis;
 pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod branch;
+pub(crate) mod ca;
 pub(crate) mod config;
 pub(crate) mod contents;
 pub(crate) mod criu;
@@ -13,13 +15,16 @@ pub(crate) mod exec;
 mod file_body;
 pub(crate) mod gc;
 pub(crate) mod key;
+pub(crate) mod net;
 pub(crate) mod pause;
 pub(crate) mod purge;
 pub(crate) mod sandbox;
+pub(crate) mod secret;
 pub(crate) mod template;
 pub(crate) mod template_build;
 pub(crate) mod terminal;
 pub(crate) mod tree;
+pub(crate) mod url;
 pub(crate) mod versions;
 pub(crate) mod volume;
 pub(crate) mod watch;

@@ -36,8 +36,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Domain mode: the API is `api.<domain>`, a sandbox's port is `<port>-<id>.<domain>`. Default none.
     pub(crate) domain: Option<String>,
-    /// Certificate and key for HTTPS on `listen`; only with `domain`, for `api.<domain>` and `*.<domain>`.
-    pub(crate) tls: Option<TlsFiles>,
+    /// HTTPS for `api.<domain>` and `<port>-<id>.<domain>`; only with `domain`. Default none.
+    pub(crate) tls: Option<Tls>,
     /// Address of the metrics listener. Default off.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// What is logged: `error` to `trace`, or directives such as `info,soulbox_edge=debug`. Default `info`.
@@ -72,6 +72,10 @@ pub(crate) struct Config {
     /// Where webhooks may be although their addresses are not public: `hooks.lan`, `hooks.lan:8080`, `10.0.0.5`,
     /// `10.0.0.0/8`. Default none.
     pub(crate) private_webhooks: Vec<PrivateWebhook>,
+    /// What prints the key that secrets are sealed with; the file `secrets.key` without. Default none.
+    pub(crate) secrets_key_command: Option<String>,
+    /// Certificates that servers of header rules may have besides those that the host trusts, PEM. Default none.
+    pub(crate) rules_ca_file: Option<PathBuf>,
     /// How long events of sandboxes are kept, 1 to 3650 days. Default 30 days.
     pub(crate) events_kept: Duration,
     /// Where tokens for Amazon's registries come from; `{region}` stands for the region.
@@ -86,6 +90,15 @@ pub(crate) struct Config {
     pub(crate) mirrors: Mirrors,
     /// Limits of sandboxes whose template asks for nothing.
     pub(crate) default_limits: Limits,
+}
+
+/// How HTTPS is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// Where (`tls_listen`), beside `listen`. None: on `listen`, which then speaks nothing else.
+    pub(crate) listen: Option<SocketAddr>,
+    /// With which certificate (`tls_cert`, `tls_key`). None: of the server's own authority.
+    pub(crate) files: Option<TlsFiles>,
 }
 
 /// Files that make HTTPS possible, both PEM.
@@ -210,6 +223,12 @@ impl Judge<'_> {
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
+        let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
+            .filter(|command| !command.is_empty());
+        let rules_ca_file = match self.text(Setting::RulesCaFile).is_empty() {
+            true => Some(None),
+            false => self.absolute_path(Setting::RulesCaFile).map(Some),
+        };
         let events_kept_days = self.number(Setting::EventsKeptDays, 1, 3650);
         let ecr_endpoint = self.ecr_endpoint();
         let disk_backing = self.disk_backing();
@@ -239,6 +258,8 @@ impl Judge<'_> {
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
+            secrets_key_command,
+            rules_ca_file: rules_ca_file?,
             events_kept: Duration::from_hours(u64::from(events_kept_days?) * 24),
             ecr_endpoint: ecr_endpoint?,
             disk: DiskSettings {
@@ -324,7 +345,20 @@ impl Judge<'_> {
         }
     }
 
-    fn tls(&mut self) -> Option<Option<TlsFiles>> {
+    fn tls(&mut self) -> Option<Option<Tls>> {
+        let listen = match self.text(Setting::TlsListen) {
+            "" => Some(None),
+            _ => self
+                .parsed(Setting::TlsListen, "an address such as 0.0.0.0:443")
+                .map(Some),
+        };
+        let files = self.tls_files();
+        let (listen, files) = (listen?, files?);
+        let wanted = listen.is_some() || files.is_some();
+        Some(wanted.then_some(Tls { listen, files }))
+    }
+
+    fn tls_files(&mut self) -> Option<Option<TlsFiles>> {
         let given = |judge: &Self, key| !judge.text(key).is_empty();
         match (given(self, Setting::TlsCert), given(self, Setting::TlsKey)) {
             (false, false) => Some(None),
@@ -487,16 +521,22 @@ impl Judge<'_> {
 
     /// What single values cannot show.
     fn check_together(&mut self) {
-        let tls = !self.text(Setting::TlsCert).is_empty() || !self.text(Setting::TlsKey).is_empty();
-        if tls && self.text(Setting::Domain).is_empty() {
-            self.problem(
-                Setting::Domain,
-                "the domain that the certificate of tls_cert is for",
-            );
+        let files = [Setting::TlsCert, Setting::TlsKey];
+        if self.text(Setting::Domain).is_empty() {
+            if files.iter().any(|key| !self.text(*key).is_empty()) {
+                self.problem(
+                    Setting::Domain,
+                    "the domain that the certificate of tls_cert is for",
+                );
+            } else if !self.text(Setting::TlsListen).is_empty() {
+                self.problem(Setting::Domain, "the domain that HTTPS is for");
+            }
         }
-        let listen = self.text(Setting::Listen);
-        if listen == self.text(Setting::MetricsListen) && !listen.ends_with(":0") {
-            self.problem(Setting::MetricsListen, "another address than listen");
+        let listen = self.text(Setting::Listen).to_owned();
+        for other in [Setting::MetricsListen, Setting::TlsListen] {
+            if listen == self.text(other) && !listen.ends_with(":0") {
+                self.problem(other, "another address than listen");
+            }
         }
     }
 }

@@ -100,6 +100,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(args)) => {
             commands::config::check(&global, &args, output)?;
         }
+        Command::Ca => commands::ca::show(&session::data_dir(&global)?, output)?,
         Command::Sandbox(command) => {
             let api = session::api(&global)?;
             return as_client(sandbox(&api, command, output));
@@ -116,6 +117,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Volume(command) => {
             let api = session::api(&global)?;
             as_client(commands::volume::run(&api, command, output))?;
+        }
+        Command::Secret(command) => {
+            let api = session::api(&global)?;
+            as_client(commands::secret::run(&api, command, output))?;
         }
         Command::Webhook(command) => {
             let api = session::api(&global)?;
@@ -144,7 +149,9 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
 }
 
 async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<ExitCode, Failure> {
-    use commands::{attach, branch, events, exec, pause, sandbox, terminal, tree, watch};
+    use commands::{
+        analysis, attach, branch, events, exec, net, pause, sandbox, terminal, tree, url, watch,
+    };
     match command {
         SandboxCommand::Create(args) => sandbox::create(api, args, output).await?,
         SandboxCommand::List(args) => sandbox::list(api, args, output).await?,
@@ -158,6 +165,11 @@ async fn sandbox(api: &Api, command: SandboxCommand, output: Output) -> Result<E
         SandboxCommand::Metrics(args) => watch::metrics(api, args, output).await?,
         SandboxCommand::Logs(args) => watch::logs(api, args, output).await?,
         SandboxCommand::Events(args) => events::events(api, &args, output).await?,
+        SandboxCommand::Analyze(args) => return analysis::analyze(api, &args, output).await,
+        SandboxCommand::Plot(args) => analysis::plot(api, &args, output).await?,
+        SandboxCommand::Url(args) => url::url(api, &args, output).await?,
+        SandboxCommand::Net(args) => net::net(api, &args, output).await?,
+        SandboxCommand::Allow(args) => net::allow(api, &args, output).await?,
         SandboxCommand::Exec(args) => return exec::exec(api, args, output).await,
         SandboxCommand::Attach(args) => return attach::attach(api, args, output).await,
         SandboxCommand::Connect(args) => return terminal::connect(api, args).await,

@@ -6,12 +6,17 @@
 //! Starting is a list of steps that each either finish or say what to do; stopping undoes what no running sandbox
 //! needs. Sandboxes outlive the server.
 
+mod certificates;
 mod claim;
+mod contacts;
 mod credentials;
 mod handover;
 pub(crate) mod helper;
+mod key_command;
 mod launch;
 mod reach;
+mod reached;
+mod secrets;
 mod templates;
 
 use std::collections::BTreeMap;
@@ -23,14 +28,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
+use soulbox_api::{AdminToken, ApiState, NodeIdentity, PortUrls, TeamLimits};
 use soulbox_artifacts::Artifacts;
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
+use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Gate, Refusal, proxy};
-use soulbox_helper::{Channel, RemoteDriver};
+use soulbox_egress::{Broker, Contact, Gate, proxy};
+use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
@@ -47,14 +53,19 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::failure::Failure;
 
+pub(crate) use certificates::PREFIX as AUTHORITY_PREFIX;
 pub(crate) use claim::Claim;
 use credentials::Credentials;
-use handover::{Handover, Place, TlsTexts};
+use handover::{Handover, Place, SecretsKey};
 use launch::HANDOVER_VARIABLE;
 pub(crate) use launch::launch;
+use reached::Reached;
 
 /// The isolation that the helper offers.
 const TIER: &str = "namespace";
+
+/// Descriptors that every server is left.
+const ALWAYS_LEFT: usize = 7;
 
 /// What the server is left by [`launch`]: descriptors and a document.
 pub(crate) struct Inherited {
@@ -63,6 +74,8 @@ pub(crate) struct Inherited {
     listener: std::net::TcpListener,
     dns: (std::net::UdpSocket, std::net::TcpListener),
     proxy: [std::net::TcpListener; 2],
+    /// For HTTPS, if that has a listener of its own.
+    secure: Option<std::net::TcpListener>,
 }
 
 impl Inherited {
@@ -76,9 +89,10 @@ impl Inherited {
             let number = number.parse().with_context(strange)?;
             inherited_fd(number).with_context(strange)
         });
-        let taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
+        let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
+        let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
         let [document, helper, listener, udp, tcp, http, tls] =
-            <[OwnedFd; 7]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+            <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
         let handover = serde_json::from_reader(document).with_context(strange)?;
@@ -88,6 +102,7 @@ impl Inherited {
             listener: listener.into(),
             dns: (udp.into(), tcp.into()),
             proxy: [http.into(), tls.into()],
+            secure: secure.map(Into::into),
         }))
     }
 
@@ -107,19 +122,25 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         listener,
         dns,
         proxy,
+        secure,
     } = inherited;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let (gate, refusals) = Gate::new();
+    let listeners = Listeners::of(listener, secure)?;
+    let (gate, contacts) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
+    let keeper = Arc::clone(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
+    let handed = Handed {
+        certificate: handover.certificate,
+        secrets_key: handover.secrets_key,
+        rules_ca: handover.rules_ca,
+    };
     let config = Config {
         data_dir: handover.place.data_dir,
         ..config
     };
-    let tls = handover.tls.as_ref();
-    let served = serve_until(stop, &config, tls, listener, &driver, refusals).await;
+    let names = (keeper, contacts);
+    let served = serve_until(stop, &config, handed, listeners, &driver, names).await;
     // Before the block is given back: whoever has it next listens at the same address.
     network.close().await;
     // Last, and after a start that failed, too: with it, the helper gives up the place on the host when no sandbox needs
@@ -128,21 +149,35 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     served
 }
 
+/// What root has read for the server.
+struct Handed {
+    certificate: Option<Certificate>,
+    secrets_key: Option<SecretsKey>,
+    rules_ca: Option<Vec<u8>>,
+}
+
 async fn serve_until(
     stop: impl Future<Output = ()>,
     config: &Config,
-    tls: Option<&TlsTexts>,
-    listener: TcpListener,
+    handed: Handed,
+    listeners: Listeners,
     driver: &Arc<RemoteDriver>,
-    refusals: mpsc::Receiver<Refusal>,
+    (gate, contacts): (Arc<Gate>, mpsc::Receiver<Contact>),
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
-    let server = Server::start(config, Arc::clone(driver), address).await?;
-    tokio::spawn(write_down(refusals, server.sandboxes.clone()));
+    let reached = listeners.reached(config)?;
+    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
+    broker_rules(&gate, &server.state.secrets, handed.rules_ca.as_deref());
+    let store = server.state.store.clone();
+    tokio::spawn(contacts::write_down(
+        contacts,
+        server.sandboxes.clone(),
+        store,
+    ));
     let shutdown = CancellationToken::new();
-    let edge = server.serve(config, tls, listener, &shutdown)?;
+    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
+    let edge = server.serve(config, certificates, listeners, &shutdown);
     soulbox_fault::point!("start.ready");
-    say_ready(&url(config, address))?;
+    say_ready(&reached.url())?;
 
     tokio::select! {
         () = stop => {}
@@ -151,7 +186,9 @@ async fn serve_until(
     tracing::info!("stopping: requests in flight finish, sandboxes stay");
     soulbox_fault::point!("stop.begun");
     shutdown.cancel();
-    edge.await.context("the edge panicked")?;
+    for serving in edge {
+        serving.await.context("the edge panicked")?;
+    }
     soulbox_fault::point!("stop.edge-closed");
     server.builds.shutdown().await;
     server.sandboxes.shutdown().await;
@@ -167,21 +204,79 @@ fn helper_gone() -> Failure {
     Failure::internal("the helper has ended; sandboxes stay").fix("start the server again")
 }
 
+/// Where clients come in.
+struct Listeners {
+    main: TcpListener,
+    /// For HTTPS, if that has one of its own.
+    secure: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn of(
+        main: std::net::TcpListener,
+        secure: Option<std::net::TcpListener>,
+    ) -> anyhow::Result<Self> {
+        let taken = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        Ok(Self {
+            main: taken(main)?,
+            secure: secure.map(taken).transpose()?,
+        })
+    }
+
+    fn reached(&self, config: &Config) -> anyhow::Result<Reached> {
+        let secure = self.secure.as_ref().map(TcpListener::local_addr);
+        let main = self.main.local_addr()?;
+        Ok(Reached::new(
+            config,
+            &config.data_dir,
+            main,
+            secure.transpose()?,
+        ))
+    }
+}
+
+/// What clients are shown over HTTPS, if it is served.
+fn certificates(
+    config: &Config,
+    given: Option<Certificate>,
+    helper: &Arc<RemoteDriver>,
+    until: &CancellationToken,
+) -> anyhow::Result<Option<Certificates>> {
+    match (given, &config.tls, &config.domain) {
+        (Some(given), _, _) => {
+            certificates::of_operator(given, Arc::clone(helper), until.clone()).map(Some)
+        }
+        (None, Some(_), Some(domain)) => {
+            certificates::of_authority(&config.data_dir, domain).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 fn sandbox_settings(
     config: &Config,
-    address: SocketAddr,
+    reached: &Reached,
     token_seed: [u8; 32],
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         max_timeout: config.max_timeout,
         max_concurrent_per_team: usize::try_from(config.max_sandboxes_per_team)?,
-        domain: public_domain(config, address),
+        domain: reached.domain.clone(),
         save_paused_after: config.save_paused_after,
         hibernate_after: config.hibernate_after,
         hibernate_on_stop: config.hibernate_on_stop,
         events_kept: config.events_kept,
         ..Settings::new(token_seed)
     })
+}
+
+/// How clients reach ports of sandboxes.
+fn port_urls(reached: &Reached) -> PortUrls {
+    let base = reached.sandboxes();
+    Arc::new(move |id, port, signed| base.address(id, port, signed))
 }
 
 /// Where the images of builds come from.
@@ -197,15 +292,14 @@ fn registries(config: &Config, data_dir: &Path) -> anyhow::Result<Registries> {
     Ok(Registries::new(network, config.ecr_endpoint.clone(), blobs))
 }
 
-/// What a sandbox was not let do goes into its log. Ends when nothing can be refused any more.
-async fn write_down(mut refusals: mpsc::Receiver<Refusal>, sandboxes: Sandboxes) {
-    while let Some(refusal) = refusals.recv().await {
-        sandboxes.note_refusal(
-            &refusal.sandbox,
-            refusal.protocol,
-            &refusal.target,
-            &refusal.reason,
-        );
+/// Has header rules work. Where this host trusts nobody they do not: nothing is sent to who cannot be verified.
+fn broker_rules(gate: &Gate, secrets: &soulbox_secrets::Secrets, more: Option<&[u8]>) {
+    match soulbox_client::trust_also(more.unwrap_or_default()) {
+        Ok(upstream) => gate.use_broker(Broker::new(secrets.clone(), upstream)),
+        Err(error) => tracing::error!(
+            %error,
+            "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
+        ),
     }
 }
 
@@ -278,8 +372,9 @@ struct Server {
 impl Server {
     async fn start(
         config: &Config,
+        secrets_key: Option<SecretsKey>,
         driver: Arc<RemoteDriver>,
-        address: SocketAddr,
+        reached: &Reached,
     ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let artifacts =
@@ -291,10 +386,10 @@ impl Server {
             .await
             .context("cannot open the database")?;
         soulbox_fault::point!("start.database-open");
-        let credentials =
-            Credentials::ensure(data_dir, &store, &url(config, address), config).await?;
+        let credentials = Credentials::ensure(data_dir, &store, reached).await?;
+        let secrets = secrets::open(data_dir, &store, secrets_key).await?;
         templates::register(&store, &artifacts, config.default_limits).await?;
-        let settings = sandbox_settings(config, address, credentials.token_seed)?;
+        let settings = sandbox_settings(config, reached, credentials.token_seed)?;
         let upload_key = settings.token_seed;
         if let Err(reason) = driver.hibernation().await {
             tracing::warn!(reason, "memory of sandboxes cannot be kept on disk");
@@ -331,8 +426,10 @@ impl Server {
             builds: builds.clone(),
             volumes,
             webhooks: webhooks.clone(),
+            secrets,
             upload_key,
-            public_url: url(config, address),
+            public_url: reached.url(),
+            port_urls: port_urls(reached),
             admin_token: AdminToken::new(&credentials.admin_token),
             limits: TeamLimits {
                 max_timeout: config.max_timeout,
@@ -361,13 +458,11 @@ impl Server {
     fn serve(
         &self,
         config: &Config,
-        tls: Option<&TlsTexts>,
-        listener: TcpListener,
+        certificates: Option<Certificates>,
+        listeners: Listeners,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-        let tls = tls
-            .map(|texts| soulbox_edge::tls::server_config(&texts.cert, &texts.key))
-            .transpose()?;
+    ) -> Vec<JoinHandle<()>> {
+        let tls = certificates.map(soulbox_edge::tls::server_config);
         let routes = Arc::new(LiveRoutes(self.sandboxes.clone()));
         let edge_config = EdgeConfig {
             domain: config.domain.clone(),
@@ -379,7 +474,14 @@ impl Server {
             stopping.cancelled().await;
             api.cancel();
         });
-        Ok(edge.serve(listener, tls, shutdown.clone()))
+        let Listeners { main, secure } = listeners;
+        let Some(secure) = secure else {
+            return vec![edge.serve(main, tls, shutdown.clone())];
+        };
+        vec![
+            edge.serve(main, None, shutdown.clone()),
+            edge.serve(secure, tls, shutdown.clone()),
+        ]
     }
 }
 
@@ -405,34 +507,6 @@ impl Routes for LiveRoutes {
                 Woken::Nobody
             })
         })
-    }
-}
-
-/// Where clients reach this server.
-fn url(config: &Config, address: SocketAddr) -> String {
-    match (public_domain(config, address), &config.tls) {
-        (Some(domain), Some(_)) => format!("https://api.{domain}"),
-        _ => format!("http://{}", reachable(address)),
-    }
-}
-
-/// The domain as clients must know it: they put `<port>-<id>.` before it and `https://` before that, so a port that is
-/// not the usual one belongs to it.
-fn public_domain(config: &Config, address: SocketAddr) -> Option<String> {
-    let domain = config.domain.as_ref()?;
-    if config.tls.is_some() && address.port() != 443 {
-        Some(format!("{domain}:{}", address.port()))
-    } else {
-        Some(domain.clone())
-    }
-}
-
-/// An address that a client on this machine can use: "all interfaces" is none.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, address.port()))
-    } else {
-        address
     }
 }
 

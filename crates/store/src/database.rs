@@ -47,7 +47,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_DEFERRED_LOGS: usize = 20_000;
 
 /// What a server has promised to somebody.
-const PROMISES: [&str; 10] = [
+const PROMISES: [&str; 11] = [
     "teams",
     "api_keys",
     "templates",
@@ -58,6 +58,7 @@ const PROMISES: [&str; 10] = [
     "sandbox_metadata",
     "idempotency",
     "webhooks",
+    "secrets",
 ];
 
 /// The database. A copy is another handle on the same one.
@@ -74,6 +75,8 @@ struct Inner {
     keys: KeyCache,
     /// Wakes whoever waits for events.
     news: watch::Sender<()>,
+    /// Wakes whoever waits for contacts.
+    contact_news: watch::Sender<()>,
     /// Tells this run of the server from earlier ones.
     boot: String,
 }
@@ -140,6 +143,7 @@ impl Store {
             deferred: Mutex::default(),
             keys: KeyCache::default(),
             news: watch::Sender::new(()),
+            contact_news: watch::Sender::new(()),
             boot: soulbox_types::id::random_label(20),
         };
         let store = Self {
@@ -271,6 +275,10 @@ impl Store {
 
     pub(crate) fn news(&self) -> &watch::Sender<()> {
         &self.inner.news
+    }
+
+    pub(crate) fn contact_news_sender(&self) -> &watch::Sender<()> {
+        &self.inner.contact_news
     }
 
     pub(crate) fn boot(&self) -> &str {

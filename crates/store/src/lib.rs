@@ -1,5 +1,5 @@
 //! What SoulBox must remember: teams, keys, templates, sandboxes, snapshots, volumes, metrics, logs, events and who is
-//! told of them.
+//! told of them, secrets that it cannot read.
 //!
 //! The only crate with SQL. Callers pass and get typed values; every row belongs to a team, and every question that a
 //! user asks names the team, so that a foreign row is the same as none.
@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod build_logs;
 pub mod builds;
 pub mod catalogue;
+pub mod contacts;
 pub mod database;
 pub mod deliveries;
 pub mod error;
@@ -26,6 +27,7 @@ pub mod pauses;
 pub mod request_build;
 pub mod retention;
 pub mod sandboxes;
+pub mod secrets;
 pub mod snapshots;
 pub mod tags;
 pub mod teams;
@@ -40,6 +42,7 @@ pub use bootstrap::BootstrapTemplate;
 pub use build_logs::{BuildLogLine, BuildLogQuery};
 pub use builds::{Build, BuildReason, BuildStatus, FinishedBuild, SavedMemory};
 pub use catalogue::CatalogueEntry;
+pub use contacts::{Contact, ContactQuery};
 pub use database::Store;
 pub use deliveries::{Delivery, DeliveryState, Due, Tried};
 pub use error::StoreError;
@@ -56,6 +59,7 @@ pub use pauses::{NewRun, Pause, PauseMode};
 pub use request_build::{NewBuild, RequestBuildError, RequestedBuild};
 pub use retention::Pruned;
 pub use sandboxes::{ListQuery, RecordState, SandboxPage, SandboxRecord};
+pub use secrets::{SecretChange, SecretRow};
 pub use snapshots::{NewSnapshot, Snapshot, SnapshotFilter};
 pub use tags::{TagAssignment, TaggedBuild};
 pub use teams::Team;

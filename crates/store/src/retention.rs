@@ -16,6 +16,8 @@ const LOGS_KEPT: Duration = Duration::from_hours(24 * 7);
 /// How long what a build has said is kept: a failure is looked at soon, a version may be wondered about later.
 const BUILD_LOGS_KEPT: Duration = Duration::from_hours(24 * 30);
 
+/// How long it is known what sandboxes have said to the network.
+const CONTACTS_KEPT: Duration = Duration::from_hours(24 * 7);
 /// How long the log of a webhook's deliveries is kept, those that have never ended (of a disabled webhook) included.
 const DELIVERIES_KEPT: Duration = Duration::from_hours(24 * 7);
 /// Deliveries that have ended which are kept of one webhook.
@@ -30,6 +32,8 @@ pub struct Pruned {
     pub logs: u64,
     /// Lines that builds have said.
     pub build_logs: u64,
+    /// What sandboxes have said to the network.
+    pub contacts: u64,
     /// Answers to requests with an idempotency key.
     pub idempotency: u64,
     /// Deliveries to webhooks.
@@ -59,6 +63,13 @@ impl Store {
             .delete_old(
                 "DELETE FROM logs WHERE seq IN (SELECT seq FROM logs WHERE at < $1 LIMIT $2)",
                 before(now, LOGS_KEPT),
+                None,
+            )
+            .await?;
+        pruned.contacts = self
+            .delete_old(
+                "DELETE FROM contacts WHERE seq IN (SELECT seq FROM contacts WHERE at < $1 LIMIT $2)",
+                before(now, CONTACTS_KEPT),
                 None,
             )
             .await?;

@@ -168,6 +168,13 @@ id_type!(
     DeliveryId, "delivery ID", is_uuid, random_uuid()
 );
 
+id_type!(
+    /// A value that sandboxes may use and nobody may read.
+    SecretId, "secret ID",
+    |text| text.strip_prefix("sec_").is_some_and(is_label),
+    format!("sec_{}", random_label(20))
+);
+
 impl SandboxId {
     /// Reads an id as clients may send it: `<id>` or the old `<id>-<clientID>`, whose suffix is dropped.
     ///

@@ -4,7 +4,7 @@
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
 //! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`event`], [`slot`], [`egress`],
-//! [`cidr`], [`policy`], [`error_kind`].
+//! [`cidr`], [`policy`], [`rules`], [`secret`], [`error_kind`].
 
 pub mod build;
 pub mod cidr;
@@ -17,6 +17,8 @@ pub mod lifecycle;
 pub mod limits;
 pub mod name;
 pub mod policy;
+pub mod rules;
+pub mod secret;
 pub mod slot;
 pub mod spec;
 pub mod timestamp;
@@ -28,12 +30,13 @@ pub use digest::LayerDigest;
 pub use error_kind::ErrorKind;
 pub use event::{EndReason, EventKind};
 pub use id::{
-    ApiKeyId, BuildId, DeliveryId, EventId, ExecutionId, MemoryId, SandboxId, TeamId, TemplateId,
-    VolumeId, WebhookId,
+    ApiKeyId, BuildId, DeliveryId, EventId, ExecutionId, MemoryId, SandboxId, SecretId, TeamId,
+    TemplateId, VolumeId, WebhookId,
 };
 pub use limits::Limits;
 pub use name::TemplateRef;
 pub use policy::{DomainPattern, EgressPolicy};
+pub use secret::{SecretName, SecretSelector};
 pub use slot::SlotIndex;
 pub use spec::{NetworkMode, OnTimeout, SandboxSpec, TemplateImage};
 pub use timestamp::Timestamp;

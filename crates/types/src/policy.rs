@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Cidr;
 use crate::egress::is_public;
+use crate::rules::HeaderRules;
 
 /// Entries of one list.
 pub const MOST_ENTRIES: usize = 1000;
@@ -143,6 +144,9 @@ pub struct EgressPolicy {
     pub deny: Vec<Cidr>,
     /// Who answers its DNS questions; the host's when empty.
     pub dns_servers: Vec<Ipv4Addr>,
+    /// What is added to requests. Opens nothing. Records of before there were rules have none.
+    #[serde(default)]
+    pub rules: Option<Box<HeaderRules>>,
 }
 
 impl EgressPolicy {
@@ -159,7 +163,7 @@ impl EgressPolicy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         // Without a deny list the allow list changes nothing.
-        self.deny.is_empty() && self.dns_servers.is_empty()
+        self.deny.is_empty() && self.dns_servers.is_empty() && self.rules.is_none()
     }
 
     /// Whether its lists are of a size that a kernel is given.
@@ -169,6 +173,7 @@ impl EgressPolicy {
             .iter()
             .all(|entries| *entries <= MOST_ENTRIES)
             && self.dns_servers.len() <= MOST_DNS_SERVERS
+            && self.rules.as_ref().is_none_or(|rules| rules.fits())
     }
 
     /// What it says of an address.
@@ -224,7 +229,7 @@ mod tests {
                 .map(|text| DomainPattern::parse(text).unwrap())
                 .collect(),
             deny: cidrs(deny),
-            dns_servers: Vec::new(),
+            ..EgressPolicy::default()
         }
     }
 

@@ -1,5 +1,6 @@
 """Runs a kernel of ipykernel in a process that was forked for it: nothing is looked for, nothing is written to files."""
 
+import gc
 import logging
 import sys
 
@@ -38,6 +39,8 @@ def run(kernel_class, connection, ready, config=None):
     app.initialize([])
     # What is slow to be read waits in memory; it is never dropped.
     app.iopub_socket.sndhwm = 0
+    # What the kernel itself is made of is never collected: to look at it would copy pages that are shared.
+    gc.freeze()
     ready()
     app.start()
     sys.exit(0)

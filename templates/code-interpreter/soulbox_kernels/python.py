@@ -4,6 +4,8 @@ import os
 
 # Before anything that draws is loaded: figures go to the notebook.
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+# Its usual one counts on zeros where memory was given back, which memory on a file has not.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell

@@ -1,16 +1,19 @@
 """Loads libraries once and forks kernels that have them.
 
-One line of JSON per request on standard input, one per event on standard output. It has one thread and no sockets: a
-fork copies nothing that would have to be mended. It ends with its input, and its children end with it.
+One line of JSON per request on standard input, one per event on standard output. It has no sockets and no threads but
+those of libraries that see to forks themselves: a fork copies nothing that would have to be mended. It ends with its
+input, and its children end with it.
 """
 
 import ctypes
-import gc
 import importlib
 import json
 import os
 import signal
 import sys
+import warnings
+
+from soulbox_kernels import immortal
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,9 +45,8 @@ class Zygote:
         signal.set_wakeup_fd(self.wake_write)
         # An interrupt is meant for kernels.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # What is here now is never collected: looking at it would copy its pages into every child.
-        gc.collect()
-        gc.freeze()
+        immortal.settle()
+        say(self.events, event="loaded")
 
     def serve(self):
         import select
@@ -76,7 +78,9 @@ class Zygote:
     def fork(self, request):
         hold_read, hold_write = os.pipe()
         try:
-            pid = os.fork()
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                # Threads are what it warns of, see above.
+                pid = os.fork()
         except OSError as error:
             say(self.events, event="refused", id=request["id"], reason=str(error))
             os.close(hold_read)

@@ -47,13 +47,21 @@ pub(crate) struct Streams(Arc<Mutex<HashMap<TeamId, usize>>>);
 
 /// One of them; ends its count when it is dropped.
 #[derive(Debug)]
-struct Open {
+pub(crate) struct Open {
     streams: Streams,
     team: TeamId,
 }
 
 impl Streams {
-    fn open(&self, team: &TeamId) -> Option<Open> {
+    /// A place for one that follows.
+    pub(crate) fn open(&self, team: &TeamId) -> Result<Open, ApiError> {
+        self.try_open(team).ok_or_else(|| {
+            let message = format!("a team can follow what happens {MOST_OF_A_TEAM} times at once");
+            ApiError::new(ErrorKind::LimitExceeded, message)
+        })
+    }
+
+    fn try_open(&self, team: &TeamId) -> Option<Open> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(team.clone()).or_default();
         if *count >= MOST_OF_A_TEAM {
@@ -85,10 +93,7 @@ impl Drop for Open {
 
 /// Answers with the events that are wanted, oldest first, and those that come.
 pub(super) fn answer(api: &Api, wanted: EventQuery) -> Result<Response, ApiError> {
-    let Some(open) = api.streams.open(&wanted.team) else {
-        let message = format!("a team can follow events {MOST_OF_A_TEAM} times at once");
-        return Err(ApiError::new(ErrorKind::LimitExceeded, message));
-    };
+    let open = api.streams.open(&wanted.team)?;
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     let pump = Pump {
         store: api.store.clone(),
@@ -196,12 +201,12 @@ mod tests {
         let streams = Streams::default();
         let (team, other) = (TeamId::random(), TeamId::random());
         let mut open: Vec<Open> = (0..MOST_OF_A_TEAM)
-            .map(|_| streams.open(&team).unwrap())
+            .map(|_| streams.try_open(&team).unwrap())
             .collect();
-        assert!(streams.open(&team).is_none());
-        assert!(streams.open(&other).is_some());
+        assert!(streams.try_open(&team).is_none());
+        assert!(streams.try_open(&other).is_some());
         open.pop();
-        assert!(streams.open(&team).is_some());
+        assert!(streams.try_open(&team).is_some());
         drop(open);
         assert!(streams.0.lock().unwrap().is_empty());
     }

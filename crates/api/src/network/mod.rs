@@ -1,7 +1,7 @@
 //! What a create or update asks of the network: checked in full, then held against what is enforced.
 //!
-//! Enforced are the lists, the resolvers and everything about traffic in. Rules and proxies would be accepted and do
-//! nothing, so they are refused.
+//! Enforced are the lists, the resolvers, the header rules and everything about traffic in. Proxies would be accepted and
+//! do nothing, so they are refused.
 
 mod ingress;
 mod proxy;
@@ -13,12 +13,15 @@ use std::net::Ipv4Addr;
 use soulbox_api_types::network::{
     EgressProxy, NetworkRule, SandboxNetworkConfig, SandboxNetworkUpdate,
 };
+use soulbox_secrets::Secrets;
 use soulbox_types::egress::is_public;
 use soulbox_types::policy::MOST_ENTRIES;
-use soulbox_types::{Cidr, DomainPattern, EgressPolicy, ErrorKind, NetworkMode};
+use soulbox_types::rules::{HeaderRule, HeaderRules};
+use soulbox_types::{Cidr, DomainPattern, EgressPolicy, ErrorKind, NetworkMode, TeamId};
 
 use crate::error::ApiError;
 pub(crate) use ingress::{Ingress, check_ingress};
+pub(crate) use rules::in_lower_case;
 
 /// The contract's word for all addresses.
 const ALL_TRAFFIC: &str = "0.0.0.0/0";
@@ -72,11 +75,9 @@ impl<'a> Egress<'a> {
     }
 
     /// Checks everything, in the contract's order, and says what it comes to.
-    pub(crate) fn decide(&self) -> Result<NetworkMode, ApiError> {
+    pub(crate) fn decide(&self) -> Result<Decided, ApiError> {
         self.check_lists()?;
-        if let Some(rules) = self.rules {
-            rules::check(rules)?;
-        }
+        let rules = self.rules.map(rules::read).transpose()?;
         if let Some(proxy) = self.proxy {
             proxy::check(proxy).map_err(|detail| {
                 ApiError::invalid(format!("Invalid egress proxy config: {detail}"))
@@ -84,11 +85,9 @@ impl<'a> Egress<'a> {
         }
         self.check_dns_servers()?;
         self.refuse_what_is_not_enforced()?;
-        let policy = self.policy()?;
-        Ok(if policy.is_empty() {
-            NetworkMode::Internet
-        } else {
-            NetworkMode::Filtered(policy)
+        Ok(Decided {
+            policy: self.policy()?,
+            rules: rules.unwrap_or_default(),
         })
     }
 
@@ -144,11 +143,6 @@ impl<'a> Egress<'a> {
     }
 
     fn refuse_what_is_not_enforced(&self) -> Result<(), ApiError> {
-        if self.rules.is_some_and(|rules| !rules.is_empty()) {
-            return Err(ApiError::invalid(
-                "Network transform rules are not available for your team.",
-            ));
-        }
         if self.proxy.is_some() {
             let message = format!(
                 "Egress proxy ({}) is not enabled for this team.",
@@ -187,6 +181,34 @@ impl<'a> Egress<'a> {
     }
 }
 
+/// What a request comes to. Rules have no authority yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decided {
+    policy: EgressPolicy,
+    rules: Vec<HeaderRule>,
+}
+
+impl Decided {
+    /// What the sandbox may reach, with an authority for its rules.
+    pub(crate) fn network(self, secrets: &Secrets, team: &TeamId) -> Result<NetworkMode, ApiError> {
+        let Self { mut policy, rules } = self;
+        if !rules.is_empty() {
+            let domains = rules.iter().map(|rule| &rule.domain);
+            let authority = secrets.new_authority(domains);
+            policy.rules = Some(Box::new(HeaderRules {
+                team: team.clone(),
+                authority: authority.map_err(ApiError::internal)?,
+                list: rules,
+            }));
+        }
+        Ok(if policy.is_empty() {
+            NetworkMode::Internet
+        } else {
+            NetworkMode::Filtered(policy)
+        })
+    }
+}
+
 fn name(entry: &str) -> Result<DomainPattern, ApiError> {
     DomainPattern::parse(entry)
         .ok_or_else(|| ApiError::invalid(format!("invalid allowed address {entry}")))
@@ -203,7 +225,12 @@ mod tests {
         allow_internet_access: Option<bool>,
     ) -> Result<NetworkMode, ApiError> {
         let config: SandboxNetworkConfig = serde_json::from_value(network).unwrap();
-        Egress::of_create(Some(&config), allow_internet_access).decide()
+        let decided = Egress::of_create(Some(&config), allow_internet_access).decide()?;
+        assert!(decided.rules.is_empty());
+        Ok(match decided.policy.is_empty() {
+            true => NetworkMode::Internet,
+            false => NetworkMode::Filtered(decided.policy),
+        })
     }
 
     #[test]
@@ -345,10 +372,10 @@ mod tests {
             "Invalid egress proxy config",
         );
         check(
-            json!({"rules": {"a.example": []}}),
+            json!({"rules": {"*": []}}),
             None,
             400,
-            "rules are not available",
+            "is not a valid domain name",
         );
     }
 }

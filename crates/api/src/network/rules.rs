@@ -4,28 +4,43 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::{HeaderName, HeaderValue};
 use soulbox_api_types::network::NetworkRule;
+use soulbox_types::rules::{HeaderRule, MOST_DOMAINS, MOST_HEADERS, Part, parts};
+use soulbox_types::{DomainPattern, SecretName};
 
 use crate::error::ApiError;
 
-const MAX_DOMAINS: usize = 10;
 const MAX_DOMAIN_LENGTH: usize = 128;
 const MAX_RULES: usize = 1;
-const MAX_HEADERS: usize = 20;
 const MAX_HEADER_NAME: usize = 64;
 const MAX_HEADER_VALUE: usize = 2048;
 const MAX_SECRETS: usize = 32;
-const PLACEHOLDER: &str = "${e2b.";
+/// Headers that say where a request goes and where it ends.
+const FRAMING: [&str; 10] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+];
 
-/// Finds the first thing that the contract forbids.
-pub(super) fn check(rules: &BTreeMap<String, Vec<NetworkRule>>) -> Result<(), ApiError> {
-    if rules.len() > MAX_DOMAINS {
+/// Reads the rules, or says what the contract forbids first. A domain without headers needs no rule.
+pub(super) fn read(
+    rules: &BTreeMap<String, Vec<NetworkRule>>,
+) -> Result<Vec<HeaderRule>, ApiError> {
+    if rules.len() > MOST_DOMAINS {
         return Err(ApiError::invalid(format!(
-            "Network rules can have at most {MAX_DOMAINS} domains."
+            "Network rules can have at most {MOST_DOMAINS} domains."
         )));
     }
     let mut keys = BTreeSet::new();
+    let mut read = Vec::new();
     for (domain, rules) in rules {
-        check_domain(domain)?;
+        let pattern = pattern(domain)?;
         if !keys.insert(domain.to_lowercase()) {
             return Err(ApiError::invalid(
                 "Network rule domain keys must be unique ignoring case.",
@@ -36,9 +51,36 @@ pub(super) fn check(rules: &BTreeMap<String, Vec<NetworkRule>>) -> Result<(), Ap
                 "Domain \"{domain}\" can have at most {MAX_RULES} transform rule."
             )));
         }
-        rules.iter().try_for_each(|rule| check_rule(domain, rule))?;
+        for rule in rules {
+            let headers = headers(domain, rule)?;
+            if !headers.is_empty() {
+                read.push(HeaderRule {
+                    domain: pattern.clone(),
+                    headers,
+                });
+            }
+        }
     }
-    Ok(())
+    Ok(read)
+}
+
+/// The rules with domains in lower case, as they are shown.
+pub(crate) fn in_lower_case(
+    rules: BTreeMap<String, Vec<NetworkRule>>,
+) -> BTreeMap<String, Vec<NetworkRule>> {
+    let rules = rules.into_iter();
+    rules
+        .map(|(domain, rules)| (domain.to_lowercase(), rules))
+        .collect()
+}
+
+fn pattern(domain: &str) -> Result<DomainPattern, ApiError> {
+    check_domain(domain)?;
+    DomainPattern::parse(domain).ok_or_else(|| {
+        ApiError::invalid(format!(
+            "Rule domain \"{domain}\" is not a valid domain name."
+        ))
+    })
 }
 
 fn check_domain(domain: &str) -> Result<(), ApiError> {
@@ -74,27 +116,31 @@ fn is_dns_label(label: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-fn check_rule(domain: &str, rule: &NetworkRule) -> Result<(), ApiError> {
+/// Names in lower case, and templates.
+fn headers(domain: &str, rule: &NetworkRule) -> Result<Vec<(String, String)>, ApiError> {
     let Some(headers) = rule.transform.as_ref().and_then(|t| t.headers.as_ref()) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    if headers.len() > MAX_HEADERS {
+    if headers.len() > MOST_HEADERS {
         let message =
-            format!("Domain \"{domain}\" can have at most {MAX_HEADERS} headers per rule.");
+            format!("Domain \"{domain}\" can have at most {MOST_HEADERS} headers per rule.");
         return Err(ApiError::invalid(message));
     }
     let mut secrets = BTreeSet::new();
     for (name, value) in headers {
         check_name(domain, name)?;
         check_value(domain, name, value)?;
-        secrets.extend(placeholders(value)?);
+        secrets.extend(named_secrets(value)?);
     }
     if secrets.len() > MAX_SECRETS {
         return Err(ApiError::invalid(format!(
             "Rule domain \"{domain}\" references more than {MAX_SECRETS} secrets."
         )));
     }
-    Ok(())
+    let pairs = headers
+        .iter()
+        .map(|(name, value)| (name.to_lowercase(), value.clone()));
+    Ok(pairs.collect())
 }
 
 fn check_name(domain: &str, name: &str) -> Result<(), ApiError> {
@@ -104,6 +150,8 @@ fn check_name(domain: &str, name: &str) -> Result<(), ApiError> {
         )));
     } else if HeaderName::from_bytes(name.as_bytes()).is_err() {
         "must contain only valid HTTP token characters.".to_owned()
+    } else if FRAMING.contains(&name.to_lowercase().as_str()) {
+        "belongs to the connection and cannot be set.".to_owned()
     } else if name.len() > MAX_HEADER_NAME {
         format!("exceeds maximum length of {MAX_HEADER_NAME} characters.")
     } else {
@@ -128,28 +176,20 @@ fn check_value(domain: &str, name: &str, value: &str) -> Result<(), ApiError> {
 }
 
 /// The secrets that a value names. Text that begins like a placeholder must be one.
-fn placeholders(value: &str) -> Result<Vec<String>, ApiError> {
+fn named_secrets(value: &str) -> Result<Vec<SecretName>, ApiError> {
+    let parts = parts(value).map_err(|_| {
+        ApiError::invalid("Network transform header contains a malformed E2B placeholder.")
+    })?;
     let mut secrets = Vec::new();
-    for rest in value.split(PLACEHOLDER).skip(1) {
-        let inner = rest
-            .split_once('}')
-            .map(|(inner, _)| inner)
-            .unwrap_or_default();
-        let (kind, name) = match (
-            inner.strip_prefix("secrets."),
-            inner.strip_prefix("identity.tokens."),
-        ) {
-            (Some(name), _) => ("secret", name.trim().to_lowercase()),
-            (None, Some(name)) => ("token", name.to_owned()),
-            (None, None) => ("", String::new()),
-        };
-        if name.is_empty() {
-            return Err(ApiError::invalid(
-                "Network transform header contains a malformed E2B placeholder.",
-            ));
-        }
-        if kind == "secret" {
-            secrets.push(name);
+    for part in parts {
+        match part {
+            Part::Literal(_) => {}
+            Part::Secret(name) => secrets.push(name),
+            Part::Token(_) => {
+                return Err(ApiError::invalid(
+                    "Sandbox IAM workload tokens are not available for your team.",
+                ));
+            }
         }
     }
     Ok(secrets)
@@ -161,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    fn check(rules: Value) -> Result<(), ApiError> {
-        super::check(&serde_json::from_value(rules).unwrap())
+    fn check(rules: Value) -> Result<Vec<HeaderRule>, ApiError> {
+        read(&serde_json::from_value(rules).unwrap())
     }
 
     fn with_headers(headers: &Value) -> Value {
@@ -174,9 +214,7 @@ mod tests {
         for rules in [
             json!({}),
             json!({"*.example.com": [], "Example.com": [{}]}),
-            with_headers(
-                &json!({"X-Key": "Bearer ${e2b.secrets. My-Key }", "Y": "${e2b.identity.tokens.t}", "Z": "${x}"}),
-            ),
+            with_headers(&json!({"X-Key": "Bearer ${e2b.secrets. My-Key }", "Z": "${x}"})),
         ] {
             assert!(check(rules.clone()).is_ok(), "{rules}");
         }
@@ -225,12 +263,20 @@ mod tests {
             "${e2b.secrets.}",
             "${e2b.other.x}",
             "${e2b.secrets.x",
+            "${e2b.secrets.a b}",
         ] {
             refused(
                 with_headers(&json!({"a": value})),
                 "malformed E2B placeholder",
             );
         }
+        for name in ["Host", "content-length", "Connection"] {
+            refused(with_headers(&json!({name: "v"})), "cannot be set");
+        }
+        refused(
+            with_headers(&json!({"a": "${e2b.identity.tokens.t}"})),
+            "tokens are not available",
+        );
         let secrets: String = (0..33).map(|i| format!("${{e2b.secrets.s{i}}}")).collect();
         refused(with_headers(&json!({"a": secrets})), "more than 32 secrets");
     }

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde_json::json;
+use soulbox_api_types::contact::SandboxContacts;
 use soulbox_api_types::logs::{SandboxLogs, SandboxLogsV2};
 use soulbox_api_types::metrics::{SandboxMetric, SandboxesWithMetrics};
 use soulbox_api_types::network::SandboxNetworkUpdate;
@@ -9,12 +10,15 @@ use soulbox_api_types::sandbox::{
     ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, NewSnapshot, PauseSandbox,
     ResumeSandbox, Sandbox, SandboxDetail, SandboxRefresh, SandboxTimeout, SnapshotInfo,
 };
+use soulbox_api_types::url::{NewPortUrl, PortUrl};
 
 use super::operation::{Content, Operation, operation};
 use super::schema::{number, number_from, text, text_like, text_up_to, words};
 use super::{NEXT_TOKEN, with_page};
+use crate::sandboxes::contacts;
 use crate::sandboxes::list::{ORDERS, STATES};
 use crate::sandboxes::logs::{DIRECTIONS, LEVELS};
+use crate::sandboxes::urls::LONGEST_SECONDS;
 
 const KEY: &str = "^[a-z0-9-]{1,255}$";
 
@@ -250,5 +254,30 @@ fn networks() -> Vec<Operation> {
         .takes::<SandboxNetworkUpdate>()
         .answer(StatusCode::NO_CONTENT, Content::Nothing)
         .refuses(&[409, 501]),
+        operation(
+            "GET",
+            "/sandboxes/{sandboxID}/network/contacts",
+            "listSandboxContacts",
+            "What the sandbox has asked DNS, and the connections and requests that a name in its policy decided, oldest \
+             first; the newest of them without `after`. With `wait`, an answer comes as soon as there is something.",
+        )
+        .query("after", number_from(0))
+        .query("limit", number(1, i64::from(contacts::MOST)))
+        .query("refused", words(&[("true", true), ("false", false)]))
+        .query("wait", number(0, 30))
+        .answers::<SandboxContacts>()
+        .refuses(&[429]),
+        operation(
+            "POST",
+            "/sandboxes/{sandboxID}/urls",
+            "createPortURL",
+            "An address that leads to a port of the sandbox. Where traffic is not public, it is signed and has an end date.",
+        )
+        .takes::<NewPortUrl>()
+        .narrowed(json!({"properties": {
+            "port": {"minimum": 1, "maximum": 65535, "not": {"const": 49983}},
+            "expiresIn": {"minimum": 1, "maximum": LONGEST_SECONDS},
+        }}))
+        .creates::<PortUrl>(),
     ]
 }

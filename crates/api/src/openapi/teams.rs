@@ -233,35 +233,41 @@ fn secrets() -> Vec<Operation> {
             "GET",
             "/secrets",
             "listSecrets",
-            "Always empty: nothing can make a secret yet.",
+            "The team's secrets, oldest first, without their values.",
         ))
         .answers::<Vec<Secret>>(),
         operation(
             "POST",
             "/secrets",
             "createSecret",
-            "Not available in this version: 403.",
+            "Makes a secret. Its value is never shown again.",
         )
-        .takes::<NewSecret>(),
+        .takes::<NewSecret>()
+        .creates::<Secret>()
+        .refuses(&[409]),
         operation(
             "GET",
             "/secrets/{secretID}",
             "getSecret",
-            "There is none: 404.",
-        ),
+            "A secret by its id or its name, without its value.",
+        )
+        .answers::<Secret>(),
         operation(
             "POST",
             "/secrets/{secretID}",
             "updateSecret",
-            "There is none: 404.",
+            "Gives a secret another value. Requests out use it from the next one on.",
         )
-        .takes::<SecretUpdate>(),
+        .takes::<SecretUpdate>()
+        .answers::<Secret>()
+        .refuses(&[409]),
         operation(
             "DELETE",
             "/secrets/{secretID}",
             "deleteSecret",
-            "There is none: 404.",
-        ),
+            "Removes a secret.",
+        )
+        .answer(StatusCode::NO_CONTENT, Content::Nothing),
     ]
 }
 

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use soulbox_api_types::sandbox::{IamToken, NewSandbox, SandboxIam};
-use soulbox_types::NetworkMode;
 
 use crate::error::ApiError;
-use crate::network::{Egress, Ingress, check_ingress};
+use crate::network::{Decided, Egress, Ingress, check_ingress};
 use crate::state::TeamLimits;
 
 const MAX_IAM_TOKENS: usize = 5;
@@ -47,7 +46,7 @@ impl CreateVersion {
 pub(crate) struct Admitted {
     pub(crate) timeout: Duration,
     pub(crate) auto_resume_timeout_seconds: i64,
-    pub(crate) network: NetworkMode,
+    pub(crate) network: Decided,
     pub(crate) ingress: Ingress,
 }
 

@@ -58,7 +58,7 @@ async fn create(
     let asked = body.volume_mounts.as_deref().unwrap_or_default();
     let mounts = mounts::resolve(api, team, asked, &resolved.build.envd_version).await?;
     let in_flight = api.creates.begin();
-    let new = convert::new_sandbox(team, body, &resolved, admitted, mounts)?;
+    let new = convert::new_sandbox(team, &api.secrets, body, &resolved, admitted, mounts)?;
     let view = api.sandboxes.create(new).await?;
     in_flight.succeed();
     Ok(convert::sandbox(&view))

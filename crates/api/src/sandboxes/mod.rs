@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod branch;
+pub(crate) mod contacts;
 pub(crate) mod create;
 pub(crate) mod idempotency;
 pub(crate) mod lifetime;
@@ -12,6 +13,7 @@ pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod schema;
+pub(crate) mod urls;
 
 use soulbox_types::SandboxId;
 

@@ -11,7 +11,7 @@ use soulbox_types::ErrorKind;
 use crate::auth::TeamAuth;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, SandboxArg};
-use crate::network::Egress;
+use crate::network::{Egress, in_lower_case};
 use crate::state::Shared;
 
 /// The body is judged before the sandbox is looked for, as the contract has it.
@@ -19,14 +19,15 @@ pub(crate) async fn put_network(
     State(api): State<Shared>,
     TeamAuth(team): TeamAuth,
     sandbox: SandboxArg,
-    JsonBody(body): JsonBody<SandboxNetworkUpdate>,
+    JsonBody(mut body): JsonBody<SandboxNetworkUpdate>,
 ) -> Result<StatusCode, ApiError> {
-    let network = Egress::of_update(&body).decide()?;
+    let decided = Egress::of_update(&body).decide()?;
     let view = api.sandboxes.get(&team.id, &sandbox.id).await?;
     if view.record.state == RecordState::Paused {
         let message = format!("Sandbox \"{}\" is not running", sandbox.id);
         return Err(ApiError::new(ErrorKind::Conflict, message));
     }
+    body.rules = body.rules.map(in_lower_case);
     let recorded = serde_json::to_value(&body).map_err(ApiError::internal)?;
     let Value::Object(mut egress) = recorded else {
         return Err(ApiError::internal(std::io::Error::other(
@@ -34,6 +35,7 @@ pub(crate) async fn put_network(
         )));
     };
     egress.remove("allow_internet_access");
+    let network = decided.network(&api.secrets, &team.id)?;
     let change = NetworkChange {
         network,
         egress,

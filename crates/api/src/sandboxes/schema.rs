@@ -7,6 +7,7 @@ use soulbox_api_types::sandbox::{
     ConnectSandbox, ForkSandbox, NewSandbox, NewSnapshot, PauseSandbox, ResumeSandbox,
     SandboxRefresh, SandboxTimeout,
 };
+use soulbox_api_types::url::NewPortUrl;
 
 use crate::extract::Body;
 
@@ -81,6 +82,7 @@ impl Body for ForkSandbox {
 impl Body for PauseSandbox {}
 impl Body for NewSnapshot {}
 impl Body for SandboxNetworkUpdate {}
+impl Body for NewPortUrl {}
 
 /// A lower bound of the schema.
 pub(crate) fn at_least(name: &str, value: Option<i32>, minimum: i32) -> Result<(), String> {

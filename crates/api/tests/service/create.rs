@@ -200,8 +200,8 @@ async fn refusals_in_the_contracts_order() {
         ),
         (
             "/v2/sandboxes",
-            json!({"network": {"rules": {"a.b": [{}]}}}),
-            "Network transform rules are not available",
+            json!({"network": {"rules": {"a.b": [{}, {}]}}}),
+            "can have at most 1 transform rule.",
         ),
         (
             "/v2/sandboxes",

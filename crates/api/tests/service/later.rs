@@ -198,14 +198,9 @@ async fn files_are_branched() {
 }
 
 #[tokio::test]
-async fn snapshots_and_secrets_are_empty() {
+async fn snapshots_are_empty() {
     let s = Stack::start().await;
-    for path in [
-        "/snapshots",
-        "/snapshots?sandboxID=iabc&name=x:y&limit=5",
-        "/secrets",
-        "/secrets?limit=1",
-    ] {
+    for path in ["/snapshots", "/snapshots?sandboxID=iabc&name=x:y&limit=5"] {
         assert_eq!(s.get(path).await.ok(200), json!([]), "{path}");
     }
     s.get("/snapshots?limit=0")
@@ -220,65 +215,4 @@ async fn snapshots_and_secrets_are_empty() {
     s.get("/snapshots?sandboxID=A")
         .await
         .refused(400, "Invalid sandbox ID");
-}
-
-#[tokio::test]
-async fn secrets_repeat_nothing_and_are_not_stored() {
-    let s = Stack::start().await;
-    for (call, status, message) in [
-        (s.call(Method::GET, "/secrets"), 200, ""),
-        (
-            s.bare(Method::GET, "/secrets"),
-            401,
-            "You are not authenticated",
-        ),
-        (
-            s.call(Method::GET, "/secrets?limit=hidden"),
-            400,
-            "Invalid secrets request",
-        ),
-        (
-            s.call(Method::POST, "/secrets")
-                .raw(r#"{"name":"n","value":hidden"#),
-            400,
-            "Invalid secrets request",
-        ),
-        (
-            s.call(Method::POST, "/secrets")
-                .raw(r#"{"name":["hidden"]}"#),
-            400,
-            "Invalid secrets request",
-        ),
-        (
-            s.call(Method::POST, "/secrets")
-                .raw(r#"{"name":"n","value":"hidden"}"#),
-            403,
-            "Secrets are not available for this team",
-        ),
-        (
-            s.call(Method::GET, "/secrets/hidden"),
-            404,
-            "Secret not found",
-        ),
-        (
-            s.call(Method::POST, "/secrets/hidden")
-                .raw(r#"{"value":"hidden"}"#),
-            404,
-            "Secret not found",
-        ),
-        (
-            s.call(Method::DELETE, "/secrets/hidden"),
-            404,
-            "Secret not found",
-        ),
-    ] {
-        let answer = call.send().await;
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
-        assert!(!answer.text().contains("hidden"));
-        if status == 200 {
-            answer.ok(200);
-        } else {
-            answer.refused(status, message);
-        }
-    }
 }

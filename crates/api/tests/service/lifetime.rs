@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use soulbox_types::Timestamp;
 
 use crate::stack::Stack;
@@ -181,4 +181,43 @@ async fn connect_only_extends() {
     s.post("/v2/sandboxes/nothing/connect", json!({}))
         .await
         .refused(404, "Sandbox \"nothing\" doesn't exist");
+}
+
+#[tokio::test]
+async fn addresses_of_ports_are_signed_where_traffic_is_not_public() {
+    let s = Stack::start().await;
+    let closed = json!({"network": {"allowPublicTraffic": false}});
+    let (private, public) = (s.create(closed).await, s.create(json!({})).await);
+    let path = |id: &str| format!("/sandboxes/{id}/urls");
+    let ask = async |id: &str, body: Value| {
+        let answer = s.call(Method::POST, path(id)).json(&body).send().await;
+        (answer.status.as_u16(), answer.json())
+    };
+    let (status, body) = ask(&private, json!({"port": 8000, "expiresIn": 60})).await;
+    assert_eq!(status, 201);
+    let url = body["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("8000-{private} Some((")), "{url}");
+    assert!(body["expiresAt"].is_string());
+    let (status, body) = ask(&public, json!({"port": 8000})).await;
+    assert_eq!(status, 201);
+    assert_eq!(
+        body,
+        json!({"url": format!("8000-{public} None"), "port": 8000})
+    );
+    for wrong in [
+        json!({"port": 0}),
+        json!({"port": 65536}),
+        json!({"port": 49983}),
+        json!({"port": 1, "expiresIn": 0}),
+        json!({"port": 1, "expiresIn": 2_592_001}),
+        json!({"port": 1, "expiresIn": null}),
+        json!({}),
+    ] {
+        assert_eq!(ask(&private, wrong.clone()).await.0, 400, "{wrong}");
+    }
+    let foreign = s.foreign(Method::POST, path(&private));
+    assert_eq!(
+        foreign.json(&json!({"port": 8000})).send().await.status,
+        404
+    );
 }

@@ -15,6 +15,7 @@ mod later;
 mod lifetime;
 mod list;
 mod operator;
+mod secrets;
 mod stack;
 mod teams;
 mod template_builds;

@@ -14,6 +14,7 @@ use soulbox_api::{AdminToken, ApiState, NodeIdentity, TeamLimits};
 use soulbox_builder::{BuildSettings, Builds};
 use soulbox_driver::testing::FakeDriver;
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
+use soulbox_secrets::Secrets;
 use soulbox_store::{BootstrapTemplate, ResolvedTemplate, Store, Team};
 use soulbox_types::{Limits, TeamId, TemplateId, Timestamp};
 use soulbox_webhooks::{Places, Webhooks};
@@ -102,8 +103,10 @@ impl Stack {
                 store.clone(),
                 soulbox_webhooks::Settings::new(Places::new(vec!["127.0.0.1".parse().unwrap()])),
             ),
+            secrets: secrets(&store).await,
             upload_key: [9; 32],
             public_url: "http://soulbox.test".into(),
+            port_urls: Arc::new(|id, port, signed| format!("{port}-{id} {signed:?}")),
         });
         let (_, key) = store.create_api_key(&team.id, "test").await.unwrap();
         let (_, other_key) = store.create_api_key(&other.id, "test").await.unwrap();
@@ -187,6 +190,11 @@ impl Stack {
         .unwrap();
         template.id
     }
+}
+
+async fn secrets(store: &Store) -> Secrets {
+    let key = soulbox_secrets::Key::parse(&"5a".repeat(32)).unwrap();
+    Secrets::open(store.clone(), key).await.unwrap()
 }
 
 fn bootstrap(alias: &str) -> BootstrapTemplate {

@@ -75,6 +75,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Sustained(_) => vec![Bench::Sustained],
         BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
+        BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }

@@ -17,6 +17,7 @@ pub(crate) enum Setting {
     Domain,
     TlsCert,
     TlsKey,
+    TlsListen,
     MetricsListen,
     LogLevel,
     LogFormat,
@@ -33,6 +34,8 @@ pub(crate) enum Setting {
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
+    SecretsKeyCommand,
+    RulesCaFile,
     EventsKeptDays,
     EcrEndpoint,
     DiskBacking,
@@ -50,12 +53,13 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
         Self::TlsCert,
         Self::TlsKey,
+        Self::TlsListen,
         Self::MetricsListen,
         Self::LogLevel,
         Self::LogFormat,
@@ -72,6 +76,8 @@ impl Setting {
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
+        Self::SecretsKeyCommand,
+        Self::RulesCaFile,
         Self::EventsKeptDays,
         Self::EcrEndpoint,
         Self::DiskBacking,
@@ -95,6 +101,7 @@ impl Setting {
             Self::Domain => "domain",
             Self::TlsCert => "tls_cert",
             Self::TlsKey => "tls_key",
+            Self::TlsListen => "tls_listen",
             Self::MetricsListen => "metrics_listen",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
@@ -111,6 +118,8 @@ impl Setting {
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
+            Self::SecretsKeyCommand => "secrets_key_command",
+            Self::RulesCaFile => "rules_ca_file",
             Self::EventsKeptDays => "events_kept_days",
             Self::EcrEndpoint => "ecr_endpoint",
             Self::DiskBacking => "disk_backing",
@@ -135,9 +144,12 @@ impl Setting {
             Self::Domain
             | Self::TlsCert
             | Self::TlsKey
+            | Self::TlsListen
             | Self::DnsUpstreams
             | Self::PrivateRegistries
-            | Self::PrivateWebhooks => "",
+            | Self::PrivateWebhooks
+            | Self::SecretsKeyCommand
+            | Self::RulesCaFile => "",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",

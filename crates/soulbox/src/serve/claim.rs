@@ -14,8 +14,10 @@ use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
 use soulbox_net::{block, firewall, gateway, policy};
 use soulbox_types::slot::Block;
 
+use super::certificates::PREFIX;
+
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
-const SERVER_FILES: [&str; 8] = [
+const SERVER_FILES: [&str; 9] = [
     "soulbox.db",
     "soulbox.db-wal",
     "soulbox.db-shm",
@@ -23,6 +25,7 @@ const SERVER_FILES: [&str; 8] = [
     "client.env",
     "admin.token",
     "token.seed",
+    "secrets.key",
     "node.id",
 ];
 /// Directories that the server makes for itself, of what can be had again.
@@ -86,6 +89,9 @@ impl Claim {
             directory.set_permissions(Permissions::from_mode(0o1770))?;
             for name in SERVER_FILES {
                 give(&directory, name, id)?;
+            }
+            for name in authorities(&self.data_dir)? {
+                give(&directory, &name, id)?;
             }
             SERVER_CACHES
                 .iter()
@@ -168,6 +174,17 @@ fn is_empty(directory: &Path) -> io::Result<bool> {
 
 /// Gives one file to the server. What is no ordinary file, or has a second name somewhere, is not what the server made
 /// and is not given away.
+/// The files of the server's own certificate authorities: one for each domain that it has had.
+fn authorities(data_dir: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(data_dir)? {
+        let name = entry?.file_name();
+        let name = name.to_str().filter(|name| name.starts_with(PREFIX));
+        found.extend(name.map(str::to_owned));
+    }
+    Ok(found)
+}
+
 fn give(directory: &File, name: &str, id: u32) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(directory, name, flags, Mode::empty()) {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use soulbox_store::Store;
 use soulbox_types::ExecutionId;
 
-use crate::config::Config;
+use super::reached::Reached;
 use crate::failure::Damaged;
 
 /// Name of the key in `client.env`, as `soulbox key list` shows it.
@@ -31,8 +31,7 @@ impl Credentials {
     pub(crate) async fn ensure(
         data_dir: &Path,
         store: &Store,
-        url: &str,
-        config: &Config,
+        reached: &Reached,
     ) -> anyhow::Result<Self> {
         let seed = ensure_file(&data_dir.join("token.seed"), || random_hex(32))?;
         let admin_token = ensure_file(&data_dir.join("admin.token"), || random_hex(32))?;
@@ -72,7 +71,7 @@ impl Credentials {
                     .1
             }
         };
-        write_private(&path, &client_env(url, &key, config)).context("cannot write client.env")?;
+        write_private(&path, &client_env(reached, &key)).context("cannot write client.env")?;
         soulbox_fault::point!("start.secrets-written");
         Ok(Self {
             token_seed,
@@ -98,33 +97,27 @@ async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>>
     Ok(known.then(|| key.to_owned()))
 }
 
-/// The file's text. With a domain, clients find everything by name; without, every URL points at the one port.
-fn client_env(url: &str, key: &str, config: &Config) -> String {
-    let mut lines = match (&config.domain, &config.tls) {
-        (Some(domain), Some(tls)) => {
-            let port = url
-                .rsplit_once(':')
-                .map(|(_, port)| port)
-                .filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
-            let domain = port.map_or_else(|| domain.clone(), |port| format!("{domain}:{port}"));
-            let cert = tls.cert.display();
-            vec![
-                format!("E2B_DOMAIN={domain}"),
-                format!("SSL_CERT_FILE={cert}"),
-                format!("NODE_EXTRA_CA_CERTS={cert}"),
-            ]
+/// The file's text. Where there is a plain port, every URL points at it, which needs no names; with HTTPS, clients find
+/// everything by name.
+fn client_env(reached: &Reached, key: &str) -> String {
+    let mut lines = Vec::new();
+    if let Some(https) = &reached.https {
+        let trusted = https.trusted.display();
+        lines.push(format!("E2B_DOMAIN={}", https.domain));
+        lines.push(format!("SSL_CERT_FILE={trusted}"));
+        lines.push(format!("NODE_EXTRA_CA_CERTS={trusted}"));
+    }
+    if let Some(address) = reached.plain {
+        for name in ["E2B_API_URL", "E2B_SANDBOX_URL", "E2B_VOLUME_API_URL"] {
+            lines.push(format!("{name}=http://{address}"));
         }
-        _ => vec![
-            format!("E2B_API_URL={url}"),
-            format!("E2B_SANDBOX_URL={url}"),
-            format!("E2B_VOLUME_API_URL={url}"),
-        ],
-    };
+    }
     lines.push(format!("E2B_API_KEY={key}"));
     lines.join("\n") + "\n"
 }
 
-fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+/// The text of a file that is made once.
+pub(super) fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -138,7 +131,7 @@ fn ensure_file(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Str
 }
 
 /// Writes whole or not at all, readable by the owner only, and lasting.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("draft");
     let mut file = File::options()
         .write(true)
@@ -154,7 +147,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
-fn random_hex(bytes: usize) -> String {
+pub(super) fn random_hex(bytes: usize) -> String {
     let mut buffer = vec![0; bytes];
     getrandom::fill(&mut buffer).expect("the operating system provides randomness");
     buffer.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -173,7 +166,37 @@ fn decode_seed(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reached::Https;
     use super::*;
+
+    #[test]
+    fn what_clients_are_told() {
+        let https = Https {
+            domain: "box.test:8443".to_owned(),
+            trusted: "/data/ca-box.test.pem".into(),
+        };
+        let both = Reached {
+            plain: Some(([127, 0, 0, 1], 3000).into()),
+            https: Some(https),
+            domain: None,
+        };
+        let urls = "E2B_API_URL=http://127.0.0.1:3000\nE2B_SANDBOX_URL=http://127.0.0.1:3000\n\
+                    E2B_VOLUME_API_URL=http://127.0.0.1:3000\n";
+        let names = "E2B_DOMAIN=box.test:8443\nSSL_CERT_FILE=/data/ca-box.test.pem\n\
+                     NODE_EXTRA_CA_CERTS=/data/ca-box.test.pem\n";
+        let key = "E2B_API_KEY=k\n";
+        assert_eq!(client_env(&both, "k"), format!("{names}{urls}{key}"));
+        let names_only = Reached {
+            plain: None,
+            ..both.clone()
+        };
+        assert_eq!(client_env(&names_only, "k"), format!("{names}{key}"));
+        let plain_only = Reached {
+            https: None,
+            ..both
+        };
+        assert_eq!(client_env(&plain_only, "k"), format!("{urls}{key}"));
+    }
 
     #[test]
     fn seeds_round_trip() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use soulbox_helper::Certificate;
 
 use crate::config::raw::{Inputs, Setting};
 use crate::config::{self, Config, Effective};
@@ -72,19 +73,20 @@ pub(crate) struct Place {
 pub(crate) struct Handover {
     pub(crate) settings: Settings,
     pub(crate) place: Place,
-    pub(crate) tls: Option<TlsTexts>,
+    pub(crate) certificate: Option<Certificate>,
+    /// What `secrets_key_command` has printed.
+    pub(crate) secrets_key: Option<SecretsKey>,
+    /// What is in `rules_ca_file`.
+    pub(crate) rules_ca: Option<Vec<u8>>,
 }
 
-/// Certificate chain and key, PEM: their files may be readable by root only.
+/// The text of a key.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct TlsTexts {
-    pub(crate) cert: Vec<u8>,
-    pub(crate) key: Vec<u8>,
-}
+pub(crate) struct SecretsKey(pub(crate) String);
 
-impl std::fmt::Debug for TlsTexts {
+impl std::fmt::Debug for SecretsKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsTexts(…)")
+        f.write_str("SecretsKey(…)")
     }
 }
 

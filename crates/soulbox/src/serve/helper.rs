@@ -10,14 +10,15 @@ use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
 use soulbox_driver_linux::NamespaceDriver;
 use soulbox_egress::proxy;
-use soulbox_helper::{Channel, Ending};
+use soulbox_helper::{Channel, Ending, ReadCertificate};
 use soulbox_linux::socket;
 use soulbox_net::resolver;
 use soulbox_telemetry::logs;
 
+use super::certificates;
 use super::claim::Claim;
 use super::handover::{Place, Settings, Started, texts};
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::embed::PROGRAMS;
 
 /// Most bytes of the server's first word.
@@ -51,6 +52,8 @@ struct Held {
     claim: Claim,
     driver: Arc<NamespaceDriver>,
     sockets: Sockets,
+    /// Of the certificate that only root may read.
+    tls_files: Option<TlsFiles>,
 }
 
 /// Where the server hears what sandboxes ask. Only root can open them.
@@ -70,6 +73,7 @@ impl Held {
                 claim,
                 driver,
                 sockets,
+                tls_files: config.tls.and_then(|tls| tls.files),
             }),
             Err(error) => {
                 // A start that fails leaves the host as it was.
@@ -116,12 +120,17 @@ impl Held {
             claim,
             driver,
             sockets,
+            tls_files,
         } = self;
         // The server has copies. No socket that hears the network stays open here.
         drop(sockets);
         let channel = Channel::new(server)?;
         let release = async move || claim.release_unused().map_err(std::io::Error::other);
-        match soulbox_helper::serve(channel, driver, release).await? {
+        let certificate: ReadCertificate = Arc::new(move || match &tls_files {
+            Some(files) => certificates::read(files).map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        });
+        match soulbox_helper::serve(channel, driver, certificate, release).await? {
             Ending::Down => {}
             Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
         }

@@ -4,22 +4,23 @@
 //! The process keeps its number: whoever started it waits for, signals and supervises the server itself.
 
 use std::convert::Infallible;
-use std::fs;
-use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
 use anyhow::{Context as _, bail};
 use rustix::io::FdFlags;
 use soulbox_linux::{exec, socket};
 
+use super::certificates;
 use super::claim::require_root;
-use super::handover::{self, Handover, Place, Settings, Started, TlsTexts};
+use super::handover::{self, Handover, Place, Settings, Started};
+use super::key_command;
 use super::reach::make_reachable;
-use crate::config::{Config, Effective};
+use crate::config::Effective;
 
 /// Tells the server's process which descriptors it was left: the numbers, in the order of [`super::Inherited`].
 pub(crate) const HANDOVER_VARIABLE: &str = "SOULBOX_INTERNAL_DESCRIPTORS";
@@ -30,42 +31,47 @@ const FIRST_WORD_BYTES: usize = 64 * 1024;
 pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let config = &effective.config;
     require_root()?;
-    let listener = TcpListener::bind(config.listen).with_context(|| {
-        format!("cannot listen on {}\nFIX: stop what uses that address, or choose another with --listen", config.listen)
-    })?;
-    let tls = tls_texts(config)?;
+    let listener = listen(config.listen, "--listen")?;
+    let secure = config.tls.as_ref().and_then(|tls| tls.listen);
+    let secure = secure
+        .map(|address| listen(address, "--tls-listen"))
+        .transpose()?;
+    let files = config.tls.as_ref().and_then(|tls| tls.files.as_ref());
+    let certificate = files.map(certificates::read).transpose()?;
+    let secrets_key = config.secrets_key_command.as_deref();
+    let secrets_key = secrets_key.map(key_command::run).transpose()?;
+    let rules_ca = config.rules_ca_file.as_deref().map(pem).transpose()?;
     let settings = Settings::of(effective);
     let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
     let place = helped.place;
     let handover = Handover {
         settings,
         place: place.clone(),
-        tls,
+        certificate,
+        secrets_key,
+        rules_ca,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];
     left.append(&mut helped.sockets);
+    left.extend(secure.map(OwnedFd::from));
     make_reachable(&place.data_dir)?;
     Err(become_server(place.server_id, &left))
 }
 
-/// Reads the files here: the server could not, and need not be able to.
-fn tls_texts(config: &Config) -> anyhow::Result<Option<TlsTexts>> {
-    let Some(files) = &config.tls else {
-        return Ok(None);
-    };
-    let read = |path: &Path| {
-        fs::read(path).with_context(|| {
-            format!(
-                "cannot read {}\nFIX: name a PEM file that exists",
-                path.display()
-            )
-        })
-    };
-    Ok(Some(TlsTexts {
-        cert: read(&files.cert)?,
-        key: read(&files.key)?,
-    }))
+fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address}\nFIX: stop what uses that address, or choose another with {flag}")
+    })
+}
+
+fn pem(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}\nFIX: name a PEM file that exists",
+            path.display()
+        )
+    })
 }
 
 struct Helped {

@@ -25,11 +25,14 @@ public final class Kernel {
 
     private final OutputStream events;
     private final JShell shell;
+    /** Code has ended the machine that it runs in, and with it all it had. */
+    private volatile boolean isOver;
     private final LinkedBlockingQueue<String> code = new LinkedBlockingQueue<>();
 
     private Kernel() throws IOException {
         events = new FileOutputStream("/proc/self/fd/" + System.getenv("SOULBOX_EVENTS"));
         shell = JShell.builder().out(System.out).err(System.err).build();
+        shell.onShutdown(ended -> isOver = true);
         for (String name : IMPORTS) {
             shell.eval("import " + name + ";");
         }
@@ -64,7 +67,7 @@ public final class Kernel {
     private void run(String source) throws IOException {
         Outcome outcome = new Outcome();
         String rest = source;
-        while (!rest.isBlank() && outcome.error == null) {
+        while (!rest.isBlank() && outcome.error == null && !isOver) {
             SourceCodeAnalysis.CompletionInfo next = shell.sourceCodeAnalysis().analyzeCompletion(rest);
             if (!next.completeness().isComplete() || next.source() == null) {
                 take(shell.eval(rest), outcome);
@@ -78,6 +81,10 @@ public final class Kernel {
         }
         System.out.flush();
         System.err.flush();
+        if (isOver) {
+            // Whoever started this one tells of it and starts another.
+            Runtime.getRuntime().halt(0);
+        }
         if (outcome.error == null && outcome.value != null) {
             say("{\"result\": {\"text/plain\": " + Json.quoted(outcome.value) + "}}");
         }
@@ -94,7 +101,7 @@ public final class Kernel {
             if (event.causeSnippet() != null) {
                 continue;
             }
-            outcome.value = event.snippet() instanceof jdk.jshell.ExpressionSnippet ? event.value() : null;
+            outcome.value = isExpression(event.snippet()) ? event.value() : null;
             if (event.exception() != null) {
                 outcome.error = thrown(event.exception());
             } else if (event.status() == Snippet.Status.REJECTED) {
@@ -103,6 +110,11 @@ public final class Kernel {
                 outcome.error = error("KeyboardInterrupt", "", "");
             }
         }
+    }
+
+    /** Whether it was written for its value; JShell gives most of these a variable, which nobody has asked for. */
+    private static boolean isExpression(Snippet snippet) {
+        return snippet.kind() == Snippet.Kind.EXPRESSION || snippet.subKind() == Snippet.SubKind.TEMP_VAR_EXPRESSION_SUBKIND;
     }
 
     private String thrown(JShellException exception) {

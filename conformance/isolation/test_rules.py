@@ -1,0 +1,270 @@
+"""Header rules: code in a sandbox uses a secret that it cannot read, and nobody but the domain of the rule is sent it.
+
+What was sent is read at the far side, see `lib/upstream.py`, and not only from what the sandbox says.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from e2b import ALL_TRAFFIC, Sandbox, SandboxException, Secret
+
+from server import from_environment
+from upstream import Upstream
+
+VALUE = "sk-hidden-from-the-sandbox"
+HEADERS = {"X-Key": Secret.fill("rules-key"), "Authorization": "Bearer ${e2b.secrets.RULES-KEY}"}
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    upstream = Upstream().open()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="module")
+def server(upstream):
+    """One that trusts the test's authority besides the host's; the packages are told by their variables."""
+    dns = f"127.0.0.1:{os.environ['CONFORMANCE_DNS_PORT']}"
+    server = from_environment("rules", "--dns-upstreams", dns, "--rules-ca-file", str(upstream.authority))
+    before = {name: value for name, value in os.environ.items() if name.startswith("E2B_")}
+    try:
+        server.start()
+        os.environ.update(server.env)
+        Secret.create("rules-key", VALUE)
+        yield server
+    finally:
+        os.environ.update(before)
+        server.stop()
+        server.remove()
+
+
+def rules(upstream: Upstream, *which: str, headers: dict | None = None) -> dict:
+    return {upstream.name(one): [{"transform": {"headers": headers or HEADERS}}] for one in which or ("ruled",)}
+
+
+@pytest.fixture
+def create(server):
+    made = []
+
+    def create(**options) -> Sandbox:
+        made.append(Sandbox.create(timeout=300, **options))
+        return made[-1]
+
+    yield create
+    for sandbox in made:
+        sandbox.kill()
+
+
+@pytest.fixture(scope="module")
+def ruled(server, upstream):
+    sandbox = Sandbox.create(timeout=900, network={"rules": rules(upstream, "ruled", "untrusted")})
+    yield sandbox
+    sandbox.kill()
+
+
+def run(sandbox: Sandbox, command: str) -> str:
+    return sandbox.commands.run(f"({command}\n) 2>&1; true", timeout=60).stdout
+
+
+def arrived(upstream: Upstream, sandbox: Sandbox, command: str) -> tuple[list[dict], str]:
+    """What arrives while a command runs, and what it says."""
+    before = len(upstream.seen())
+    said = run(sandbox, command)
+    return upstream.seen()[before:], said
+
+
+def keys(request: dict) -> list[str]:
+    return [value for name, value in request["headers"] if name.lower() == "x-key"]
+
+
+URLLIB = "python3 -c \"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())\""
+NODE = "node -e \"fetch('{url}').then(a => a.text()).then(console.log).catch(e => console.log(e.cause || e))\""
+
+
+@pytest.mark.parametrize("program, command", [("curl", "curl -sS {url}"), ("python3", URLLIB), ("node", NODE)])
+def test_programs_use_what_they_cannot_read(upstream, ruled, program, command):
+    (request,), said = arrived(upstream, ruled, command.replace("{url}", f"https://{upstream.name('ruled')}/by-{program}"))
+    assert "REACHED" in said, said
+    assert keys(request) == [VALUE] and dict(request["headers"])["authorization"] == f"Bearer {VALUE}"
+    assert VALUE not in said
+
+
+def test_the_secret_is_nowhere_inside(upstream, ruled):
+    _, said = arrived(upstream, ruled, f"curl -sSi https://{upstream.name('ruled')}/echo")
+    assert "REACHED" in said and VALUE not in said and "[hidden]" in said, said
+    looked = run(ruled, "env; cat /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/*; sudo sh -c 'cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline' | tr '\\0' '\\n'")
+    assert "SSL_CERT_FILE=" in looked and "BEGIN CERTIFICATE" in looked
+    assert VALUE not in looked and "PRIVATE KEY" not in looked
+    shown = ruled.get_info()
+    assert VALUE not in repr(shown)
+
+
+def test_what_the_guest_sends_is_replaced(upstream, ruled):
+    url = f"https://{upstream.name('ruled')}/own"
+    (request,), _ = arrived(upstream, ruled, f"curl -sS -H 'X-Key: mine' -H 'x-key: again' -H 'Connection: x-key' -d body {url}")
+    assert keys(request) == [VALUE] and request["body"] == "body" and request["method"] == "POST"
+
+
+def test_one_connection_carries_many_requests(upstream, ruled):
+    name = upstream.name("ruled")
+    requests, said = arrived(upstream, ruled, f"curl -sSv https://{name}/one https://{name}/two")
+    assert [keys(request) for request in requests] == [[VALUE]] * 2 and "Re-using existing" in said, said
+
+
+def raw(upstream: Upstream, request: str) -> str:
+    name = upstream.name("ruled")
+    text = f"import ssl, socket; s = ssl.create_default_context().wrap_socket(socket.create_connection(('{name}', 443)), server_hostname='{name}'); s.settimeout(5); s.sendall(b'{request}'); print(s.recv(4096).decode())"
+    return f'python3 -c "{text}"'
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /hosts HTTP/1.1\\r\\nHost: {other}\\r\\n\\r\\n",
+        "GET https://{other}/absolute HTTP/1.1\\r\\nHost: {ruled}\\r\\n\\r\\n",
+        "GET /two HTTP/1.1\\r\\nHost: {ruled}\\r\\nHost: {other}\\r\\n\\r\\n",
+        "GET /port HTTP/1.1\\r\\nHost: {ruled}:8443\\r\\n\\r\\n",
+        "CONNECT {other}:443 HTTP/1.1\\r\\nHost: {ruled}\\r\\n\\r\\n",
+        "TRACE /trace HTTP/1.1\\r\\nHost: {ruled}\\r\\n\\r\\n",
+    ],
+)
+def test_nothing_for_another_host(upstream, ruled, head):
+    head = head.replace("{other}", upstream.name("other")).replace("{ruled}", upstream.name("ruled"))
+    requests, said = arrived(upstream, ruled, raw(upstream, head))
+    assert not requests and "403 Forbidden" in said and "egress_denied" in said, (requests, said)
+
+
+def test_nothing_goes_along_with_a_redirection(upstream, ruled):
+    url = f"https://{upstream.name('ruled')}/go?to=https://{upstream.name('other')}/away"
+    requests, said = arrived(upstream, ruled, f"curl -sSkL {url}")
+    assert [request["at"] for request in requests] == ["ruled", "other"], said
+    assert keys(requests[0]) == [VALUE] and VALUE not in str(requests[1])
+
+
+def test_nothing_goes_in_the_clear(upstream, ruled):
+    """Nobody can tell who answers without TLS."""
+    (request,), _ = arrived(upstream, ruled, f"curl -sS http://{upstream.name('ruled')}/clear")
+    assert request["at"] == "ruled in the clear" and VALUE not in str(request)
+
+
+@pytest.mark.parametrize("options", ["", "--resolve {ruled}:443:{elsewhere}"])
+def test_a_server_must_prove_who_it_is(upstream, ruled, options):
+    """One with a certificate that nobody trusts, and one with another's, where the guest says that the name leads."""
+    which = "ruled" if options else "untrusted"
+    options = options.replace("{ruled}", upstream.name("ruled")).replace("{elsewhere}", upstream.addresses["other"])
+    requests, said = arrived(upstream, ruled, f"curl -sSi {options} https://{upstream.name(which)}/x")
+    assert not requests and "502 Bad Gateway" in said and "upstream_untrusted" in said, said
+
+
+def issuer(sandbox: Sandbox, name: str) -> str:
+    return run(sandbox, f"curl -skv https://{name}/ 2>&1 | grep -i issuer:")
+
+
+def test_what_has_no_rule_is_not_touched(upstream, ruled):
+    assert "SoulBox sandbox" in issuer(ruled, upstream.name("ruled"))
+    assert "authority of the test" in issuer(ruled, upstream.name("other"))
+    (request,), _ = arrived(upstream, ruled, f"curl -sSk https://{upstream.name('other')}/untouched")
+    assert VALUE not in str(request)
+
+
+def test_another_value_counts_from_the_next_request_on(upstream, create):
+    sandbox = create(network={"rules": rules(upstream, headers={"x-key": "${e2b.secrets.rules-other}!"})})
+    url = f"https://{upstream.name('ruled')}/value"
+    requests, said = arrived(upstream, sandbox, f"curl -sS -w '%{{http_code}}' {url}")
+    assert not requests and "there is no secret rules-other" in said and said.endswith("502"), said
+    try:
+        for value in ("first", "second"):
+            if value == "first":
+                Secret.create("rules-other", value)
+            else:
+                Secret.update("rules-other", value)
+            (request,), _ = arrived(upstream, sandbox, f"curl -sS {url}")
+            assert keys(request) == [value + "!"]
+        Secret.update("rules-other", "two\nlines")
+        requests, said = arrived(upstream, sandbox, f"curl -sS {url}")
+        assert not requests and "rule_unusable" in said and "two" not in said
+    finally:
+        Secret.destroy("rules-other")
+
+
+def works(upstream: Upstream, sandbox: Sandbox) -> bool:
+    requests, said = arrived(upstream, sandbox, f"curl -sS https://{upstream.name('ruled')}/works; " + URLLIB.replace("{url}", f"https://{upstream.name('ruled')}/works"))
+    return [keys(request) for request in requests] == [[VALUE]] * 2
+
+
+def test_rules_come_and_go_while_it_runs(upstream, create):
+    sandbox = create()
+    name = upstream.name("ruled")
+    assert "authority of the test" in issuer(sandbox, name)
+    sandbox.update_network({"rules": rules(upstream)})
+    assert works(upstream, sandbox)
+    # For other domains there is another authority, and it is the only one.
+    sandbox.update_network({"rules": rules(upstream, "ruled", "other")})
+    assert works(upstream, sandbox)
+    assert run(sandbox, "grep -c 'SoulBox: the authority' /etc/ssl/certs/ca-certificates.crt") == "1\n"
+    sandbox.update_network({})
+    assert "authority of the test" in issuer(sandbox, name)
+
+
+def test_rules_open_nothing(upstream, create):
+    closed = create(network={"rules": rules(upstream), "deny_out": [ALL_TRAFFIC]})
+    assert not works(upstream, closed)
+    named = create(network={"rules": rules(upstream), "deny_out": [ALL_TRAFFIC], "allow_out": [upstream.name("ruled")]})
+    assert works(upstream, named)
+    assert "REACHED" not in run(named, f"curl -sSk -m 5 https://{upstream.name('other')}/")
+    address = create(network={"rules": rules(upstream), "deny_out": [ALL_TRAFFIC], "allow_out": [upstream.addresses["ruled"]]})
+    run(address, f"echo '{upstream.addresses['ruled']} {upstream.name('ruled')}' | sudo tee -a /etc/hosts")
+    assert works(upstream, address)
+
+
+def test_wildcards(upstream, create):
+    below = upstream.name("ruled").split(".", 1)[1]
+    sandbox = create(network={"rules": {f"*.{below.upper()}": [{"transform": {"headers": {"x-key": "wide"}}}]} | rules(upstream)})
+    requests, _ = arrived(upstream, sandbox, f"curl -sS https://{upstream.name('ruled')}/ https://{upstream.name('other')}/")
+    assert [keys(request) for request in requests] == [[VALUE], ["wide"]]
+
+
+@pytest.mark.parametrize("mode", ["full", "filesystem"])
+def test_after_a_pause(upstream, create, mode):
+    sandbox = create(network={"rules": rules(upstream)})
+    sandbox.pause(mode=mode)
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=300)
+    assert works(upstream, again)
+
+
+def test_a_fork_has_its_sources_rules(upstream, create):
+    sandbox = create(network={"rules": rules(upstream)})
+    (fork,) = sandbox.fork(timeout=120)
+    try:
+        assert works(upstream, fork)
+    finally:
+        fork.kill()
+
+
+def test_after_the_server(upstream, server, create):
+    """A program that runs goes on trusting, too: the authority stays."""
+    sandbox = create(network={"rules": rules(upstream)})
+    before = issuer(sandbox, upstream.name("ruled"))
+    server.kill()
+    server.listen = server.url.removeprefix("http://")
+    server.start()
+    os.environ.update(server.env)
+    assert issuer(sandbox, upstream.name("ruled")) == before != ""
+    assert works(upstream, sandbox)
+
+
+def test_what_is_refused(upstream, server):
+    for headers, said in (({"Host": "x"}, "cannot be set"), ({"x": "${e2b.secrets.}"}, "malformed E2B placeholder"), ({"x": "a\nb"}, "invalid characters")):
+        with pytest.raises(SandboxException, match=said):
+            Sandbox.create(network={"rules": rules(upstream, headers=headers)})
+    with pytest.raises(SandboxException, match="at most 10 domains"):
+        Sandbox.create(network={"rules": {f"d{number}.example": [] for number in range(11)}})
+
+
+def test_nothing_is_told_by_the_server(server):
+    assert VALUE not in server.log_path.read_text()
+    written = [path.name for path in server.data_dir.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24 and "layers" not in path.parts and VALUE.encode() in path.read_bytes()]
+    assert not written

@@ -1,0 +1,226 @@
+//! TLS to a domain with a header rule: read in the middle, request by request, and sent on over TLS of its own.
+//!
+//! Inside, a certificate of the sandbox's own authority speaks for the domain; outside, the server must show one that this
+//! host trusts, for the same name, before anything is sent. What must stay true: a header goes to the domain of its rule
+//! and nowhere else, whatever the guest writes into `Host`, and no answer carries one back.
+
+use std::convert::Infallible;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use soulbox_types::Timestamp;
+use soulbox_types::policy::{Rule, canonical_name};
+use soulbox_types::rules::{HeaderRule, Part, parts};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::broker::{Broker, Header};
+use crate::gate::{Gate, Passed};
+use crate::plain::{Body, Failed, Far, HEAD, asked, forward, refusal, target, told};
+use crate::proxy::{PATIENCE, Way, reset};
+
+/// What stands in the place of a value that an answer repeats.
+const HIDDEN: HeaderValue = HeaderValue::from_static("[hidden]");
+
+/// A connection whose TLS asks for a name with a rule.
+struct Middle {
+    gate: Arc<Gate>,
+    way: Way,
+    name: String,
+    server: Mutex<Option<SendRequest<Incoming>>>,
+}
+
+/// Speaks for the name. `said` is what the client has sent so far.
+pub(crate) async fn pass(
+    gate: Arc<Gate>,
+    way: Way,
+    name: String,
+    said: Vec<u8>,
+    stream: TcpStream,
+) {
+    let rules = gate.rules(way.client);
+    let acceptor = match (gate.broker(), &rules) {
+        (Some(broker), Some(rules)) => broker.acceptor(rules, &name),
+        _ => Err("the server is not ready".into()),
+    };
+    let acceptor = match acceptor {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::warn!(%error, "TLS of a sandbox cannot be read for a rule");
+            gate.refused(way.client, "tls", &name, "its certificate cannot be made");
+            return reset(stream);
+        }
+    };
+    let (read, write) = stream.into_split();
+    let stream = tokio::io::join(Cursor::new(said).chain(read), write);
+    let stream = match timeout(PATIENCE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS of a sandbox has failed");
+            let reason = format!("its TLS has failed: {error}");
+            return gate.refused(way.client, "tls", &name, &reason);
+        }
+        Err(_) => return,
+    };
+    let middle = Arc::new(Middle {
+        gate,
+        way,
+        name,
+        server: Mutex::new(None),
+    });
+    let service = service_fn(move |request| {
+        let middle = Arc::clone(&middle);
+        async move { Ok::<_, Infallible>(middle.answer(request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection of a sandbox has ended");
+    }
+}
+
+impl Middle {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let rule = match self.judge(&request) {
+            Ok(rule) => rule,
+            Err(reason) => {
+                self.gate
+                    .refused(self.way.client, "https", &self.name, &reason);
+                return refusal(&self.name, &reason);
+            }
+        };
+        let (at, asked) = (Timestamp::now(), asked(&request));
+        match self.send(request).await {
+            Ok((response, used)) => {
+                let passed = Passed {
+                    kind: "https",
+                    target: &self.name,
+                    rule: &rule,
+                    at,
+                    detail: &format!("{asked} {}{used}", response.status().as_u16()),
+                    bytes: None,
+                };
+                self.gate.passed(self.way, &passed);
+                response
+            }
+            Err(Failed { error, reason }) => {
+                self.gate
+                    .refused(self.way.client, "https", &self.name, &reason);
+                told(StatusCode::BAD_GATEWAY, error, &self.name, &reason)
+            }
+        }
+    }
+
+    /// Whether a request may be sent: to the name that the TLS asked for, and by the policy of this moment.
+    fn judge(&self, request: &Request<Incoming>) -> Result<Rule, String> {
+        let host = target(request, "443")?;
+        if canonical_name(&host).as_deref() != Some(&self.name) {
+            return Err("its Host is not the name that its TLS asks for".to_owned());
+        }
+        if request.method() == Method::TRACE {
+            return Err("it asks for its own headers (TRACE)".to_owned());
+        }
+        let address = *self.way.server.ip();
+        self.gate.judge(self.way.client, Some(&self.name), address)
+    }
+
+    /// The answer, and which headers the request got, with which secrets, for whoever looks at it later.
+    async fn send(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<(Response<Body>, String), Failed> {
+        let (headers, used) = self.headers().await.map_err(|reason| Failed {
+            error: "rule_unusable",
+            reason,
+        })?;
+        for Header { name, value } in &headers {
+            // The guest's own ones go, however many.
+            request.headers_mut().insert(name, value.clone());
+        }
+        let broker = self.gate.broker().ok_or_else(Failed::gone)?;
+        let far = Far::Verified(broker.upstream().clone(), server_name(&self.name)?);
+        let mut response = forward(self.way, &far, &self.server, request).await?;
+        hide(response.headers_mut(), &headers);
+        Ok((response, used))
+    }
+
+    /// What the rule of this moment adds.
+    async fn headers(&self) -> Result<(Vec<Header>, String), String> {
+        let gone = || "the rule is gone; connect again".to_owned();
+        let rules = self.gate.rules(self.way.client).ok_or_else(gone)?;
+        let rule = rules.of_name(&self.name).ok_or_else(gone)?;
+        let broker: &Broker = self.gate.broker().ok_or_else(gone)?;
+        let headers = broker.headers(&rules, rule).await;
+        let headers = headers.map_err(|unresolved| unresolved.0)?;
+        Ok((headers, used(rule)))
+    }
+}
+
+/// What a rule adds, by names: `, header authorization, secret openai-key`.
+fn used(rule: &HeaderRule) -> String {
+    let mut text = String::new();
+    for (name, template) in &rule.headers {
+        text += &format!(", header {name}");
+        for part in parts(template).unwrap_or_default() {
+            if let Part::Secret(secret) = part {
+                text += &format!(", secret {secret}");
+            }
+        }
+    }
+    text
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, Failed> {
+    ServerName::try_from(name.to_owned()).map_err(|_| Failed {
+        error: "upstream_failed",
+        reason: "no certificate can have this name".to_owned(),
+    })
+}
+
+/// Takes what was added out of the head of an answer that repeats it.
+fn hide(answer: &mut HeaderMap, added: &[Header]) {
+    for value in answer.values_mut() {
+        let repeats = |header: &Header| {
+            let own = header.value.as_bytes();
+            !own.is_empty() && value.as_bytes().windows(own.len()).any(|part| part == own)
+        };
+        if added.iter().any(repeats) {
+            *value = HIDDEN;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn answers_repeat_nothing() {
+        let added = Header {
+            name: HeaderName::from_static("x-key"),
+            value: HeaderValue::from_static("hidden"),
+        };
+        let mut answer = HeaderMap::new();
+        answer.insert("x-echo", HeaderValue::from_static("key=hidden;"));
+        answer.insert("x-other", HeaderValue::from_static("hid den"));
+        hide(&mut answer, &[added]);
+        assert_eq!(answer["x-echo"], "[hidden]");
+        assert_eq!(answer["x-other"], "hid den");
+    }
+}

@@ -1,0 +1,203 @@
+//! What makes programs of a sandbox trust the authority of its rules: a certificate of its own, and the bundle of those
+//! that are trusted, both as files through envd, and the variables by which programs find them.
+//!
+//! No program of the sandbox is run for it: images without a shell have rules, too.
+
+use std::collections::BTreeMap;
+
+use soulbox_client::{ClientError, Code, Envd, system_bundle};
+use soulbox_types::rules::HeaderRules;
+use soulbox_types::{NetworkMode, SandboxSpec};
+
+/// The certificate alone. `update-ca-certificates` puts what lies here into the bundle, too.
+const CERTIFICATE: &str = "/usr/local/share/ca-certificates/soulbox.crt";
+/// The bundle that the variables name.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where distributions have theirs. The first that is there is the one that is gone on from.
+const BUNDLES: [&str; 4] = [
+    BUNDLE,
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+/// What a program may have put there is read up to here.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+const BEGIN: &str = "# SoulBox: the authority of this sandbox's rules\n";
+const END: &str = "# SoulBox: end\n";
+
+/// Variables that take a bundle in the place of the program's own: OpenSSL and Go, Python's requests, curl, git, pip, AWS.
+const TAKE_BUNDLE: [&str; 6] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+];
+/// Variables that take certificates besides the program's own: Node, Deno.
+const TAKE_CERTIFICATE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// The rules that a sandbox is to have, if any.
+pub(crate) fn rules(network: &NetworkMode) -> Option<&HeaderRules> {
+    network.policy()?.rules.as_deref()
+}
+
+/// What a sandbox may reach, with the authority that it trusts already where that is for the same domains: programs that
+/// run have read its certificate.
+pub(crate) fn with_authority_of(mut network: NetworkMode, before: &NetworkMode) -> NetworkMode {
+    if let (NetworkMode::Filtered(policy), Some(before)) = (&mut network, rules(before))
+        && let Some(rules) = policy.rules.as_deref_mut()
+    {
+        let domains = |rules: &HeaderRules| -> Vec<_> {
+            rules.list.iter().map(|rule| rule.domain.clone()).collect()
+        };
+        if domains(rules) == domains(before) {
+            rules.authority = before.authority.clone();
+        }
+    }
+    network
+}
+
+/// The specification with the variables by which programs find what they are to trust. What the caller has set stays.
+pub(crate) fn with_variables(spec: &SandboxSpec) -> SandboxSpec {
+    let mut spec = spec.clone();
+    if rules(&spec.network).is_some() {
+        add_variables(&mut spec.env_vars);
+    }
+    spec
+}
+
+pub(crate) fn add_variables(variables: &mut BTreeMap<String, String>) {
+    let bundle = TAKE_BUNDLE.map(|name| (name, BUNDLE));
+    let certificate = TAKE_CERTIFICATE.map(|name| (name, CERTIFICATE));
+    for (name, value) in bundle.into_iter().chain(certificate) {
+        variables
+            .entry(name.to_owned())
+            .or_insert_with(|| value.to_owned());
+    }
+}
+
+/// Puts the files in place. In the place of an earlier authority comes this one.
+pub(crate) async fn install(envd: &Envd, rules: &HeaderRules) -> Result<(), ClientError> {
+    let certificate = &rules.authority.certificate;
+    write(envd, CERTIFICATE, certificate.clone()).await?;
+    let mut found = None;
+    for path in BUNDLES {
+        if let Some(text) = read(envd, path).await? {
+            found = Some((path, text));
+            break;
+        }
+    }
+    // An image that trusts nobody trusts whom this host does: its programs are told to look into the bundle.
+    let (path, text) = found.unwrap_or_else(|| (BUNDLE, of_this_host()));
+    let bundle = with_authority(&text, certificate);
+    if path != BUNDLE {
+        write(envd, path, bundle.clone()).await?;
+    }
+    write(envd, BUNDLE, bundle).await
+}
+
+fn of_this_host() -> String {
+    let read = system_bundle().map(std::fs::read_to_string);
+    read.and_then(Result::ok).unwrap_or_default()
+}
+
+/// A bundle with this authority, and no other of ours.
+fn with_authority(bundle: &str, certificate: &str) -> String {
+    let mut text = match bundle.split_once(BEGIN) {
+        Some((before, ours)) => {
+            let after = ours.split_once(END).map_or("", |(_, after)| after);
+            format!("{before}{after}")
+        }
+        None => bundle.to_owned(),
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    format!("{text}{BEGIN}{}\n{END}", certificate.trim_end())
+}
+
+/// A file's text; `None` when there is none, or what is there is no bundle.
+async fn read(envd: &Envd, path: &str) -> Result<Option<String>, ClientError> {
+    let mut download = match envd.download(path, Some("root")).await {
+        Ok(download) => download,
+        Err(ClientError::Refused {
+            code: Code::Http(400 | 404),
+            ..
+        }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    while let Some(piece) = download.next().await? {
+        if bytes.len() + piece.len() > MOST_BYTES {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(String::from_utf8(bytes).ok())
+}
+
+async fn write(envd: &Envd, path: &str, text: String) -> Result<(), ClientError> {
+    envd.write(path, Some("root"), text).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use soulbox_types::rules::{Authority, HeaderRule};
+    use soulbox_types::{DomainPattern, EgressPolicy};
+
+    use super::*;
+
+    #[test]
+    fn a_bundle_has_one_authority_of_ours() {
+        let first = with_authority("system\n", "ONE\n");
+        assert_eq!(first, format!("system\n{BEGIN}ONE\n{END}"));
+        let behind = format!("{first}added later\n");
+        let second = with_authority(&behind, "TWO\n");
+        assert_eq!(second, format!("system\nadded later\n{BEGIN}TWO\n{END}"));
+        assert_eq!(with_authority("", "ONE"), format!("{BEGIN}ONE\n{END}"));
+        assert_eq!(
+            with_authority("no line break", "ONE"),
+            format!("no line break\n{BEGIN}ONE\n{END}")
+        );
+    }
+
+    #[test]
+    fn programs_that_run_go_on_trusting_what_they_have_read() {
+        let network = |domain: &str, authority: &str| {
+            NetworkMode::Filtered(EgressPolicy {
+                rules: Some(Box::new(HeaderRules {
+                    team: "00000000-0000-4000-8000-000000000000".parse().unwrap(),
+                    authority: Authority {
+                        name: authority.into(),
+                        certificate: authority.into(),
+                        sealed_key: authority.into(),
+                    },
+                    list: vec![HeaderRule {
+                        domain: DomainPattern::parse(domain).unwrap(),
+                        headers: vec![("x".into(), authority.into())],
+                    }],
+                })),
+                ..EgressPolicy::default()
+            })
+        };
+        let name = |changed: &NetworkMode| rules(changed).unwrap().authority.name.clone();
+        let before = network("a.example", "first");
+        let same = with_authority_of(network("a.example", "second"), &before);
+        assert_eq!(name(&same), "first");
+        assert_eq!(rules(&same).unwrap().list[0].headers[0].1, "second");
+        let other = with_authority_of(network("b.example", "second"), &before);
+        assert_eq!(name(&other), "second");
+        let none = with_authority_of(NetworkMode::Internet, &before);
+        assert_eq!(none, NetworkMode::Internet);
+    }
+
+    #[test]
+    fn what_the_caller_has_set_stays() {
+        let mut variables = BTreeMap::from([("SSL_CERT_FILE".to_owned(), "/mine".to_owned())]);
+        add_variables(&mut variables);
+        assert_eq!(variables["SSL_CERT_FILE"], "/mine");
+        assert_eq!(variables["REQUESTS_CA_BUNDLE"], BUNDLE);
+        assert_eq!(variables["NODE_EXTRA_CA_CERTS"], CERTIFICATE);
+    }
+}
