@@ -52,7 +52,7 @@ test-kernels: setup base ## boot Debian's kernels under QEMU and run the server 
 soak: setup base ## SOAK_MINUTES (30) of mixed load while the server is killed now and then
 	@$(AS_ROOT) tests/soak/run --base-data $(DATA_DIR)
 
-bench: setup base ## measure against the container runtimes that are installed
+bench: setup base ## measure everything, beside the container runtimes that are installed: docs/performance.md
 	@$(AS_ROOT) scripts/bench $(SOULBOX) $(DATA_DIR)
 
 deny: ## licences, bans, sources and known vulnerabilities of what comes from outside

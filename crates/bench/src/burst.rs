@@ -7,17 +7,25 @@ use tokio::task::JoinSet;
 
 use crate::Report;
 use crate::report::Target;
-use crate::run::{BenchError, Options, WARM_UP, create_usable, kill_all, reason, request};
-use crate::stats::Samples;
+use crate::run::{BenchError, Options, create_usable, kill_all, reason, request, warm_up};
+use crate::stats::{Samples, millis};
 
-const SANDBOXES: u32 = 100;
+/// How many at once, when nothing else is wanted.
+const SIZES: [u32; 4] = [10, 50, 100, 500];
+/// The size that the target is stated for.
+const STATED: u32 = 100;
 
 pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchError> {
-    let count = options.count.unwrap_or(SANDBOXES);
-    for _ in 0..WARM_UP {
-        let created = create_usable(api, &request(&options.template)).await?;
-        api.kill(&created.sandbox.sandbox_id).await?;
+    let sizes = options.count.map_or(SIZES.to_vec(), |count| vec![count]);
+    warm_up(api, options).await?;
+    let mut report = Report::new("burst");
+    for count in sizes {
+        burst(api, options, count, &mut report).await;
     }
+    Ok(report)
+}
+
+async fn burst(api: &Api, options: &Options, count: u32, report: &mut Report) {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..count {
@@ -42,9 +50,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     }
     let all = start.elapsed();
     kill_all(api, ids.into_iter()).await;
-    let mut report = Report::new("burst");
-    // The target is stated for a hundred.
-    let target = (count == SANDBOXES).then(|| Target::p95(600.0));
+    let target = (count == STATED).then(|| Target::p95(600.0));
     report.timing(
         format!("{count} at once: create + first command"),
         &usable,
@@ -52,10 +58,9 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     );
     report.timing(format!("{count} at once: create (answer)"), &answer, None);
     report.figure(
-        "until all were usable",
-        all.as_secs_f64() * 1000.0,
+        format!("{count} at once: until all were usable"),
+        millis(all),
         "ms",
         None,
     );
-    Ok(report)
 }

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use soulbox_client::Api;
 
-use crate::Report;
 use crate::peers::{self, Peer};
-use crate::report::{Bound, Target};
-use crate::run::{BenchError, Options, WARM_UP, create_usable, reason, request};
+use crate::report::Target;
+use crate::run::{BenchError, Options, create_usable, reason, request, warm_up};
 use crate::stats::Samples;
+use crate::{Report, ratio};
 
 const ROUNDS: u32 = 100;
 
@@ -39,11 +39,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
             .collect();
         notes.into_iter().for_each(|note| report.note(note));
     }
-    for _ in 0..WARM_UP {
-        // A server that cannot create at all is an error, not a hundred failures.
-        let created = create_usable(api, &request(&options.template)).await?;
-        api.kill(&created.sandbox.sandbox_id).await?;
-    }
+    warm_up(api, options).await?;
     let mut ours = Ours::default();
     for _ in 0..rounds {
         round(api, options, &mut ours).await;
@@ -83,29 +79,22 @@ async fn round(api: &Api, options: &Options, ours: &mut Ours) {
 }
 
 fn compare(report: &mut Report, ours: &Ours, rivals: &[(Peer, Samples)]) {
-    let create = ours.create.distribution().p50_ms;
-    let usable = ours.usable.distribution().p50_ms;
     for (peer, samples) in rivals {
         report.timing(format!("{} run /bin/true", peer.name()), samples, None);
     }
-    for (peer, samples) in rivals {
-        let theirs = samples.distribution().p50_ms;
-        if theirs > 0.0 {
-            let name = peer.name();
-            // The design's target names crun; the others are for orientation.
-            let bound = (name == "crun").then_some(Bound::AtMost(1.0));
-            report.figure(
-                format!("our create / {name} run (p50)"),
-                create / theirs,
-                "x",
-                bound,
-            );
-            report.figure(
-                format!("our create + first command / {name} run (p50)"),
-                usable / theirs,
-                "x",
-                None,
-            );
-        }
+    for (peer, theirs) in rivals {
+        let name = peer.name();
+        // The target names crun; the others are for orientation.
+        let at_most = (name == "crun").then_some(0.6);
+        report.ratio(
+            format!("our create / {name} run (p50)"),
+            ratio::of_medians(&ours.create, theirs),
+            at_most,
+        );
+        report.ratio(
+            format!("our create + first command / {name} run (p50)"),
+            ratio::of_medians(&ours.usable, theirs),
+            None,
+        );
     }
 }

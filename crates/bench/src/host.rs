@@ -6,6 +6,73 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a reader of numbers has to know of the machine that they come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// What the processor calls itself.
+    pub processor: String,
+    /// How many processors this program may use.
+    pub processors: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// How many wanted to run in the last minute, on average: what else the machine was doing.
+    pub load: f64,
+}
+
+/// Facts of this machine; what cannot be read is empty.
+#[must_use]
+pub fn facts() -> Facts {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let first = |text: String| {
+        text.split_whitespace()
+            .next()
+            .and_then(|word| word.parse().ok())
+    };
+    Facts {
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        processor: processor(&read("/proc/cpuinfo")).to_owned(),
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+        memory_mib: kib(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default() / 1024,
+        load: first(read("/proc/loadavg")).unwrap_or_default(),
+    }
+}
+
+fn processor(cpuinfo: &str) -> &str {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(':'))
+        .map_or("", |(_, name)| name.trim())
+}
+
+/// How long the threads of these processes have run so far. None when one of them cannot be seen.
+#[must_use]
+pub fn running_time(pids: impl IntoIterator<Item = u32>) -> Option<Duration> {
+    let mut all = Duration::ZERO;
+    for pid in pids {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+            let path = thread.ok()?.path().join("schedstat");
+            match fs::read_to_string(path) {
+                Ok(text) => all += on_processor(&text)?,
+                // A thread may end between the listing and the reading.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(_) => return None,
+            }
+        }
+    }
+    Some(all)
+}
+
+/// The first number of `schedstat`: nanoseconds on a processor.
+fn on_processor(schedstat: &str) -> Option<Duration> {
+    let nanoseconds = schedstat.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
 
 /// Memory of one process, in KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,6 +214,28 @@ mod tests {
             Some(std::process::id())
         );
         assert!(rss_kib(std::process::id()).is_some_and(|kib| kib > 100));
+    }
+
+    #[test]
+    fn this_machine() {
+        let facts = facts();
+        assert!(facts.processors > 0 && facts.memory_mib > 0 && !facts.kernel.is_empty());
+        assert_eq!(
+            processor("processor\t: 0\nmodel name\t: A B @ 2\n"),
+            "A B @ 2"
+        );
+        assert_eq!(processor(""), "");
+    }
+
+    #[test]
+    fn time_on_a_processor() {
+        assert_eq!(
+            on_processor("1500 20 3\n"),
+            Some(Duration::from_nanos(1500))
+        );
+        assert_eq!(on_processor("\n"), None);
+        assert!(running_time([std::process::id()]).is_some_and(|time| time > Duration::ZERO));
+        assert_eq!(running_time([0]), None);
     }
 
     #[test]

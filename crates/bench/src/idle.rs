@@ -19,6 +19,8 @@ const MAKERS: u32 = 8;
 const QUESTIONS: usize = 200;
 /// Time for the commands' leftovers to end before memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long the processors are watched.
+const WATCHED: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchError> {
     let count = options.count.unwrap_or(SANDBOXES);
@@ -30,6 +32,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     api.kill(&first.sandbox.sandbox_id).await?;
     let (ids, made) = fill(api, &options.template, count).await;
     tokio::time::sleep(SETTLE).await;
+    let busy = busy(&ids, server).await;
     let (look, list) = ask(api, &ids).await;
     let server_after = server.and_then(host::rss_kib);
     let memory = sandbox_memory(&ids);
@@ -44,12 +47,22 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
         Some(mut pss_kib) => {
             pss_kib.sort_unstable();
             let mb = |kib: u64| kilobytes(kib) / 1000.0;
-            report.figure("memory of an idle sandbox (PSS), p50", mb(percentile(&pss_kib, 50)), "MB", Some(Bound::AtMost(2.0)));
+            report.figure("memory of an idle sandbox (PSS), p50", mb(percentile(&pss_kib, 50)), "MB", Some(Bound::AtMost(1.5)));
             report.figure("memory of an idle sandbox (PSS), max", mb(percentile(&pss_kib, 100)), "MB", None);
         }
         None => report.note("processes of sandboxes are not visible from here: memory needs root on the server's machine"),
     }
     let stated = count >= TARGET_SANDBOXES;
+    match busy {
+        Some(busy) => report.figure(
+            format!("processor time of {count} sandboxes and the server, of one processor"),
+            busy * 100.0,
+            "%",
+            stated.then_some(Bound::AtMost(1.0)),
+        ),
+        None => report
+            .note("processor time is not visible from here: it needs root on the server's machine"),
+    }
     match (server_before, server_after) {
         (Some(before), Some(after)) => {
             report.figure(
@@ -126,6 +139,21 @@ async fn ask(api: &Api, ids: &[String]) -> (Samples, Samples) {
         );
     }
     (look, list)
+}
+
+/// The share of one processor that sandboxes and server use while nobody asks for anything. The server's helper is
+/// its parent or child and idle with it; it is not counted.
+async fn busy(ids: &[String], server: Option<u32>) -> Option<f64> {
+    let server = server?;
+    let by_sandbox = host::processes_by_sandbox(ids);
+    if by_sandbox.len() != ids.len() {
+        return None;
+    }
+    let running = || host::running_time(by_sandbox.values().flatten().copied().chain([server]));
+    let (start, before) = (Instant::now(), running()?);
+    tokio::time::sleep(WATCHED).await;
+    let used = running()?.checked_sub(before)?;
+    Some(used.as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
 /// PSS of each sandbox in KiB; None when their processes cannot be seen.

@@ -3,16 +3,19 @@
 //! They are made over the wire against a running server, as a client would see it: "created" means that a command
 //! has run. A failure is counted, never left out. Nothing is printed here; every measurement becomes a [`Report`].
 //!
-//! Reading order: [`stats`], [`report`], then one file per measurement.
+//! Reading order: [`stats`], [`ratio`], [`report`], [`plot`], then one file per measurement.
 
 mod burst;
 mod create;
 mod exec;
+mod files;
 pub mod host;
 mod idle;
 mod interpreter;
 mod lifecycle;
 pub mod peers;
+pub mod plot;
+pub mod ratio;
 pub mod report;
 pub mod run;
 pub mod stats;

@@ -7,13 +7,13 @@ use soulbox_api_types::sandbox::{
 };
 use soulbox_client::Api;
 use soulbox_client::envd::Envd;
-use soulbox_client::process::Start;
 use tokio::task::JoinSet;
 
 use crate::Report;
 use crate::report::{Bound, Target};
 use crate::run::{
-    BenchError, Created, Options, WARM_UP, create_usable, kill_all, reason, request, run_true,
+    BenchError, Created, Options, WARM_UP, create_usable, kill_all, reason, request, run_shell,
+    run_true,
 };
 use crate::stats::Samples;
 
@@ -46,18 +46,6 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     let outcome = outcome.await;
     api.kill(&created.sandbox.sandbox_id).await?;
     outcome.map(|()| report)
-}
-
-async fn run_shell(envd: &Envd, line: &str) -> Result<(), BenchError> {
-    let output = envd.run(&Start::shell(line)).await?;
-    if output.end.exited && output.end.exit_code == 0 {
-        return Ok(());
-    }
-    Err(BenchError::Command {
-        command: line.to_owned(),
-        sandbox: envd.sandbox_id().to_owned(),
-        status: output.end.status,
-    })
 }
 
 async fn pause(api: &Api, created: &Created, memory: bool) -> Result<Duration, BenchError> {

@@ -1,7 +1,10 @@
 //! What a measurement says: distributions and figures, each beside the number it has to reach.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
+use crate::ratio::Interval;
 use crate::stats::{Distribution, Samples};
 
 /// The outcome of one bench.
@@ -11,6 +14,8 @@ pub struct Report {
     pub bench: &'static str,
     /// Times.
     pub timings: Vec<Timing>,
+    /// How many times as long one took as another.
+    pub ratios: Vec<Ratio>,
     /// Single numbers.
     pub figures: Vec<Figure>,
     /// What a reader has to know to judge them.
@@ -25,6 +30,9 @@ pub struct Timing {
     /// Its distribution.
     #[serde(flatten)]
     pub times: Distribution,
+    /// Each of them, from the shortest to the longest: for plots.
+    #[serde(skip)]
+    pub sorted: Vec<Duration>,
     /// What has to be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -73,6 +81,23 @@ impl Target {
     }
 }
 
+/// How many times as long one took as another, in the same run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ratio {
+    /// What was divided by what.
+    pub what: String,
+    /// The ratio, and how sure it is.
+    #[serde(flatten)]
+    pub interval: Interval,
+    /// What it may be at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
+    /// Whether it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached: Option<bool>,
+}
+
 /// A single number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
@@ -116,6 +141,7 @@ impl Report {
         Self {
             bench,
             timings: Vec::new(),
+            ratios: Vec::new(),
             figures: Vec::new(),
             notes: Vec::new(),
         }
@@ -128,9 +154,27 @@ impl Report {
         self.timings.push(Timing {
             what: what.into(),
             times,
+            sorted: samples.sorted(),
             target,
             reached,
         });
+    }
+
+    /// Adds a ratio, when both sides were measured.
+    pub fn ratio(
+        &mut self,
+        what: impl Into<String>,
+        interval: Option<Interval>,
+        at_most: Option<f64>,
+    ) {
+        if let Some(interval) = interval {
+            self.ratios.push(Ratio {
+                what: what.into(),
+                interval,
+                at_most,
+                reached: at_most.map(|most| interval.value <= most),
+            });
+        }
     }
 
     /// Adds a number.
@@ -162,6 +206,7 @@ impl Report {
         self.timings
             .iter()
             .all(|timing| timing.times.failures == 0 && timing.reached != Some(false))
+            && self.ratios.iter().all(|ratio| ratio.reached != Some(false))
             && self
                 .figures
                 .iter()
@@ -171,8 +216,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn samples(ms: &[u64], failures: usize) -> Samples {
@@ -201,7 +244,18 @@ mod tests {
         report.figure("rate", 200.0, "1/s", Some(Bound::AtLeast(150.0)));
         report.figure("memory", 1.0, "MB", None);
         assert!(report.all_reached());
+        let interval = Interval {
+            value: 1.5,
+            low: 1.4,
+            high: 1.7,
+        };
+        report.ratio("ours / theirs", Some(interval), Some(1.6));
+        report.ratio("ours / of what is not there", None, Some(1.0));
+        assert!(report.all_reached());
         report.figure("memory", 3.0, "MB", Some(Bound::AtMost(2.0)));
+        assert!(!report.all_reached());
+        report.figures.clear();
+        report.ratio("ours / theirs", Some(interval), Some(1.4));
         assert!(!report.all_reached());
     }
 }

@@ -10,7 +10,7 @@ use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
 use crate::{
-    Report, burst, create, exec, idle, interpreter, lifecycle, sustained, template, transfer,
+    Report, burst, create, exec, files, idle, interpreter, lifecycle, sustained, template, transfer,
 };
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
@@ -50,7 +50,9 @@ pub enum Bench {
     Idle,
     /// Files through the edge.
     Transfer,
-    /// Create and kill as fast as it goes.
+    /// Files of every size, and many small ones.
+    Files,
+    /// Create and kill as fast as it goes, and at half of that.
     Sustained,
     /// Pause, resume, snapshot, fork.
     Lifecycle,
@@ -62,13 +64,14 @@ pub enum Bench {
 
 impl Bench {
     /// All that need nothing but the base template, from the quickest to the longest.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Create,
         Self::Exec,
         Self::Burst,
         Self::Sustained,
         Self::Lifecycle,
         Self::Transfer,
+        Self::Files,
         Self::Template,
         Self::Idle,
     ];
@@ -96,6 +99,9 @@ pub enum BenchError {
     /// Files came back different.
     #[error("the downloaded file is not what was uploaded: {0}")]
     Corrupt(String),
+    /// A reference that runs beside ours did not work.
+    #[error("cannot measure the reference: {0}")]
+    Reference(String),
     /// A bundle for peers cannot be made.
     #[error("cannot prepare the peers' bundle")]
     Bundle(#[source] std::io::Error),
@@ -112,6 +118,7 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Burst => burst::run(api, options).await,
         Bench::Idle => idle::run(api, options).await,
         Bench::Transfer => transfer::run(api, options).await,
+        Bench::Files => files::run(api, options).await,
         Bench::Sustained => sustained::run(api, options).await,
         Bench::Lifecycle => lifecycle::run(api, options).await,
         Bench::Template => template::run(api, options).await,
@@ -158,12 +165,26 @@ pub(crate) fn request(template: &str) -> NewSandbox {
     new
 }
 
+/// Creates, uses and kills some sandboxes that do not count. A server that cannot create at all is an error, not a
+/// hundred failures.
+pub(crate) async fn warm_up(api: &Api, options: &Options) -> Result<(), BenchError> {
+    for _ in 0..WARM_UP {
+        let created = create_usable(api, &request(&options.template)).await?;
+        api.kill(&created.sandbox.sandbox_id).await?;
+    }
+    Ok(())
+}
+
 /// Runs `true` the way the SDKs run commands.
 pub(crate) async fn run_true(envd: &Envd) -> Result<(), BenchError> {
-    let command = "true";
+    run_shell(envd, "true").await.map(|_| ())
+}
+
+/// Runs a line in the shell, and returns what it wrote to standard output.
+pub(crate) async fn run_shell(envd: &Envd, command: &str) -> Result<Vec<u8>, BenchError> {
     let output = envd.run(&Start::shell(command)).await?;
     if output.end.exited && output.end.exit_code == 0 {
-        return Ok(());
+        return Ok(output.stdout);
     }
     Err(BenchError::Command {
         command: command.to_owned(),

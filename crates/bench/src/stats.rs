@@ -59,11 +59,24 @@ impl Samples {
         self.times.is_empty()
     }
 
+    /// Those that worked, in the order they were counted.
+    #[must_use]
+    pub fn times(&self) -> &[Duration] {
+        &self.times
+    }
+
+    /// Those that worked, from the shortest to the longest.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<Duration> {
+        let mut sorted = self.times.clone();
+        sorted.sort_unstable();
+        sorted
+    }
+
     /// The distribution of those that worked.
     #[must_use]
     pub fn distribution(&self) -> Distribution {
-        let mut sorted = self.times.clone();
-        sorted.sort_unstable();
+        let sorted = self.sorted();
         let at = |percent| millis(percentile(&sorted, percent));
         Distribution {
             count: sorted.len(),

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use soulbox_api_types::build::{BuildStatus, NewTemplateBuild, StartTemplateBuild, TemplateStep};
 use soulbox_client::Api;
 
-use crate::Report;
 use crate::report::{Bound, Target};
 use crate::run::{BenchError, Options, create_usable, reason, request};
 use crate::stats::Samples;
+use crate::{Report, ratio};
 
 /// Builds of each kind, and creates of each size.
 const ROUNDS: u32 = 5;
@@ -114,11 +114,11 @@ async fn sizes(
         );
     }
     if let [(_, _, small), (_, _, large)] = sized.as_slice() {
-        let (small, large) = (small.distribution().p50_ms, large.distribution().p50_ms);
-        if small > 0.0 {
-            let what = format!("create, {LARGE_MIB} MiB / {SMALL_MIB} MiB (p50)");
-            report.figure(what, large / small, "x", Some(Bound::AtMost(1.2)));
-        }
+        report.ratio(
+            format!("create, {LARGE_MIB} MiB / {SMALL_MIB} MiB (p50)"),
+            ratio::of_medians(large, small),
+            Some(1.2),
+        );
     }
     Ok(())
 }

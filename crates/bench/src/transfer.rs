@@ -63,15 +63,8 @@ async fn rounds(envd: &Envd, size: u64) -> Result<(Duration, Duration), BenchErr
     let (mut upload, mut download) = (Duration::MAX, Duration::MAX);
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        envd.upload(
-            FILE,
-            None,
-            Repeat {
-                piece: pattern.clone(),
-                left: size,
-            },
-        )
-        .await?;
+        envd.upload(FILE, None, Repeat::new(pattern.clone(), size))
+            .await?;
         upload = upload.min(start.elapsed());
         let start = Instant::now();
         let mut file = envd.download(FILE, None).await?;
@@ -108,7 +101,7 @@ async fn verify(envd: &Envd, pattern: &[u8]) -> Result<(), BenchError> {
 }
 
 /// A piece whose every part differs from its neighbours, so that a swapped or doubled block shows.
-fn pattern() -> Vec<u8> {
+pub(crate) fn pattern() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(PIECE_BYTES);
     while bytes.len() < PIECE_BYTES {
@@ -121,9 +114,15 @@ fn pattern() -> Vec<u8> {
 }
 
 /// A body of known length that repeats one piece without copying it.
-struct Repeat {
+pub(crate) struct Repeat {
     piece: Bytes,
     left: u64,
+}
+
+impl Repeat {
+    pub(crate) fn new(piece: Bytes, left: u64) -> Self {
+        Self { piece, left }
+    }
 }
 
 impl Body for Repeat {
@@ -153,7 +152,7 @@ impl Body for Repeat {
     }
 }
 
-fn length(bytes: &[u8]) -> u64 {
+pub(crate) fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
@@ -224,10 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_known_length() {
-        let mut body = Repeat {
-            piece: Bytes::from_static(b"abc"),
-            left: 8,
-        };
+        let mut body = Repeat::new(Bytes::from_static(b"abc"), 8);
         assert_eq!(body.size_hint().exact(), Some(8));
         let mut all = Vec::new();
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await

@@ -657,7 +657,9 @@ pub(crate) enum BenchCommand {
     Idle(BenchArgs),
     /// Upload and download through the edge
     Transfer(BenchArgs),
-    /// Create and kill as fast as it goes
+    /// Files from 1 KiB to 1 GiB up and down, and thousands of small ones
+    Files(BenchArgs),
+    /// Create and kill as fast as it goes, then steadily at half of that
     Sustained(BenchArgs),
     /// Pause, resume, snapshot, fork
     Lifecycle(BenchArgs),
@@ -678,6 +680,7 @@ impl BenchCommand {
             | Self::Burst(args)
             | Self::Idle(args)
             | Self::Transfer(args)
+            | Self::Files(args)
             | Self::Sustained(args)
             | Self::Lifecycle(args)
             | Self::Template(args)
@@ -690,7 +693,7 @@ impl BenchCommand {
 /// Options of every bench.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// How many (create, exec: rounds; burst, idle: sandboxes)
+    /// How many (create, exec: rounds; burst, idle: sandboxes; files: of each size at most)
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: Option<u32>,
     /// Template to measure with
@@ -711,6 +714,9 @@ pub(crate) struct BenchArgs {
     /// Size of the file, for transfer
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub(crate) size_mib: u32,
+    /// Draw the distributions into this file, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 /// `soulbox debug …`

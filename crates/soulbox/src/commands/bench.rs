@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use soulbox_bench::report::{Bound, Figure, Report, Timing};
+use serde::Serialize;
+use soulbox_bench::host::{Facts, facts};
+use soulbox_bench::plot;
+use soulbox_bench::report::{Bound, Figure, Ratio, Report, Timing};
 use soulbox_bench::run::Bench;
 use soulbox_bench::{BenchError, Options, measure, sweep};
 use soulbox_client::Api;
@@ -13,6 +16,13 @@ use crate::args::BenchCommand;
 use crate::failure::Failure;
 use crate::output::{Output, line, note, table};
 use crate::session::failure;
+
+/// What a run says, as JSON.
+#[derive(Serialize)]
+struct Results {
+    host: Facts,
+    reports: Vec<Report>,
+}
 
 /// Runs what was asked for. Whatever happens, an interrupt included, no sandbox is left behind.
 pub(crate) async fn run(
@@ -31,6 +41,11 @@ pub(crate) async fn run(
         peers_rootfs: rootfs,
     };
     let benches = benches(&command);
+    // Before the first measurement: the load afterwards is our own.
+    let host = facts();
+    if output == Output::Text {
+        line(&machine(&host))?;
+    }
     let measured = tokio::select! {
         measured = measure_all(api, &benches, &options, output) => measured,
         _ = tokio::signal::ctrl_c() => Err(Failure::user("interrupted")),
@@ -38,8 +53,13 @@ pub(crate) async fn run(
     let swept = sweep(api).await;
     let reports = measured?;
     swept.map_err(|error| failure(&error, None))?;
+    if let Some(path) = &args.plot {
+        std::fs::write(path, plot::svg(&reports)).map_err(|error| {
+            Failure::user(format!("cannot write {}", path.display())).because(error)
+        })?;
+    }
     if output == Output::Json {
-        output.json(&reports)?;
+        output.json(&Results { host, reports })?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -51,6 +71,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Burst(_) => vec![Bench::Burst],
         BenchCommand::Idle(_) => vec![Bench::Idle],
         BenchCommand::Transfer(_) => vec![Bench::Transfer],
+        BenchCommand::Files(_) => vec![Bench::Files],
         BenchCommand::Sustained(_) => vec![Bench::Sustained],
         BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
@@ -91,11 +112,19 @@ async fn measure_all(
 fn broken(error: BenchError) -> Failure {
     match error {
         BenchError::Client(error) => failure(&error, None),
-        error @ (BenchError::Command { .. } | BenchError::Build(_) | BenchError::Corrupt(_)) => {
-            Failure::internal(error.to_string())
-        }
+        error @ (BenchError::Command { .. }
+        | BenchError::Build(_)
+        | BenchError::Corrupt(_)
+        | BenchError::Reference(_)) => Failure::internal(error.to_string()),
         error @ BenchError::Bundle(_) => Failure::user("cannot prepare the peers").because(error),
     }
+}
+
+fn machine(host: &Facts) -> String {
+    format!(
+        "Linux {}, {} × {}, {} MiB, load {:.2}\n",
+        host.kernel, host.processors, host.processor, host.memory_mib, host.load
+    )
 }
 
 fn render(report: &Report) -> String {
@@ -105,6 +134,12 @@ fn render(report: &Report) -> String {
             "  TIME", "N", "FAILED", "P50", "P95", "P99", "MAX", "TARGET",
         ];
         blocks.push(table(header, report.timings.iter().map(timing_row)));
+    }
+    if !report.ratios.is_empty() {
+        blocks.push(table(
+            ["  RATIO", "VALUE", "95 % BETWEEN", "TARGET"],
+            report.ratios.iter().map(ratio_row),
+        ));
     }
     if !report.figures.is_empty() {
         blocks.push(table(
@@ -148,6 +183,16 @@ fn timing_row(timing: &Timing) -> [String; 8] {
     ]
 }
 
+fn ratio_row(ratio: &Ratio) -> [String; 4] {
+    let interval = ratio.interval;
+    [
+        format!("  {}", ratio.what),
+        format!("{:.2} x", interval.value),
+        format!("{:.2} … {:.2}", interval.low, interval.high),
+        verdict(ratio.at_most.map(|most| format!("≤ {most}")), ratio.reached),
+    ]
+}
+
 fn figure_row(figure: &Figure) -> [String; 3] {
     let bound = figure.bound.map(|bound| match bound {
         Bound::AtMost(most) => format!("≤ {most}"),
@@ -170,6 +215,7 @@ fn verdict(target: Option<String>, reached: Option<bool>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use soulbox_bench::ratio::Interval;
     use soulbox_bench::report::Target;
     use soulbox_bench::stats::Samples;
 
@@ -186,12 +232,13 @@ mod tests {
         samples.fail(&"create a sandbox: full (503)");
         report.timing("kill", &samples, Some(Target::p95(5.0)));
         report.timing("nothing", &Samples::new(), None);
-        report.figure(
-            "our create / crun run (p50)",
-            0.5,
-            "x",
-            Some(Bound::AtMost(1.0)),
-        );
+        let interval = Interval {
+            value: 0.5,
+            low: 0.42,
+            high: 0.571,
+        };
+        report.ratio("our create / crun run (p50)", Some(interval), Some(0.6));
+        report.figure("memory", 3.0, "MB", Some(Bound::AtMost(2.0)));
         report.note("runsc is not installed");
         insta::assert_snapshot!(render(&report), @r"
         create:
@@ -199,8 +246,10 @@ mod tests {
           create (answer)   3   0        5.00 ms   6.00 ms   6.00 ms   6.00 ms   p50 ≤ 8 ms  ok
           kill              3   1        5.00 ms   6.00 ms   6.00 ms   6.00 ms   p95 ≤ 5 ms  MISSED
           nothing           0   0        -         -         -         -
-          FIGURE                        VALUE    TARGET
-          our create / crun run (p50)   0.50 x   ≤ 1  ok
+          RATIO                         VALUE    95 % BETWEEN   TARGET
+          our create / crun run (p50)   0.50 x   0.42 … 0.57    ≤ 0.6  ok
+          FIGURE   VALUE     TARGET
+          memory   3.00 MB   ≤ 2  MISSED
           first failure of kill: create a sandbox: full (503)
           runsc is not installed
         ");
