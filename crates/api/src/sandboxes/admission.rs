@@ -273,10 +273,6 @@ mod tests {
             "too many tokens: 6 (max 5)",
         );
         refused(
-            json!({"iam": {"tokens": {"t": token}}}),
-            "workload tokens are not available",
-        );
-        refused(
             json!({"network": {"maskRequestHost": ""}, "volumeMounts": [{"name": "v", "path": "/v"}]}),
             "mask request",
         );
