@@ -5,6 +5,7 @@
 //!
 //! Reading order: [`stats`], [`ratio`], [`report`], [`plot`], then one file per measurement.
 
+pub mod bare;
 mod burst;
 mod create;
 mod exec;

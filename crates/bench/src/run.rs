@@ -33,8 +33,10 @@ pub struct Options {
     pub duration: Duration,
     /// Size of the file, for transfer.
     pub size_mib: u32,
-    /// Root file system to run peers in; None leaves them out.
-    pub peers_rootfs: Option<PathBuf>,
+    /// The root file system that references stand on: peers, and the bare system calls. Or why there is none.
+    pub rootfs: Result<PathBuf, String>,
+    /// Whether peers are measured.
+    pub peers: bool,
 }
 
 /// One of the measurements.
