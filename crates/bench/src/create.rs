@@ -1,15 +1,16 @@
 //! Create, first command, kill; one sandbox at a time. The bare system calls of a sandbox, and peers, when wanted, take
 //! turns with ours in every round, so that a noisy moment of the machine meets all alike.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use soulbox_client::Api;
 
 use crate::bare::Reference;
 use crate::peers::{self, Peer};
 use crate::report::Target;
-use crate::run::{BenchError, Options, create_usable, reason, request, warm_up};
+use crate::run::{BenchError, Options, create_traced, create_usable, reason, request, warm_up};
 use crate::stats::Samples;
+use crate::trace::Steps;
 use crate::{Report, ratio};
 
 const ROUNDS: u32 = 100;
@@ -20,6 +21,7 @@ struct Ours {
     usable: Samples,
     kill: Samples,
     whole: Samples,
+    steps: Steps,
 }
 
 pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchError> {
@@ -54,6 +56,16 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
         Some(Target::p50(20.0)),
     );
     beside_bare(&mut report, &ours, &bare);
+    if options.trace {
+        ours.steps.tell("our create", &mut report);
+        let mut calls = Steps::default();
+        for made in &bare.steps {
+            let steps = made.0.iter();
+            let steps = steps.map(|(name, ns)| (name.clone(), Duration::from_nanos(*ns)));
+            calls.add(made.total(), steps.collect());
+        }
+        calls.tell("bare system calls", &mut report);
+    }
     compare(&mut report, &ours, &rivals);
     Ok(report)
 }
@@ -71,10 +83,16 @@ fn bundle(options: &Options) -> Result<Option<peers::Bundle>, BenchError> {
 
 async fn round(api: &Api, options: &Options, ours: &mut Ours) {
     let start = Instant::now();
-    let created = match create_usable(api, &request(&options.template)).await {
+    let request = request(&options.template);
+    let made = match options.trace {
+        true => create_traced(api, &request).await,
+        false => create_usable(api, &request).await,
+    };
+    let created = match made {
         Ok(created) => created,
         Err(error) => return ours.create.fail(&reason(&error)),
     };
+    ours.steps.add(created.create, created.steps);
     ours.create.add(created.create);
     ours.usable.add(created.usable);
     let kill = Instant::now();

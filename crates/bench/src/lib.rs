@@ -22,6 +22,7 @@ pub mod run;
 pub mod stats;
 mod sustained;
 mod template;
+mod trace;
 mod transfer;
 
 pub use report::Report;

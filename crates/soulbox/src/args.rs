@@ -712,6 +712,9 @@ pub(crate) struct BenchArgs {
     /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
     #[arg(long)]
     pub(crate) peers: bool,
+    /// For create: how long each step takes, of ours and of the bare system calls
+    #[arg(long)]
+    pub(crate) trace: bool,
     /// Root file system for peers and bare system calls, instead of the template's
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,

@@ -88,9 +88,11 @@ fn launch(place: &Place, told: &mut Told) -> Result<(), Failed> {
     let root = place.files.join("root");
     told.done("devices", devices(&root))?;
     told.done("pivot-root", mount::pivot_root(&root))?;
-    if let Cloned::Parent { .. } = told.done("clone", namespace::clone_pid1())? {
+    let cloned = namespace::clone_pid1().map_err(|error| ("clone", error))?;
+    if let Cloned::Parent { .. } = cloned {
         return Ok(());
     }
+    told.done("clone", Ok(()))?;
     told.done("proc", proc(&owned, &host_mounts))?;
     clocks.open_offsets().map_err(|error| ("identity", error))?;
     told.done("identity", become_root(&owned, clocks))?;
@@ -105,14 +107,7 @@ fn network(owned: &Owned, link: Option<&str>) -> io::Result<()> {
     let loopback = inner.link_index("lo")?;
     inner.set_up(loopback)?;
     let Some(link) = link else { return Ok(()) };
-    if let Err(error) = inner.add_veth("eth0", link, &host_namespace) {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            return Err(error);
-        }
-        // The kernel has not yet removed that of the one before.
-        host.delete_link(link)?;
-        inner.add_veth("eth0", link, &host_namespace)?;
-    }
+    inner.add_veth("eth0", link, &host_namespace)?;
     let outer = host.link_index(link)?;
     host.set_up(outer)?;
     let eth0 = inner.link_index("eth0")?;

@@ -21,9 +21,11 @@ pub fn run(rootfs: &Path, network: bool) -> io::Result<()> {
     let directory = tempfile::Builder::new()
         .prefix("soulbox-bench-")
         .tempdir()?;
-    for line in io::stdin().lock().lines() {
+    for (number, line) in io::stdin().lock().lines().enumerate() {
         line?;
-        let answer = match make(&directory, rootfs, network) {
+        // No two of them have one name: the kernel removes a link some time after the end of its network.
+        let link = network.then(|| format!("sb{:x}b{:x}", std::process::id(), number % 0xffff));
+        let answer = match make(&directory, rootfs, link) {
             Ok(steps) => Answer::Made(steps),
             Err(reason) => Answer::Failed(reason),
         };
@@ -36,11 +38,11 @@ pub fn run(rootfs: &Path, network: bool) -> io::Result<()> {
 }
 
 /// Makes one, and takes away what is left of it.
-fn make(directory: &TempDir, rootfs: &Path, network: bool) -> Result<Steps, String> {
+fn make(directory: &TempDir, rootfs: &Path, link: Option<String>) -> Result<Steps, String> {
     let place = Place {
         rootfs: rootfs.to_owned(),
         files: directory.path().join("files"),
-        link: network.then(|| format!("sbench{}", std::process::id())),
+        link,
     };
     let made = watch(&place);
     // Dead by now: the program does nothing, and its processes are waited for.

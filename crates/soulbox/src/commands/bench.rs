@@ -40,6 +40,7 @@ pub(crate) async fn run(
         size_mib: args.size_mib,
         rootfs,
         peers: args.peers,
+        trace: args.trace,
     };
     let benches = benches(&command);
     // Before the first measurement: the load afterwards is our own.
