@@ -345,6 +345,11 @@ pub enum Reply {
         /// Its pid on the host.
         pid: i32,
     },
+    /// The launch half is done but for its last step, which replaces the program that answers.
+    AllButLast {
+        /// When the plan was there, and when each step was done: nanoseconds since 1970.
+        moments: Vec<u64>,
+    },
     /// A step failed; nothing after it was done.
     Failed {
         /// Name of the step.

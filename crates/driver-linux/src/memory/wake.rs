@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use soulbox_driver::DriverError;
+use soulbox_driver::{DriverError, Moments};
 use soulbox_fault as fault;
 use soulbox_launch_plan::Order;
 use soulbox_linux::link::Netlink;
@@ -45,9 +45,14 @@ impl Wake {
         let record = place
             .read()
             .map_err(|error| refused(format!("it is not on disk: {error}")))?;
-        in_a_slot(&self.host, &self.pool, &self.spec, |slot, files, disk| {
-            self.go_on(criu, slot, files, (&place, &record), disk)
-        })
+        let (host, pool, spec) = (&self.host, &self.pool, &self.spec);
+        in_a_slot(
+            host,
+            pool,
+            spec,
+            &Moments::default(),
+            |slot, files, disk| self.go_on(criu, slot, files, (&place, &record), disk),
+        )
     }
 
     fn go_on(

@@ -28,7 +28,7 @@ struct Results {
 pub(crate) async fn run(
     api: &Api,
     command: BenchCommand,
-    rootfs: Option<PathBuf>,
+    rootfs: Result<PathBuf, String>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let args = command.args();
@@ -38,7 +38,9 @@ pub(crate) async fn run(
         workers: args.workers,
         duration: Duration::from_secs(args.seconds.into()),
         size_mib: args.size_mib,
-        peers_rootfs: rootfs,
+        rootfs,
+        peers: args.peers,
+        trace: args.trace,
     };
     let benches = benches(&command);
     // Before the first measurement: the load afterwards is our own.
