@@ -39,6 +39,7 @@ pub(crate) async fn run(
         duration: Duration::from_secs(args.seconds.into()),
         size_mib: args.size_mib,
         peers_rootfs: rootfs,
+        far_pem: args.far_pem.clone(),
     };
     let benches = benches(&command);
     // Before the first measurement: the load afterwards is our own.
@@ -76,6 +77,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
+        BenchCommand::Network(_) => vec![Bench::Network],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }
