@@ -14,6 +14,8 @@ use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
 /// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443.
 pub const PROXY_PORTS: [u16; 2] = [20_080, 20_443];
+/// Port of the gateway on which connections arrive that are for this server's own names.
+pub const OWN_NAMES_PORT: u16 = 20_444;
 /// From the cable of a sandbox to the chain of its policy.
 const MAP: &str = "type ifname : verdict;";
 /// Sandboxes with names in their policy that ask this resolver, which the contract opens for them, ask ours instead.
