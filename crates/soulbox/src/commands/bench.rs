@@ -41,6 +41,7 @@ pub(crate) async fn run(
         rootfs,
         peers: args.peers,
         trace: args.trace,
+        far_pem: args.far_pem.clone(),
     };
     let benches = benches(&command);
     // Before the first measurement: the load afterwards is our own.
@@ -78,6 +79,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
+        BenchCommand::Network(_) => vec![Bench::Network],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }
