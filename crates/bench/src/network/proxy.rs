@@ -43,99 +43,76 @@ enum Protocol {
     Streamed,
 }
 
-fn ways(parties: Parties) -> Vec<Way> {
-    let Parties {
-        open,
-        named,
-        ruled,
-        middle,
-    } = parties;
-    let way = |label, beside, inside: &Inside, name, address, protocol| Way {
-        label,
-        beside,
-        inside: inside.clone(),
-        name,
-        address,
-        protocol,
-        bytes: Samples::new(),
-        kept: Samples::new(),
-        fresh: Samples::new(),
-    };
-    use Protocol::{Http, Https, Streamed};
-    let (direct, streamed, ruled_name) = (
-        "direct.bench.test",
-        "streamed.bench.test",
-        "ruled.bench.test",
-    );
-    let mut ways = vec![
-        way("HTTP, no policy", None, &open, direct, DIRECT, Http),
-        way(
-            "HTTP by name",
-            Some(("HTTP, no policy", true)),
-            &named,
-            direct,
-            "-",
-            Http,
-        ),
-        way(
-            "stream after a TLS greeting, no policy",
-            None,
-            &open,
-            streamed,
-            STREAMED,
-            Streamed,
-        ),
-        way(
-            "stream after a TLS greeting, by name",
-            None,
-            &named,
-            streamed,
-            "-",
-            Streamed,
-        ),
-        way("TLS, no policy", None, &open, direct, DIRECT, Https),
-        way(
-            "TLS by name",
-            Some(("TLS, no policy", true)),
-            &named,
-            direct,
-            "-",
-            Https,
-        ),
-    ];
-    if let Some(ruled) = &ruled {
-        ways.push(way(
-            "TLS with a header rule",
-            Some(("TLS, no policy", true)),
-            ruled,
-            ruled_name,
-            "-",
-            Https,
-        ));
+/// Asked for by the peers and by names without a rule.
+const PLAIN: &str = "direct.bench.test";
+const GREETING: &str = "streamed.bench.test";
+/// Has a rule in one of the sandboxes.
+const RULED: &str = "ruled.bench.test";
+const HTTP: &str = "HTTP, no policy";
+const STREAM: &str = "stream after a TLS greeting, no policy";
+const TLS: &str = "TLS, no policy";
+
+impl Way {
+    fn new(
+        label: &'static str,
+        inside: &Inside,
+        (name, address): (&'static str, &'static str),
+        protocol: Protocol,
+    ) -> Self {
+        Self {
+            label,
+            beside: None,
+            inside: inside.clone(),
+            name,
+            address,
+            protocol,
+            bytes: Samples::new(),
+            kept: Samples::new(),
+            fresh: Samples::new(),
+        }
     }
-    if let Some(middle) = &middle {
-        ways.push(way(
-            "HTTP, mitmproxy",
-            Some(("HTTP, no policy", false)),
-            middle,
-            direct,
-            MIDDLE,
-            Http,
-        ));
-        ways.push(way(
-            "TLS, mitmproxy adds a header",
-            Some(("TLS, no policy", false)),
-            middle,
-            ruled_name,
-            MIDDLE,
-            Https,
-        ));
+
+    /// Compared with another one, within the target or only to be seen.
+    fn beside(mut self, label: &'static str, has_target: bool) -> Self {
+        self.beside = Some((label, has_target));
+        self
+    }
+}
+
+fn ways(parties: &Parties) -> Vec<Way> {
+    use Protocol::{Http, Https, Streamed};
+
+    let (open, named) = (&parties.open, &parties.named);
+    let mut ways = vec![
+        Way::new(HTTP, open, (PLAIN, DIRECT), Http),
+        Way::new("HTTP by name", named, (PLAIN, "-"), Http).beside(HTTP, true),
+        Way::new(STREAM, open, (GREETING, STREAMED), Streamed),
+        Way::new(
+            "stream after a TLS greeting, by name",
+            named,
+            (GREETING, "-"),
+            Streamed,
+        )
+        .beside(STREAM, true),
+        Way::new(TLS, open, (PLAIN, DIRECT), Https),
+        Way::new("TLS by name", named, (PLAIN, "-"), Https).beside(TLS, true),
+    ];
+    if let Some(ruled) = &parties.ruled {
+        let way = Way::new("TLS with a header rule", ruled, (RULED, "-"), Https);
+        ways.push(way.beside(TLS, true));
+    }
+    if let Some(middle) = &parties.middle {
+        let http = Way::new("HTTP, mitmproxy", middle, (PLAIN, MIDDLE), Http);
+        ways.push(http.beside(HTTP, false));
+        let label = "TLS, mitmproxy adds a header";
+        let tls = Way::new(label, middle, (RULED, MIDDLE), Https);
+        ways.push(tls.beside(TLS, false));
     }
     ways
 }
 
 pub(super) async fn measure(parties: Parties, rounds: u32, report: &mut Report) {
-    let mut ways = ways(parties);
+    let mut ways = ways(&parties);
     for round in 0..=rounds {
         for way in &mut ways {
             let (mut bytes, mut kept, mut fresh) = (Samples::new(), Samples::new(), Samples::new());
