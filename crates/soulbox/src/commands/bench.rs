@@ -80,6 +80,8 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
         BenchCommand::Network(_) => vec![Bench::Network],
+        BenchCommand::Edge(_) => vec![Bench::Edge],
+        BenchCommand::Growth(_) => vec![Bench::Growth],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }
