@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[derive(Debug, Clone)]
 pub(super) enum Inside {
     /// A sandbox.
-    Sandbox(Envd),
+    Sandbox(Box<Envd>),
     /// A network namespace of the host, by name.
     Namespace(String),
 }
@@ -44,7 +44,7 @@ impl Inside {
     /// A sandbox that has the program.
     pub(super) async fn sandbox(envd: &Envd) -> Result<Self, BenchError> {
         envd.write(FILE, None, PROGRAM).await?;
-        Ok(Self::Sandbox(envd.clone()))
+        Ok(Self::Sandbox(Box::new(envd.clone())))
     }
 
     /// Does it, and adds what was measured.

@@ -1,9 +1,9 @@
 //! Connections that the server itself judges by name: bytes, and what a request takes longer than without.
 
 use super::inside::{Inside, Work};
-use super::{DIRECT, MIDDLE, STREAMED, rate};
+use super::{DIRECT, MIDDLE, STREAMED, median, rate};
 use crate::report::{Bound, Report};
-use crate::stats::{Samples, millis, percentile};
+use crate::stats::Samples;
 
 const MIB: u64 = 256;
 const REQUESTS: u32 = 100;
@@ -43,99 +43,78 @@ enum Protocol {
     Streamed,
 }
 
-fn ways(parties: Parties) -> Vec<Way> {
-    let Parties {
-        open,
-        named,
-        ruled,
-        middle,
-    } = parties;
-    let way = |label, beside, inside: &Inside, name, address, protocol| Way {
-        label,
-        beside,
-        inside: inside.clone(),
-        name,
-        address,
-        protocol,
-        bytes: Samples::new(),
-        kept: Samples::new(),
-        fresh: Samples::new(),
-    };
-    use Protocol::{Http, Https, Streamed};
-    let (direct, streamed, ruled_name) = (
-        "direct.bench.test",
-        "streamed.bench.test",
-        "ruled.bench.test",
-    );
-    let mut ways = vec![
-        way("HTTP, no policy", None, &open, direct, DIRECT, Http),
-        way(
-            "HTTP by name",
-            Some(("HTTP, no policy", true)),
-            &named,
-            direct,
-            "-",
-            Http,
-        ),
-        way(
-            "stream after a TLS greeting, no policy",
-            None,
-            &open,
-            streamed,
-            STREAMED,
-            Streamed,
-        ),
-        way(
-            "stream after a TLS greeting, by name",
-            None,
-            &named,
-            streamed,
-            "-",
-            Streamed,
-        ),
-        way("TLS, no policy", None, &open, direct, DIRECT, Https),
-        way(
-            "TLS by name",
-            Some(("TLS, no policy", true)),
-            &named,
-            direct,
-            "-",
-            Https,
-        ),
-    ];
-    if let Some(ruled) = &ruled {
-        ways.push(way(
-            "TLS with a header rule",
-            Some(("TLS, no policy", true)),
-            ruled,
-            ruled_name,
-            "-",
-            Https,
-        ));
+/// What has to carry a gigabyte in a second.
+const HTTP_BY_NAME: &str = "HTTP by name";
+const STREAM_BY_NAME: &str = "stream after a TLS greeting, by name";
+const DIRECT_NAME: &str = "direct.bench.test";
+const STREAMED_NAME: &str = "streamed.bench.test";
+const RULED_NAME: &str = "ruled.bench.test";
+/// What ways by name are compared with.
+const OPEN_HTTP: &str = "HTTP, no policy";
+const OPEN_TLS: &str = "TLS, no policy";
+
+impl Way {
+    fn new(
+        label: &'static str,
+        inside: &Inside,
+        (name, address): (&'static str, &'static str),
+        protocol: Protocol,
+    ) -> Self {
+        Self {
+            label,
+            beside: None,
+            inside: inside.clone(),
+            name,
+            address,
+            protocol,
+            bytes: Samples::new(),
+            kept: Samples::new(),
+            fresh: Samples::new(),
+        }
     }
-    if let Some(middle) = &middle {
-        ways.push(way(
-            "HTTP, mitmproxy",
-            Some(("HTTP, no policy", false)),
-            middle,
-            direct,
-            MIDDLE,
-            Http,
-        ));
-        ways.push(way(
-            "TLS, mitmproxy adds a header",
-            Some(("TLS, no policy", false)),
-            middle,
-            ruled_name,
-            MIDDLE,
-            Https,
-        ));
+
+    fn beside(self, label: &'static str, is_ours: bool) -> Self {
+        Self {
+            beside: Some((label, is_ours)),
+            ..self
+        }
+    }
+}
+
+fn ways(parties: &Parties) -> Vec<Way> {
+    use Protocol::{Http, Https, Streamed};
+    let (open, named) = (&parties.open, &parties.named);
+    let direct = (DIRECT_NAME, DIRECT);
+    let by_name = |name| (name, "-");
+    let mut ways = vec![
+        Way::new(OPEN_HTTP, open, direct, Http),
+        Way::new(HTTP_BY_NAME, named, by_name(DIRECT_NAME), Http).beside(OPEN_HTTP, true),
+        Way::new(
+            "stream after a TLS greeting, no policy",
+            open,
+            (STREAMED_NAME, STREAMED),
+            Streamed,
+        ),
+        Way::new(STREAM_BY_NAME, named, by_name(STREAMED_NAME), Streamed),
+        Way::new(OPEN_TLS, open, direct, Https),
+        Way::new("TLS by name", named, by_name(DIRECT_NAME), Https).beside(OPEN_TLS, true),
+    ];
+    if let Some(ruled) = &parties.ruled {
+        let way = Way::new("TLS with a header rule", ruled, by_name(RULED_NAME), Https);
+        ways.push(way.beside(OPEN_TLS, true));
+    }
+    if let Some(middle) = &parties.middle {
+        let http = Way::new("HTTP, mitmproxy", middle, (DIRECT_NAME, MIDDLE), Http);
+        ways.push(http.beside(OPEN_HTTP, false));
+        let tls = (RULED_NAME, MIDDLE);
+        let tls = Way::new("TLS, mitmproxy adds a header", middle, tls, Https);
+        ways.push(tls.beside(OPEN_TLS, false));
     }
     ways
 }
 
 pub(super) async fn measure(parties: Parties, rounds: u32, report: &mut Report) {
-    let mut ways = ways(parties);
+    let mut ways = ways(&parties);
     for round in 0..=rounds {
         for way in &mut ways {
             let (mut bytes, mut kept, mut fresh) = (Samples::new(), Samples::new(), Samples::new());
@@ -174,14 +153,6 @@ impl Way {
             self.inside.measure(&work(on_fresh, 0, FRESH), fresh).await;
         }
     }
-
-    /// Whether its bytes go through the server without a cipher of its own.
-    fn carries_plain(&self) -> bool {
-        matches!(
-            self.label,
-            "HTTP by name" | "stream after a TLS greeting, by name"
-        )
-    }
 }
 
 fn tell(ways: &[Way], report: &mut Report) {
@@ -197,7 +168,9 @@ fn tell(ways: &[Way], report: &mut Report) {
         );
     }
     for way in ways {
-        let bound = way.carries_plain().then_some(Bound::AtLeast(1.0));
+        // Of TLS that is read, most is the work of ciphers.
+        let is_plain = matches!(way.label, HTTP_BY_NAME | STREAM_BY_NAME);
+        let bound = is_plain.then_some(Bound::AtLeast(1.0));
         report.figure(
             format!("{} carries", way.label),
             rate(MIB, &way.bytes),
@@ -205,7 +178,6 @@ fn tell(ways: &[Way], report: &mut Report) {
             bound,
         );
     }
-    let at = |samples: &Samples| millis(percentile(&samples.sorted(), 50));
     for way in ways {
         let Some((label, is_ours)) = way.beside else {
             continue;
@@ -216,13 +188,13 @@ fn tell(ways: &[Way], report: &mut Report) {
         let bound = is_ours.then_some(Bound::AtMost(1.0));
         report.figure(
             format!("added to a request, {} (p50)", way.label),
-            at(&way.kept) - at(&without.kept),
+            median(&way.kept) - median(&without.kept),
             "ms",
             bound,
         );
         report.figure(
             format!("added to a connect and request, {} (p50)", way.label),
-            at(&way.fresh) - at(&without.fresh),
+            median(&way.fresh) - median(&without.fresh),
             "ms",
             None,
         );
