@@ -46,7 +46,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     let measured = warm(&interpreter, &mut report).await;
     api.kill(&sandbox.sandbox_id).await?;
     measured?;
-    if options.peers_rootfs.is_some() {
+    if options.peers {
         peer(rounds.min(10), &mut report).await;
     }
     Ok(report)

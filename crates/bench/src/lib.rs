@@ -5,6 +5,7 @@
 //!
 //! Reading order: [`stats`], [`ratio`], [`report`], [`plot`], then one file per measurement.
 
+pub mod bare;
 mod burst;
 mod create;
 mod exec;
@@ -22,6 +23,7 @@ pub mod run;
 pub mod stats;
 mod sustained;
 mod template;
+mod trace;
 mod transfer;
 
 pub use report::Report;

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::bare::{FIRST_UID, UIDS};
+
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A range of ids that nobody else uses, for user namespaces.
-const FIRST_UID: u32 = 0x6f00_0000;
-const UIDS: u32 = 65_536;
 
 /// OCI bundles over one root file system, in a directory that goes away with this.
 #[derive(Debug)]

@@ -35,8 +35,12 @@ pub struct Options {
     pub duration: Duration,
     /// Size of the file, for transfer.
     pub size_mib: u32,
-    /// Root file system to run peers in; None leaves them out.
-    pub peers_rootfs: Option<PathBuf>,
+    /// The root file system that references stand on: peers, and the bare system calls. Or why there is none.
+    pub rootfs: Result<PathBuf, String>,
+    /// Whether peers are measured.
+    pub peers: bool,
+    /// Whether each step of a create is.
+    pub trace: bool,
     /// Certificate and key for `ruled.bench.test` that the server trusts, for network.
     pub far_pem: Option<PathBuf>,
 }
@@ -215,12 +219,30 @@ pub(crate) struct Created {
     pub(crate) create: Duration,
     /// Until the first command had finished.
     pub(crate) usable: Duration,
+    /// What the server says of the steps of the create, if it was asked.
+    pub(crate) steps: Vec<(String, Duration)>,
 }
 
 /// Creates a sandbox and runs the first command in it. One that cannot run a command is killed.
 pub(crate) async fn create_usable(api: &Api, request: &NewSandbox) -> Result<Created, BenchError> {
     let start = Instant::now();
     let sandbox = api.create(request).await?;
+    used(api, sandbox, start, Vec::new()).await
+}
+
+/// The same, with the time of each step.
+pub(crate) async fn create_traced(api: &Api, request: &NewSandbox) -> Result<Created, BenchError> {
+    let start = Instant::now();
+    let (sandbox, steps) = api.create_timed(request).await?;
+    used(api, sandbox, start, steps).await
+}
+
+async fn used(
+    api: &Api,
+    sandbox: Sandbox,
+    start: Instant,
+    steps: Vec<(String, Duration)>,
+) -> Result<Created, BenchError> {
     let create = start.elapsed();
     let envd = api.envd(&sandbox);
     if let Err(error) = run_true(&envd).await {
@@ -233,6 +255,7 @@ pub(crate) async fn create_usable(api: &Api, request: &NewSandbox) -> Result<Cre
         envd,
         create,
         usable: start.elapsed(),
+        steps,
     })
 }
 

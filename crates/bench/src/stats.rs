@@ -47,6 +47,15 @@ impl Samples {
         }
     }
 
+    /// The same with every time multiplied.
+    #[must_use]
+    pub fn times_as_long(&self, factor: f64) -> Self {
+        Self {
+            times: self.times.iter().map(|time| time.mul_f64(factor)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// How many worked.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,9 +1,11 @@
 //! The control plane: sandboxes, templates, keys.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::http::request;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -32,6 +34,19 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Api {
     http: Http,
     endpoint: Endpoint,
+}
+
+/// Reads `Server-Timing`: names with durations in milliseconds.
+fn steps(told: &str) -> Vec<(String, Duration)> {
+    let metrics = told.split(", ");
+    metrics
+        .filter_map(|metric| {
+            let (name, milliseconds) = metric.split_once(";dur=")?;
+            let seconds = milliseconds.parse::<f64>().ok()? / 1000.0;
+            let took = Duration::try_from_secs_f64(seconds).ok()?;
+            Some((name.to_owned(), took))
+        })
+        .collect()
 }
 
 /// Which sandboxes to list.
@@ -159,7 +174,17 @@ impl Api {
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let uri = format!("{}{path_and_query}", self.endpoint.api_url);
-        let mut request = Request::builder().method(method).uri(uri);
+        let request = Request::builder().method(method).uri(uri);
+        self.finish(operation, request, identity, body).await
+    }
+
+    async fn finish(
+        &self,
+        operation: &str,
+        mut request: request::Builder,
+        identity: (&'static str, &Option<Secret>),
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         if let (header, Some(secret)) = identity {
             request = request.header(header, secret.expose());
         }
@@ -234,6 +259,28 @@ impl Api {
             )
             .await?;
         json(&operation, &bytes)
+    }
+
+    /// Creates a sandbox, and has the server say how long each of its steps took, in order.
+    ///
+    /// # Errors
+    /// As [`Api::create`].
+    pub async fn create_timed(
+        &self,
+        new: &NewSandbox,
+    ) -> Result<(Sandbox, Vec<(String, Duration)>), ClientError> {
+        let operation = format!("create a sandbox from {}", new.template_id);
+        let body = body(&operation, new)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}/v2/sandboxes", self.endpoint.api_url))
+            .header("soulbox-timing", "1");
+        let (_, headers, bytes) = self
+            .finish(&operation, request, self.team(), Some(body))
+            .await?;
+        let told = headers.get("server-timing");
+        let told = told.and_then(|value| value.to_str().ok()).unwrap_or("");
+        Ok((json(&operation, &bytes)?, steps(told)))
     }
 
     /// One page of sandboxes, newest first.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use soulbox_driver::Moments;
 use soulbox_fault as fault;
 use soulbox_linux::loopdev::Bound;
 use soulbox_linux::{namespace, process};
@@ -211,6 +212,7 @@ fn reopen(host: &Host, directory: &Path, devices: &[Bound]) -> Result<Finished, 
         network,
         disk,
         standing,
+        moments: Moments::default(),
     })
 }
 

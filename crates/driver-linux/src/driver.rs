@@ -1,5 +1,6 @@
 //! Creating sandboxes and finding again those that an earlier server left running.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,12 +12,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use soulbox_driver::{
-    BareLayers, BoxFuture, Driver, DriverError, Guest, LayerHere, SavedLayer, VolumeAnswer,
-    VolumeError, VolumeRequest,
+    BareLayers, BoxFuture, Driver, DriverError, Guest, LayerHere, Moments, SavedLayer,
+    VolumeAnswer, VolumeError, VolumeRequest,
 };
 use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
-use soulbox_launch_plan::MOUNT_VOLUME;
+use soulbox_launch_plan::{LaunchPlan, LaunchStep, MOUNT_VOLUME};
 use soulbox_linux::{exec, process};
 use soulbox_types::slot::Block;
 use soulbox_types::{
@@ -405,6 +406,7 @@ pub(crate) struct Finished {
     pub(crate) network: OwnedFd,
     pub(crate) disk: Disk,
     pub(crate) standing: Standing,
+    pub(crate) moments: Moments,
 }
 
 /// Leases a slot, makes the disk of a sandbox, and has `fill` make its processes there: the number of the first one, and a
@@ -413,6 +415,7 @@ pub(crate) fn in_a_slot(
     host: &Arc<Host>,
     pool: &Pool,
     spec: &SandboxSpec,
+    moments: &Moments,
     fill: impl FnOnce(&mut Slot, &SandboxFiles, &Disk) -> Result<(i32, OwnedFd), DriverError>,
 ) -> Result<Finished, DriverError> {
     let full = host.disks.host_is_full();
@@ -420,7 +423,9 @@ pub(crate) fn in_a_slot(
         return Err(DriverError::StorageFull);
     }
     let standing = host.layers.stand_on(&spec.image.layers);
+    moments.mark("disk-space");
     let mut slot = pool.lease(&spec.network).map_err(slot_error)?;
+    moments.mark("lease-slot");
     fault::point!("create.slot-leased");
     let files = host.files(spec.id.as_str());
     // Before there is anybody who could send something.
@@ -431,6 +436,7 @@ pub(crate) fn in_a_slot(
             io::Error::other(error),
         ));
     }
+    moments.mark("policy");
     let disk = match disk::make(host, &mut slot, &files, spec) {
         Ok(disk) => disk,
         Err(error) => {
@@ -438,6 +444,7 @@ pub(crate) fn in_a_slot(
             return Err(host_error("make the disk of a sandbox", error));
         }
     };
+    moments.mark("make-disk");
     match fill(&mut slot, &files, &disk) {
         Ok((pid, pidfd)) => {
             let Slot {
@@ -454,6 +461,7 @@ pub(crate) fn in_a_slot(
                 network,
                 disk,
                 standing,
+                moments: moments.clone(),
             })
         }
         Err(error) => {
@@ -472,8 +480,10 @@ struct Launch {
 
 impl Launch {
     fn run(self) -> Result<Finished, DriverError> {
-        in_a_slot(&self.host, &self.pool, &self.spec, |slot, files, disk| {
-            let launched = self.fill(slot, files, disk)?;
+        let moments = Moments::kept();
+        let (host, pool, spec) = (&self.host, &self.pool, &self.spec);
+        in_a_slot(host, pool, spec, &moments, |slot, files, disk| {
+            let launched = self.fill(slot, files, disk, &moments)?;
             Ok((launched.pid, launched.pidfd))
         })
     }
@@ -483,6 +493,7 @@ impl Launch {
         slot: &mut Slot,
         files: &SandboxFiles,
         disk: &Disk,
+        moments: &Moments,
     ) -> Result<Launched, DriverError> {
         let host = |operation: &'static str| move |source: io::Error| host_error(operation, source);
         let places = self
@@ -498,15 +509,18 @@ impl Launch {
         disk::furnish(disk, &self.spec, slot.index)
             .and_then(|()| fault::point!("create.files-made", fallible))
             .map_err(host("make the files of a sandbox"))?;
+        moments.mark("files");
         slot.cgroup
             .set_limits(&self.spec.limits)
             .and_then(|()| fault::point!("create.limits-set", fallible))
             .map_err(host("set the limits of a sandbox"))?;
+        moments.mark("limits");
         let boot = self
             .boot_document()
             .map_err(host("write the boot document of a sandbox"))?;
         let (status_read, status_write) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|e| host("make a pipe")(e.into()))?;
+        moments.mark("boot-document");
         let volumes = volumes::attach(&self.host, files, &self.spec)?;
         let envd = self
             .host
@@ -514,6 +528,7 @@ impl Launch {
             .map_err(host("show envd to a sandbox"))?;
         let (facts, filter) = (&self.host.facts, &self.host.seccomp);
         let plan = launch_plan(&self.spec, slot.index, files, &places, facts, filter);
+        moments.mark("plan");
         let launched = slot
             .jail
             .launch(
@@ -523,7 +538,9 @@ impl Launch {
             )
             .map_err(jail_error)?;
         drop((status_write, volumes, envd));
-        match self.finish(slot, files, &launched, status_read) {
+        let finished = self.finish(slot, files, &launched, status_read);
+        moments.mark("envd-ready");
+        match finished.and_then(|()| told_by_jail(slot, &plan, moments)) {
             Ok(()) => Ok(launched),
             Err(error) => {
                 end(&launched);
@@ -574,6 +591,15 @@ impl Launch {
         rustix::fs::seek(&memory, rustix::fs::SeekFrom::Start(0))?;
         Ok(memory)
     }
+}
+
+/// Adds what the jail says of its steps. The first moment is that at which it had the plan.
+fn told_by_jail(slot: &Slot, plan: &LaunchPlan, moments: &Moments) -> Result<(), DriverError> {
+    let told = slot.jail.moments().map_err(jail_error)?;
+    let names = ["plan-arrived"].into_iter();
+    let names = names.chain(plan.steps.iter().map(LaunchStep::name));
+    moments.add(told.into_iter().zip(names.map(Cow::Borrowed)));
+    Ok(())
 }
 
 /// Kills what a failed launch has started and waits until it is dead.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use soulbox_driver::{BoxFuture, DialError, DriverError, Guest, GuestStats, OomKill, SavedLayer};
+use soulbox_driver::{
+    BoxFuture, DialError, DriverError, Guest, GuestStats, Moment, Moments, OomKill, SavedLayer,
+};
 use soulbox_fault as fault;
 use soulbox_linux::{filesystem, process};
 use soulbox_types::{MemoryId, NetworkMode, SandboxSpec, SlotIndex};
@@ -69,6 +71,8 @@ pub(crate) struct NamespaceGuest {
     /// Waits for it to stand still.
     readied: Mutex<Option<Readied>>,
     reports: Reports,
+    /// Of its making.
+    moments: Moments,
     view: View,
     ended: watch::Sender<bool>,
     /// What it may reach now.
@@ -87,6 +91,7 @@ impl NamespaceGuest {
             network,
             disk,
             standing,
+            moments,
         } = finished;
         Self {
             reach: Mutex::new(spec.network.clone()),
@@ -106,6 +111,7 @@ impl NamespaceGuest {
             saved: AtomicBool::new(false),
             readied: Mutex::default(),
             reports: Reports::default(),
+            moments,
             view,
             ended: watch::Sender::new(false),
         }
@@ -461,6 +467,10 @@ impl Guest for NamespaceGuest {
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {
         // A few small reads of kernel files: shorter than handing them to another thread.
         Box::pin(async move { self.read_stats() })
+    }
+
+    fn moments(&self) -> BoxFuture<'_, Result<Vec<Moment>, DriverError>> {
+        Box::pin(async { Ok(self.moments.all()) })
     }
 
     fn oom_kills(&self) -> broadcast::Receiver<OomKill> {

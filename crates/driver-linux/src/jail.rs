@@ -143,9 +143,20 @@ impl Jail {
 
     /// After the status pipe has closed without a word: what the new process said on the socket before it ended.
     pub(crate) fn failure(&mut self) -> JailError {
-        match self.receive() {
-            Ok((reply, _)) => failure(reply),
-            Err(error) => error,
+        loop {
+            match self.receive() {
+                Ok((Reply::AllButLast { .. }, _)) => {}
+                Ok((reply, _)) => return failure(reply),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// After a launch: when the plan was there, and when each step but the last was done.
+    pub(crate) fn moments(&self) -> Result<Vec<u64>, JailError> {
+        match self.receive()? {
+            (Reply::AllButLast { moments }, _) => Ok(moments),
+            (reply, _) => Err(failure(reply)),
         }
     }
 

@@ -7,12 +7,14 @@
 //! The traits use boxed futures so that `Arc<dyn Driver>` and `Arc<dyn Guest>` work;
 //! one allocation per call is nothing beside the system calls behind it.
 
+pub mod moments;
 pub mod rehearsal;
 pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod volumes;
 
+pub use moments::{Moment, Moments};
 pub use rehearsal::rehearse;
 pub use route::Route;
 pub use volumes::{VolumeAnswer, VolumeError, VolumeRequest};
@@ -354,6 +356,11 @@ pub trait Guest: Debug + Send + Sync {
 
     /// Connects to a TCP port on the guest's loopback, from inside the guest's network.
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>>;
+
+    /// When each step of its making was done, as far as that is known.
+    fn moments(&self) -> BoxFuture<'_, Result<Vec<Moment>, DriverError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Reads what the guest uses.
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>>;

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use soulbox_driver::{
-    BareLayers, DialError, DriverError, GuestStats, LayerHere, OomKill, SavedLayer, VolumeAnswer,
-    VolumeError, VolumeRequest,
+    BareLayers, DialError, DriverError, GuestStats, LayerHere, Moment, OomKill, SavedLayer,
+    VolumeAnswer, VolumeError, VolumeRequest,
 };
 use soulbox_types::{LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, VolumeId};
 
@@ -41,6 +41,11 @@ pub enum Request {
     },
     /// Read what a guest uses.
     Stats {
+        /// Which guest.
+        guest: GuestNumber,
+    },
+    /// Say when each step in the making of a guest was done.
+    Moments {
         /// Which guest.
         guest: GuestNumber,
     },
@@ -184,6 +189,8 @@ pub enum Answer {
     Dialled,
     /// A reading.
     Stats(GuestStats),
+    /// Of the making of a guest.
+    Moments(Vec<Moment>),
     /// What the guest may reach is as it was asked.
     NetworkSet,
     /// Every process of the guest is dead.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use soulbox_driver::{
     BareLayers, BoxFuture, DialError, Doorkeeper, Driver, DriverError, Guest, GuestStats,
-    LayerHere, OomKill, SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
+    LayerHere, Moment, OomKill, SavedLayer, VolumeAnswer, VolumeError, VolumeRequest,
 };
 use soulbox_types::{LayerDigest, MemoryId, NetworkMode, SandboxId, SandboxSpec, VolumeId};
 use tokio::net::TcpStream;
@@ -507,6 +507,18 @@ impl RemoteGuest {
         }
     }
 
+    async fn read_moments(&self) -> Result<Vec<Moment>, DriverError> {
+        let guest = self.number;
+        let reply = self.link.call(Request::Moments { guest }).await;
+        match reply
+            .map_err(|refusal| refusal.into_driver_error("ask for the moments of a create"))?
+            .answer
+        {
+            Answer::Moments(moments) => Ok(moments),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn change_network(&self, network: NetworkMode) -> Result<(), DriverError> {
         let request = Request::SetNetwork {
             guest: self.number,
@@ -581,6 +593,10 @@ impl Guest for RemoteGuest {
 
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<TcpStream, DialError>> {
         Box::pin(self.connect(port))
+    }
+
+    fn moments(&self) -> BoxFuture<'_, Result<Vec<Moment>, DriverError>> {
+        Box::pin(self.read_moments())
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<GuestStats, DriverError>> {

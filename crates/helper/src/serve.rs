@@ -158,6 +158,7 @@ impl Helper {
             }
             Request::Dial { guest, port } => self.answer(id, self.dial(guest, port).await),
             Request::Stats { guest } => self.answer(id, self.stats(guest).await),
+            Request::Moments { guest } => self.answer(id, self.moments(guest).await),
             Request::Kill { guest } => self.answer(id, self.kill(guest).await),
             Request::SetNetwork { guest, network } => {
                 self.answer(id, self.set_network(guest, &network).await);
@@ -267,6 +268,11 @@ impl Helper {
 
     async fn stats(&self, guest: GuestNumber) -> Done {
         Ok((Answer::Stats(self.guest(guest)?.stats().await?), None))
+    }
+
+    async fn moments(&self, guest: GuestNumber) -> Done {
+        let moments = self.guest(guest)?.moments().await?;
+        Ok((Answer::Moments(moments), None))
     }
 
     async fn kill(&self, guest: GuestNumber) -> Done {

@@ -19,7 +19,7 @@ use soulbox_linux::mount::{self, Attributes};
 use soulbox_linux::namespace::{self, Clocks, Cloned};
 use soulbox_linux::{capability, exec, landlock, process, seccomp};
 
-use crate::errand::BARE_ENVIRONMENT;
+use crate::errand::RESTORER_ENVIRONMENT;
 use crate::slot::Slot;
 use crate::{Failure, dev};
 
@@ -88,18 +88,24 @@ pub(crate) fn carry_out(
     plan: &LaunchPlan,
     slot: &Slot,
     handed: Handed,
-    report: impl Fn(Reply, &OwnedFd) -> Result<(), Failure>,
+    report: impl Fn(Reply, Option<&OwnedFd>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut launch = Launch {
         handed,
         ..steps_of(slot)
     };
+    let mut moments = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
+        moments.push(now_ns());
+        if matches!(step, LaunchStep::ExecEnvd { .. }) {
+            let moments = std::mem::take(&mut moments);
+            report(Reply::AllButLast { moments }, None)?;
+        }
         if matches!(step, LaunchStep::ClonePid1) {
             let cloned =
                 namespace::clone_pid1().map_err(|e| Failure::new(step.name(), "clone3", e))?;
             if let Cloned::Parent { pid, pidfd } = cloned {
-                return report(Reply::Cloned { pid }, &pidfd);
+                return report(Reply::Cloned { pid }, Some(&pidfd));
             }
             continue;
         }
@@ -108,6 +114,13 @@ pub(crate) fn carry_out(
             .map_err(|(detail, e)| Failure::new(step.name(), detail, e))?;
     }
     Ok(())
+}
+
+/// By the clock that no namespace changes.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanoseconds = now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec;
+    nanoseconds.unsigned_abs()
 }
 
 /// To carry out steps that need no descriptors.
@@ -497,7 +510,7 @@ impl Launch<'_> {
             exec::lift(rustix::fs::openat(files, loader, flags, Mode::empty())?)
         };
         match open() {
-            Ok(loader) => self.exec(&loader, argv, &BARE_ENVIRONMENT),
+            Ok(loader) => self.exec(&loader, argv, &RESTORER_ENVIRONMENT),
             Err(error) => error,
         }
     }

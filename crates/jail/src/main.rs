@@ -98,7 +98,8 @@ fn wait_in_slot(control: &OwnedFd, plan: &SlotPlan) -> Result<(), Failure> {
     validate(&plan).map_err(|e| malformed(&e))?;
     let handed = launch::Handed::from_fds(fds, &plan)?;
     launch::carry_out(&plan, &slot, handed, |reply, fd| {
-        answer(control, &reply, &[fd.as_fd()])
+        let fds: Vec<_> = fd.map(AsFd::as_fd).into_iter().collect();
+        answer(control, &reply, &fds)
     })
 }
 

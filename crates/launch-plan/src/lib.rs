@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub mod probed;
 mod text;
 mod validate;
 
@@ -343,6 +344,11 @@ pub enum Reply {
     Cloned {
         /// Its pid on the host.
         pid: i32,
+    },
+    /// The launch half is done but for its last step, which replaces the program that answers.
+    AllButLast {
+        /// When the plan was there, and when each step was done: nanoseconds since 1970.
+        moments: Vec<u64>,
     },
     /// A step failed; nothing after it was done.
     Failed {

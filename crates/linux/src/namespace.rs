@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::capability;
+use crate::{capability, process};
 
 /// Enters new namespaces.
 ///
@@ -303,18 +303,7 @@ fn zeroed_clone_args() -> libc::clone_args {
 /// When the namespace cannot be entered, or the child was killed.
 pub fn among_processes_of(namespace: impl AsFd, work: impl FnOnce() -> u8) -> io::Result<u8> {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-    // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, so
-    // every lock is free in the child, which ends by exit.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if pid == 0 {
-        let code = i32::from(work());
-        // SAFETY: _exit(2) takes an integer. What the parent has registered for its own end must not run here.
-        unsafe { libc::_exit(code) };
-    }
-    let child = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let child = process::in_child(work)?;
     let status = waitpid(child, WaitOptions::empty())?.and_then(|(_, status)| status.exit_status());
     let code = status.and_then(|code| u8::try_from(code).ok());
     code.ok_or_else(|| io::Error::other("it was killed"))

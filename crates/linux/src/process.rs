@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_open, pidfd_send_signal,
+    waitid, waitpid,
 };
 
 /// Start time of a process in clock ticks since boot, which together with its number identifies it.
@@ -68,6 +69,40 @@ pub fn reap(pidfd: impl AsFd) {
         WaitId::PidFd(pidfd.as_fd()),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
     );
+}
+
+/// Runs something in a child, which ends with what it returns, and gives the child's number. Single-threaded callers only:
+/// what other threads hold would stay held in the child.
+///
+/// # Errors
+/// When the kernel refuses a process.
+pub fn in_child(work: impl FnOnce() -> u8) -> io::Result<Option<Pid>> {
+    // SAFETY: clone(2) without CLONE_VM and with a null stack behaves like fork(2). The caller is single-threaded, so
+    // every lock is free in the child, which ends by exit.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        let code = i32::from(work());
+        // SAFETY: _exit(2) takes an integer. What the parent has registered for its own end must not run here.
+        unsafe { libc::_exit(code) };
+    }
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// Waits for the end of every child.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn wait_for_children() -> io::Result<()> {
+    loop {
+        match waitpid(None, WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Sets `oom_score_adj` of this process, through the `/proc` it sees.

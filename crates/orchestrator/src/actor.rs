@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use soulbox_driver::{BoxFuture, Guest, OomKill};
+use soulbox_driver::{BoxFuture, Guest, Moments, OomKill};
 use soulbox_fault as fault;
 use soulbox_store::{Pause, PauseMode};
 use soulbox_types::lifecycle::{
@@ -149,11 +149,11 @@ impl Actor {
     pub(crate) fn create(
         node: Arc<Node>,
         (handle, mailbox): (Arc<Handle>, mpsc::Receiver<Message>),
-        new: NewSandbox,
+        (new, moments): (NewSandbox, Moments),
         creator: Reply<SandboxView>,
     ) -> Self {
         let id = handle.id.clone();
-        let created = create_apart(&node, id, new);
+        let created = create_apart(&node, id, new, moments);
         let mut actor = Self::new(node, handle, mailbox, State::Creating);
         actor.in_flight = Some(Box::pin(async move { Ended::Create(created.await) }));
         actor.create_deadline = Some(Box::pin(tokio::time::sleep(CREATE_DEADLINE)));
@@ -969,11 +969,12 @@ fn create_apart(
     node: &Arc<Node>,
     id: SandboxId,
     new: NewSandbox,
+    moments: Moments,
 ) -> impl Future<Output = Result<RunningSandbox, SandboxError>> + use<> {
     let (reply, answer) = oneshot::channel();
     let creator = node.clone();
     node.tasks.spawn("create", async move {
-        let outcome = transitions::create(creator.clone(), id, new).await;
+        let outcome = transitions::create(creator.clone(), id, new, moments).await;
         if let Err(Ok(run)) = reply.send(outcome) {
             reconcile::give_up(&creator, run.guest);
         }

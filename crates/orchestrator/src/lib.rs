@@ -43,4 +43,4 @@ pub use view::{NewSandbox, SandboxView};
 pub use volumes::{VolumeUpload, Volumes, VolumesError};
 
 pub use soulbox_driver::volumes::{EntryKind, Owned, VolumeEntry};
-pub use soulbox_driver::{VolumeAnswer, VolumeError, VolumeRequest};
+pub use soulbox_driver::{Moments, VolumeAnswer, VolumeError, VolumeRequest};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_driver::route::Woken;
-use soulbox_driver::{Driver, Route};
+use soulbox_driver::{Driver, Moments, Route};
 use soulbox_store::{
     ListQuery, LogEntry, LogQuery, MetricSample, Overdue, Pause, PauseMode, RecordState,
     SandboxPage, Store,
@@ -92,6 +92,18 @@ impl Sandboxes {
     /// # Errors
     /// When the team has too many, or the driver or the database fails; then nothing is left of it.
     pub async fn create(&self, new: NewSandbox) -> Result<SandboxView, SandboxError> {
+        self.create_watched(new, Moments::default()).await
+    }
+
+    /// The same for a caller who wants to know when each step was done.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::create`].
+    pub async fn create_watched(
+        &self,
+        new: NewSandbox,
+        moments: Moments,
+    ) -> Result<SandboxView, SandboxError> {
         let id = SandboxId::random();
         let max = self.node.settings.max_concurrent_per_team;
         let place = match self.node.live.reserve(id, new.team.clone(), max) {
@@ -104,7 +116,7 @@ impl Sandboxes {
         let (creator, answer) = oneshot::channel();
         self.node.tasks.spawn(
             "sandbox",
-            Actor::create(self.node.clone(), place, new, creator).live(),
+            Actor::create(self.node.clone(), place, (new, moments), creator).live(),
         );
         answer.await.unwrap_or(Err(SandboxError::ShuttingDown))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use soulbox_client::startup;
 use soulbox_client::{ClientError, Dial, Envd, Secret};
-use soulbox_driver::{DriverError, Guest};
+use soulbox_driver::{DriverError, Guest, Moments};
 use soulbox_envd_proto::InitBody;
 use soulbox_fault as fault;
 use soulbox_store::{RecordState, SandboxRecord, SavedMemory, StoreError};
@@ -48,8 +48,10 @@ pub(crate) async fn create(
     node: Arc<Node>,
     id: SandboxId,
     new: NewSandbox,
+    moments: Moments,
 ) -> Result<RunningSandbox, SandboxError> {
     let begun = Instant::now();
+    moments.mark("reserve");
     fault::point!("create.begun");
     let spec = spec(&node, id.clone(), &new);
     let (guest, goes_on) = first_guest(&node, &spec, new.memory.as_ref()).await?;
@@ -60,6 +62,7 @@ pub(crate) async fn create(
     };
     let made = Instant::now();
     instruments::create_phase("driver", made - begun);
+    moments.mark("guest-known");
     // What it starts with runs already in memory.
     if let (Some(start), false) = (&new.start, goes_on) {
         bring_up(&guest, start).await?;
@@ -77,8 +80,19 @@ pub(crate) async fn create(
     }
     unrecorded.settled();
     fault::point!("create.row-inserted");
+    moments.mark("record");
     instruments::create_phase("record", usable.elapsed());
     instruments::create_phase("total", begun.elapsed());
+    if moments.wanted() {
+        // That a guest cannot say what took how long is no reason to have none.
+        let of_guest = guest.moments().await.unwrap_or_default();
+        moments.add(
+            of_guest
+                .into_iter()
+                .map(|moment| (moment.at_ns, moment.done)),
+        );
+        moments.mark("ask-for-steps");
+    }
     Ok(RunningSandbox {
         record: Arc::new(record),
         guest,

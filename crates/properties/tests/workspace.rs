@@ -94,7 +94,7 @@ const ARROWS: [(&str, &[&str]); 32] = [
     ),
     ("edge", &["driver", "types"]),
     ("egress", &["driver", "net", "secrets", "types"]),
-    ("bench", &["api-types", "client"]),
+    ("bench", &["api-types", "client", "linux"]),
     ("doctor", &["artifacts", "linux"]),
     ("helper", &["driver", "linux", "types"]),
     // programs

@@ -113,6 +113,16 @@ pub(crate) enum Command {
     Ca,
     /// Fetch CRIU, which keeps the memory of sandboxes on disk, from the distribution's packages into the data directory
     Criu(CriuArgs),
+    /// Makes sandboxes out of system calls, one for each line; started by `soulbox bench`
+    #[command(hide = true, name = soulbox_bench::bare::COMMAND)]
+    BenchBare {
+        /// What they stand on
+        #[arg(long)]
+        rootfs: PathBuf,
+        /// With a network link each
+        #[arg(long)]
+        network: bool,
+    },
     /// The privileged process of a server; started by `soulbox serve`
     #[command(hide = true)]
     Helper {
@@ -705,8 +715,11 @@ pub(crate) struct BenchArgs {
     /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
     #[arg(long)]
     pub(crate) peers: bool,
-    /// Root file system for the peers, instead of the base template's
-    #[arg(long, value_name = "DIR", requires = "peers")]
+    /// For create: how long each step takes, of ours and of the bare system calls
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Root file system for peers and bare system calls, instead of the template's
+    #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
     /// Workers at once, for sustained
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]

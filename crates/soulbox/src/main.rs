@@ -127,6 +127,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             as_client(commands::webhook::run(&api, command, output))?;
         }
         Command::Bench(command) => return bench(&global, command, output),
+        Command::BenchBare { rootfs, network } => {
+            soulbox_bench::bare::serve(&rootfs, network)
+                .map_err(|error| Failure::internal("cannot measure system calls").because(error))?;
+        }
         Command::Criu(args) => {
             commands::criu::fetch(&session::data_dir(&global)?, &args, output)?;
         }
@@ -213,14 +217,12 @@ fn template(global: &Global, command: TemplateCommand, output: Output) -> Result
 fn bench(global: &Global, command: BenchCommand, output: Output) -> Result<ExitCode, Failure> {
     let api = session::api(global)?;
     let args = command.args();
-    let rootfs = match (&args.rootfs, args.peers) {
-        (Some(rootfs), _) => Some(rootfs.clone()),
-        (None, true) => Some(commands::template::rootfs(
-            &session::data_dir(global)?,
-            &args.template,
-        )?),
-        (None, false) => None,
+    let rootfs = match (&args.rootfs, session::data_dir(global)) {
+        (Some(rootfs), _) => Ok(rootfs.clone()),
+        (None, Ok(data_dir)) => commands::template::rootfs(&data_dir, &args.template),
+        (None, Err(failure)) => Err(failure),
     };
+    let rootfs = rootfs.map_err(|failure| failure.render());
     as_client(commands::bench::run(&api, command, rootfs, output))
 }
 

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use soulbox_api_types::sandbox::{NewSandbox, Sandbox};
+use soulbox_orchestrator::Moments;
 use soulbox_store::Team;
 
 use crate::auth::TeamAuth;
@@ -12,7 +13,7 @@ use crate::convert;
 use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::sandboxes::admission::{self, CreateVersion};
-use crate::sandboxes::{idempotency, schema};
+use crate::sandboxes::{idempotency, schema, timing};
 use crate::state::{Api, Shared};
 use crate::templates;
 use crate::volumes::mounts;
@@ -22,7 +23,9 @@ pub(crate) async fn v1(
     TeamAuth(team): TeamAuth,
     JsonBody(body): JsonBody<NewSandbox>,
 ) -> Result<Response, ApiError> {
-    Ok(created(create(&api, &team, body, CreateVersion::V1).await?))
+    let unwatched = Moments::default();
+    let sandbox = create(&api, &team, body, CreateVersion::V1, &unwatched).await?;
+    Ok(created(sandbox))
 }
 
 pub(crate) async fn v2(
@@ -34,12 +37,14 @@ pub(crate) async fn v2(
     let minimum = CreateVersion::V2.minimum_timeout();
     schema::at_least("timeout", body.timeout, minimum).map_err(ApiError::violation)?;
     let Some(key) = idempotency::key(&headers)? else {
-        return Ok(created(create(&api, &team, body, CreateVersion::V2).await?));
+        let moments = timing::asked(&headers);
+        let sandbox = create(&api, &team, body, CreateVersion::V2, &moments).await?;
+        return Ok(timing::told(created(sandbox), &moments));
     };
     let fingerprint = idempotency::fingerprint("POST /v2/sandboxes", &body)?;
     let (owner, worker) = (team.id.clone(), api.clone());
     let work = async move {
-        create(&worker, &team, body, CreateVersion::V2)
+        create(&worker, &team, body, CreateVersion::V2, &Moments::default())
             .await
             .map_or_else(IntoResponse::into_response, created)
     };
@@ -51,15 +56,19 @@ async fn create(
     team: &Team,
     body: NewSandbox,
     version: CreateVersion,
+    moments: &Moments,
 ) -> Result<Sandbox, ApiError> {
     let reference = templates::reference(&body.template_id, "Invalid template reference")?;
     let resolved = api.store.resolve_template(team, &reference).await?;
+    moments.mark("resolve-template");
     let admitted = admission::check(&body, version, &api.limits)?;
     let asked = body.volume_mounts.as_deref().unwrap_or_default();
     let mounts = mounts::resolve(api, team, asked, &resolved.build.envd_version).await?;
     let in_flight = api.creates.begin();
     let new = convert::new_sandbox(team, &api.secrets, body, &resolved, admitted, mounts)?;
-    let view = api.sandboxes.create(new).await?;
+    moments.mark("admit");
+    let view = api.sandboxes.create_watched(new, moments.clone()).await?;
+    moments.mark("answer");
     in_flight.succeed();
     Ok(convert::sandbox(&view))
 }

@@ -13,6 +13,7 @@ pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod read;
 pub(crate) mod schema;
+mod timing;
 pub(crate) mod urls;
 
 use soulbox_types::SandboxId;

@@ -1,9 +1,9 @@
 //! Connections that the server itself judges by name: bytes, and what a request takes longer than without.
 
 use super::inside::{Inside, Work};
-use super::{DIRECT, MIDDLE, STREAMED, median, rate};
+use super::{DIRECT, MIDDLE, STREAMED, rate};
 use crate::report::{Bound, Report};
-use crate::stats::Samples;
+use crate::stats::{Samples, millis, percentile};
 
 const MIB: u64 = 256;
 const REQUESTS: u32 = 100;
@@ -43,15 +43,14 @@ enum Protocol {
     Streamed,
 }
 
-/// What has to carry a gigabyte in a second.
-const HTTP_BY_NAME: &str = "HTTP by name";
-const STREAM_BY_NAME: &str = "stream after a TLS greeting, by name";
-const DIRECT_NAME: &str = "direct.bench.test";
-const STREAMED_NAME: &str = "streamed.bench.test";
-const RULED_NAME: &str = "ruled.bench.test";
-/// What ways by name are compared with.
-const OPEN_HTTP: &str = "HTTP, no policy";
-const OPEN_TLS: &str = "TLS, no policy";
+/// Asked for by the peers and by names without a rule.
+const PLAIN: &str = "direct.bench.test";
+const GREETING: &str = "streamed.bench.test";
+/// Has a rule in one of the sandboxes.
+const RULED: &str = "ruled.bench.test";
+const HTTP: &str = "HTTP, no policy";
+const STREAM: &str = "stream after a TLS greeting, no policy";
+const TLS: &str = "TLS, no policy";
 
 impl Way {
     fn new(
@@ -73,42 +72,41 @@ impl Way {
         }
     }
 
-    fn beside(self, label: &'static str, is_ours: bool) -> Self {
-        Self {
-            beside: Some((label, is_ours)),
-            ..self
-        }
+    /// Compared with another one, within the target or only to be seen.
+    fn beside(mut self, label: &'static str, has_target: bool) -> Self {
+        self.beside = Some((label, has_target));
+        self
     }
 }
 
 fn ways(parties: &Parties) -> Vec<Way> {
     use Protocol::{Http, Https, Streamed};
+
     let (open, named) = (&parties.open, &parties.named);
-    let direct = (DIRECT_NAME, DIRECT);
-    let by_name = |name| (name, "-");
     let mut ways = vec![
-        Way::new(OPEN_HTTP, open, direct, Http),
-        Way::new(HTTP_BY_NAME, named, by_name(DIRECT_NAME), Http).beside(OPEN_HTTP, true),
+        Way::new(HTTP, open, (PLAIN, DIRECT), Http),
+        Way::new("HTTP by name", named, (PLAIN, "-"), Http).beside(HTTP, true),
+        Way::new(STREAM, open, (GREETING, STREAMED), Streamed),
         Way::new(
-            "stream after a TLS greeting, no policy",
-            open,
-            (STREAMED_NAME, STREAMED),
+            "stream after a TLS greeting, by name",
+            named,
+            (GREETING, "-"),
             Streamed,
-        ),
-        Way::new(STREAM_BY_NAME, named, by_name(STREAMED_NAME), Streamed),
-        Way::new(OPEN_TLS, open, direct, Https),
-        Way::new("TLS by name", named, by_name(DIRECT_NAME), Https).beside(OPEN_TLS, true),
+        )
+        .beside(STREAM, true),
+        Way::new(TLS, open, (PLAIN, DIRECT), Https),
+        Way::new("TLS by name", named, (PLAIN, "-"), Https).beside(TLS, true),
     ];
     if let Some(ruled) = &parties.ruled {
-        let way = Way::new("TLS with a header rule", ruled, by_name(RULED_NAME), Https);
-        ways.push(way.beside(OPEN_TLS, true));
+        let way = Way::new("TLS with a header rule", ruled, (RULED, "-"), Https);
+        ways.push(way.beside(TLS, true));
     }
     if let Some(middle) = &parties.middle {
-        let http = Way::new("HTTP, mitmproxy", middle, (DIRECT_NAME, MIDDLE), Http);
-        ways.push(http.beside(OPEN_HTTP, false));
-        let tls = (RULED_NAME, MIDDLE);
-        let tls = Way::new("TLS, mitmproxy adds a header", middle, tls, Https);
-        ways.push(tls.beside(OPEN_TLS, false));
+        let http = Way::new("HTTP, mitmproxy", middle, (PLAIN, MIDDLE), Http);
+        ways.push(http.beside(HTTP, false));
+        let label = "TLS, mitmproxy adds a header";
+        let tls = Way::new(label, middle, (RULED, MIDDLE), Https);
+        ways.push(tls.beside(TLS, false));
     }
     ways
 }
@@ -153,6 +151,14 @@ impl Way {
             self.inside.measure(&work(on_fresh, 0, FRESH), fresh).await;
         }
     }
+
+    /// Whether its bytes go through the server without a cipher of its own.
+    fn carries_plain(&self) -> bool {
+        matches!(
+            self.label,
+            "HTTP by name" | "stream after a TLS greeting, by name"
+        )
+    }
 }
 
 fn tell(ways: &[Way], report: &mut Report) {
@@ -168,9 +174,7 @@ fn tell(ways: &[Way], report: &mut Report) {
         );
     }
     for way in ways {
-        // Of TLS that is read, most is the work of ciphers.
-        let is_plain = matches!(way.label, HTTP_BY_NAME | STREAM_BY_NAME);
-        let bound = is_plain.then_some(Bound::AtLeast(1.0));
+        let bound = way.carries_plain().then_some(Bound::AtLeast(1.0));
         report.figure(
             format!("{} carries", way.label),
             rate(MIB, &way.bytes),
@@ -178,6 +182,7 @@ fn tell(ways: &[Way], report: &mut Report) {
             bound,
         );
     }
+    let at = |samples: &Samples| millis(percentile(&samples.sorted(), 50));
     for way in ways {
         let Some((label, is_ours)) = way.beside else {
             continue;
@@ -188,13 +193,13 @@ fn tell(ways: &[Way], report: &mut Report) {
         let bound = is_ours.then_some(Bound::AtMost(1.0));
         report.figure(
             format!("added to a request, {} (p50)", way.label),
-            median(&way.kept) - median(&without.kept),
+            at(&way.kept) - at(&without.kept),
             "ms",
             bound,
         );
         report.figure(
             format!("added to a connect and request, {} (p50)", way.label),
-            median(&way.fresh) - median(&without.fresh),
+            at(&way.fresh) - at(&without.fresh),
             "ms",
             None,
         );

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use soulbox_driver::DriverError;
+use soulbox_driver::{DriverError, Moments};
 use soulbox_fault as fault;
 use soulbox_launch_plan::Order;
 use soulbox_linux::link::Netlink;
@@ -45,9 +45,14 @@ impl Wake {
         let record = place
             .read()
             .map_err(|error| refused(format!("it is not on disk: {error}")))?;
-        in_a_slot(&self.host, &self.pool, &self.spec, |slot, files, disk| {
-            self.go_on(criu, slot, files, (&place, &record), disk)
-        })
+        let (host, pool, spec) = (&self.host, &self.pool, &self.spec);
+        in_a_slot(
+            host,
+            pool,
+            spec,
+            &Moments::default(),
+            |slot, files, disk| self.go_on(criu, slot, files, (&place, &record), disk),
+        )
     }
 
     fn go_on(
@@ -68,6 +73,7 @@ impl Wake {
         let volumes = volumes::attach(&self.host, files, &self.spec)?;
         let work = files.directory.join("criu");
         let hooks = Hooks::listen(work.clone(), &self.host.jail, slot.index.uid_base())
+            .and_then(|hooks| criu.probed.offer(&work).map(|()| hooks))
             .map_err(host("prepare to bring a sandbox back"))?;
         let address = self.address_of_before(slot, record);
         with_address(slot, address, true).map_err(host("give a sandbox its address"))?;
@@ -97,6 +103,7 @@ impl Wake {
         let attended = hooks.attend(&mut slot.jail, PATIENCE, |stage, pid| {
             if stage == "post-setup-namespaces" {
                 first = Some(take_over(&slot.cgroup.processes()?, pid)?);
+                criu.probed.learn(&work)?;
                 let plan = proc_plan(&self.spec, pid, files, &places, facts);
                 let errand = Jail::order(&self.host.jail, &Order::Proc(plan));
                 errand.and_then(Jail::done).map_err(io::Error::other)?;

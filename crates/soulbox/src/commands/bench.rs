@@ -28,7 +28,7 @@ struct Results {
 pub(crate) async fn run(
     api: &Api,
     command: BenchCommand,
-    rootfs: Option<PathBuf>,
+    rootfs: Result<PathBuf, String>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let args = command.args();
@@ -38,7 +38,9 @@ pub(crate) async fn run(
         workers: args.workers,
         duration: Duration::from_secs(args.seconds.into()),
         size_mib: args.size_mib,
-        peers_rootfs: rootfs,
+        rootfs,
+        peers: args.peers,
+        trace: args.trace,
         far_pem: args.far_pem.clone(),
     };
     let benches = benches(&command);
