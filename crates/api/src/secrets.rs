@@ -148,7 +148,9 @@ fn refused(error: SecretsError) -> ApiError {
         }
         SecretsError::Value => ApiError::invalid("Invalid secrets request"),
         SecretsError::Store(error) => error.into(),
-        error @ SecretsError::Sealed(_) => ApiError::internal(error),
+        error @ (SecretsError::Sealed(_) | SecretsError::SealedWebhook(_)) => {
+            ApiError::internal(error)
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use soulbox_client::Api;
 
 use crate::Report;
 use crate::run::{BenchError, Options, create_usable, request_with};
-use crate::stats::{Samples, percentile};
+use crate::stats::{Samples, millis, percentile};
 use crate::transfer::gigabytes;
 use ground::Ground;
 use inside::Inside;
@@ -140,4 +140,9 @@ fn rate(mib: u64, samples: &Samples) -> f64 {
     } else {
         gigabytes(mib << 20) / time.as_secs_f64()
     }
+}
+
+/// In milliseconds.
+fn median(samples: &Samples) -> f64 {
+    millis(percentile(&samples.sorted(), 50))
 }

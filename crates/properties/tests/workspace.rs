@@ -40,13 +40,20 @@ const ARROWS: [(&str, &[&str]); 32] = [
     ),
     // services
     ("secrets", &["store", "types"]),
+    (
+        "webhooks",
+        &[
+            "fault",
+            "outbound",
+            "secrets",
+            "store",
+            "telemetry",
+            "types",
+        ],
+    ),
     ("client", &["api-types", "types"]),
     ("outbound", &["client", "types"]),
     ("registry", &["client", "outbound", "types"]),
-    (
-        "webhooks",
-        &["fault", "outbound", "store", "telemetry", "types"],
-    ),
     (
         "orchestrator",
         &[

@@ -3,18 +3,21 @@
 //! The database holds sealed bytes only; the key stands elsewhere ([`Key`]). What must stay true: a [`Value`] leaves this
 //! crate through [`Secrets::value`] and no other way, and nothing that is logged or shown holds one.
 //!
-//! What sandboxes are shown in the place of the servers that values are sent to, [`Leaf`], and what sandboxes are
+//! What webhooks sign with is sealed with the same key. What sandboxes are shown in the place of the servers that values are sent to, [`Leaf`], and what sandboxes are
 //! believed by, [`Identity`], are made here, too: their keys are sealed like values.
 
 mod authority;
 mod identity;
 mod seal;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use soulbox_store::{Page, PageRequest, SecretChange, SecretRow, Store, StoreError};
-use soulbox_types::{ErrorKind, SecretId, SecretName, SecretSelector, TeamId, Timestamp};
+use soulbox_types::{
+    ErrorKind, SecretId, SecretName, SecretSelector, TeamId, Timestamp, WebhookId,
+};
 
 pub use authority::{AuthorityError, Leaf};
 pub use identity::{Identity, NoIdentity};
@@ -68,6 +71,11 @@ pub enum SecretsError {
         "secret {0} cannot be read with this key\nFIX: restore secrets.key, or what secrets_key_command prints; or delete the secret"
     )]
     Sealed(SecretId),
+    /// The same of a webhook's.
+    #[error(
+        "what webhook {0} signs with cannot be read with this key\nFIX: restore secrets.key, or what secrets_key_command prints; or give the webhook another secret"
+    )]
+    SealedWebhook(WebhookId),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,7 +89,7 @@ impl SecretsError {
             Self::Unknown => ErrorKind::NotFound,
             Self::Taken | Self::Changed | Self::TooMany => ErrorKind::Conflict,
             Self::Value => ErrorKind::InvalidArgument,
-            Self::Sealed(_) => ErrorKind::Internal,
+            Self::Sealed(_) | Self::SealedWebhook(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
         }
     }
@@ -95,7 +103,8 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Secrets under a key, after a look whether it is the one that they were sealed with.
+    /// Secrets under a key, after a look whether it is the one that they were sealed with. What should be sealed and is not
+    /// yet, is then.
     ///
     /// # Errors
     /// When it is another.
@@ -107,6 +116,10 @@ impl Secrets {
         if let Some(row) = secrets.store.any_secret().await? {
             secrets.unseal(&row)?;
         }
+        if let Some(webhook) = secrets.store.any_sealed_webhook().await? {
+            secrets.of_webhook(&webhook)?;
+        }
+        secrets.seal_webhooks().await?;
         Ok(secrets)
     }
 

@@ -293,6 +293,17 @@ fn sandbox_settings(
     })
 }
 
+/// What each team may have.
+fn team_limits(config: &Config) -> anyhow::Result<TeamLimits> {
+    Ok(TeamLimits {
+        max_timeout: config.max_timeout,
+        max_concurrent: usize::try_from(config.max_sandboxes_per_team)?,
+        max_vcpu: config.max_vcpu,
+        max_memory_mib: config.max_memory_mib,
+        max_concurrent_builds: usize::try_from(config.max_builds_per_team)?,
+    })
+}
+
 /// How clients reach ports of sandboxes.
 fn port_urls(reached: &Reached) -> PortUrls {
     let base = reached.sandboxes();
@@ -427,7 +438,11 @@ impl Server {
             .await
             .context("cannot take over the volumes")?;
         let places = Places::new(config.private_webhooks.clone());
-        let webhooks = Webhooks::start(store.clone(), soulbox_webhooks::Settings::new(places));
+        let webhooks = Webhooks::start(
+            store.clone(),
+            secrets.clone(),
+            soulbox_webhooks::Settings::new(places),
+        );
         let registries = registries(config, data_dir)?;
         let building = BuildSettings {
             uploads: data_dir.join("uploads"),
@@ -458,13 +473,7 @@ impl Server {
             public_url: reached.url(),
             port_urls: port_urls(reached),
             admin_token: AdminToken::new(&credentials.admin_token),
-            limits: TeamLimits {
-                max_timeout: config.max_timeout,
-                max_concurrent: usize::try_from(config.max_sandboxes_per_team)?,
-                max_vcpu: config.max_vcpu,
-                max_memory_mib: config.max_memory_mib,
-                max_concurrent_builds: usize::try_from(config.max_builds_per_team)?,
-            },
+            limits: team_limits(config)?,
             node: NodeIdentity {
                 id: credentials.node_id,
                 version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -259,6 +259,12 @@ impl Store {
         done.during("write out the log").map(drop)
     }
 
+    /// The same, and leaves the log empty: what was in it before is nowhere any more. While somebody reads, it stays as it is.
+    pub(crate) async fn empty_log(&self, during: &'static str) -> Result<(), StoreError> {
+        let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)");
+        done.execute(self.writer()).await.during(during).map(drop)
+    }
+
     /// Where a single statement is executed that a machine which dies in the next moments may lose.
     pub(crate) fn writer(&self) -> &SqlitePool {
         &self.inner.writer
@@ -669,6 +675,14 @@ pub(crate) mod tests {
         type Target = Store;
         fn deref(&self) -> &Store {
             &self.store
+        }
+    }
+
+    impl TempStore {
+        /// All files of it.
+        pub(crate) fn files(&self) -> Vec<std::path::PathBuf> {
+            let found = std::fs::read_dir(self.dir.path()).unwrap();
+            found.map(|file| file.unwrap().path()).collect()
         }
     }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// `PRAGMA application_id` of migration 2: `SBOX`.
 const APPLICATION: u32 = 0x5342_4f58;
 /// `PRAGMA user_version` of the newest migration.
-pub(crate) const VERSION: u32 = 12;
+pub(crate) const VERSION: u32 = 13;
 const HEADER: usize = 100;
 const WAL_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;

@@ -25,13 +25,13 @@ pub struct Webhook {
     pub enabled: bool,
     /// Which events.
     pub kinds: Vec<EventKind>,
-    /// What deliveries are signed with.
-    pub secret: String,
+    /// What deliveries are signed with, sealed.
+    pub sealed: Vec<u8>,
     /// When it was made.
     pub created_at: Timestamp,
 }
 
-// Written by hand so that no log ever shows the secret.
+// Written by hand so that no log ever shows where a team sends what.
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook")
@@ -54,8 +54,8 @@ pub struct WebhookChange {
     pub enabled: Option<bool>,
     /// See [`Webhook::kinds`].
     pub kinds: Option<Vec<EventKind>>,
-    /// See [`Webhook::secret`].
-    pub secret: Option<String>,
+    /// See [`Webhook::sealed`].
+    pub sealed: Option<Vec<u8>>,
 }
 
 // As above.
@@ -75,8 +75,8 @@ impl Store {
     /// When the database fails.
     pub async fn add_webhook(&self, webhook: &Webhook, most: u32) -> Result<bool, StoreError> {
         let insert = sqlx::query(
-            "INSERT INTO webhooks (id, team_id, name, url, enabled, events, secret, created_at) \
-             SELECT $1, $2, $3, $4, $5, $6, $7, $8 \
+            "INSERT INTO webhooks (id, team_id, name, url, enabled, events, secret, sealed, created_at) \
+             SELECT $1, $2, $3, $4, $5, $6, '', $7, $8 \
              WHERE (SELECT COUNT(*) FROM webhooks WHERE team_id = $2) < $9",
         )
         .bind(webhook.id.as_str())
@@ -85,7 +85,7 @@ impl Store {
         .bind(&webhook.url)
         .bind(webhook.enabled)
         .bind(kinds_text(&webhook.kinds))
-        .bind(&webhook.secret)
+        .bind(&webhook.sealed)
         .bind(webhook.created_at.0)
         .bind(i64::from(most));
         let done = self.execute(insert, "add a webhook").await?;
@@ -137,7 +137,7 @@ impl Store {
         let mut transaction = self.write().await?;
         let row = sqlx::query(
             "UPDATE webhooks SET name = COALESCE($3, name), url = COALESCE($4, url), \
-             enabled = COALESCE($5, enabled), events = COALESCE($6, events), secret = COALESCE($7, secret) \
+             enabled = COALESCE($5, enabled), events = COALESCE($6, events), sealed = COALESCE($7, sealed) \
              WHERE id = $1 AND team_id = $2 RETURNING *",
         )
         .bind(id.as_str())
@@ -146,7 +146,7 @@ impl Store {
         .bind(&change.url)
         .bind(change.enabled)
         .bind(change.kinds.as_deref().map(kinds_text))
-        .bind(&change.secret)
+        .bind(&change.sealed)
         .fetch_optional(&mut *transaction)
         .await
         .during("change a webhook")?;
@@ -154,6 +154,65 @@ impl Store {
         // Deliveries may have waited for it to be enabled.
         self.events_recorded();
         row.as_ref().map(webhook_of).transpose()
+    }
+
+    /// Any webhook whose secret is sealed, of any team.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn any_sealed_webhook(&self) -> Result<Option<Webhook>, StoreError> {
+        let row = sqlx::query("SELECT * FROM webhooks WHERE sealed IS NOT NULL LIMIT 1")
+            .fetch_optional(self.reader())
+            .await
+            .during("read a webhook")?;
+        row.as_ref().map(webhook_of).transpose()
+    }
+
+    /// Secrets of webhooks that stand in the clear, as they all did once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn webhooks_in_the_clear(
+        &self,
+    ) -> Result<Vec<(WebhookId, TeamId, String)>, StoreError> {
+        let rows = sqlx::query("SELECT id, team_id, secret FROM webhooks WHERE sealed IS NULL")
+            .fetch_all(self.reader())
+            .await
+            .during("list webhooks")?;
+        let read = |row: &DbRow| {
+            Ok((
+                parsed(row, TABLE, "id")?,
+                parsed(row, TABLE, "team_id")?,
+                column(row, TABLE, "secret")?,
+            ))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Puts sealed secrets in the place of those in the clear, of which nothing is left in the database's files.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn seal_webhooks(&self, sealed: &[(WebhookId, Vec<u8>)]) -> Result<(), StoreError> {
+        const DURING: &str = "seal secrets of webhooks";
+        let mut transaction = self.write().await?;
+        // What is overwritten would stay in the page until something else needs its place.
+        sqlx::query("PRAGMA secure_delete = ON")
+            .execute(&mut *transaction)
+            .await
+            .during(DURING)?;
+        for (id, sealed) in sealed {
+            sqlx::query(
+                "UPDATE webhooks SET sealed = $2, secret = '' WHERE id = $1 AND sealed IS NULL",
+            )
+            .bind(id.as_str())
+            .bind(sealed)
+            .execute(&mut *transaction)
+            .await
+            .during(DURING)?;
+        }
+        transaction.commit().await.during(DURING)?;
+        self.empty_log(DURING).await
     }
 
     /// Removes a webhook with its deliveries; false when the team has none with this id.
@@ -189,7 +248,7 @@ pub(crate) fn webhook_of(row: &DbRow) -> Result<Webhook, StoreError> {
         url: column(row, TABLE, "url")?,
         enabled: column(row, TABLE, "enabled")?,
         kinds: kinds_of(row)?,
-        secret: column(row, TABLE, "secret")?,
+        sealed: column(row, TABLE, "sealed")?,
         created_at: time(row, TABLE, "created_at")?,
     })
 }
@@ -207,8 +266,32 @@ pub(crate) mod tests {
             url: "https://hooks.example/a".into(),
             enabled: true,
             kinds: kinds.to_vec(),
-            secret: "hidden".into(),
+            sealed: vec![1, 2],
             created_at: Timestamp(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn secrets_in_the_clear_leave_nothing_behind() {
+        let store = temp_store().await;
+        let team = store.default_team().await.unwrap().id;
+        let old = webhook(&team, &[EventKind::Created]);
+        assert!(store.add_webhook(&old, 16).await.unwrap());
+        assert_eq!(store.webhooks_in_the_clear().await.unwrap(), []);
+        // As before there were sealed ones.
+        let text = "hidden-in-the-clear".repeat(20);
+        let clear = sqlx::query("UPDATE webhooks SET sealed = NULL, secret = $1").bind(&text);
+        store.execute(clear, "test").await.unwrap();
+        assert_eq!(store.any_sealed_webhook().await.unwrap(), None);
+        let found = store.webhooks_in_the_clear().await.unwrap();
+        assert_eq!(found, [(old.id.clone(), team.clone(), text.clone())]);
+        let sealed = [(old.id.clone(), vec![9, 9])];
+        store.seal_webhooks(&sealed).await.unwrap();
+        let kept = store.webhook(&team, &old.id).await.unwrap().unwrap();
+        assert_eq!(kept.sealed, [9, 9]);
+        for file in store.files() {
+            let bytes = std::fs::read(file).unwrap();
+            assert!(!bytes.windows(6).any(|part| part == b"hidden"));
         }
     }
 
@@ -225,10 +308,10 @@ pub(crate) mod tests {
             std::slice::from_ref(&made)
         );
         assert_eq!(store.webhook(&other, &made.id).await.unwrap(), None);
-        assert!(!format!("{made:?}").contains("hidden"));
         let change = WebhookChange {
             enabled: Some(false),
             kinds: Some(vec![EventKind::Paused]),
+            sealed: Some(vec![3]),
             ..WebhookChange::default()
         };
         assert_eq!(
@@ -246,6 +329,7 @@ pub(crate) mod tests {
         let wanted = Webhook {
             enabled: false,
             kinds: vec![EventKind::Paused],
+            sealed: vec![3],
             ..made.clone()
         };
         assert_eq!(changed, wanted);

@@ -13,6 +13,7 @@ use http::{HeaderName, Request, header};
 use http_body_util::Full;
 use soulbox_fault as fault;
 use soulbox_outbound::{Outbound, OutboundError};
+use soulbox_secrets::{Secrets, SecretsError};
 use soulbox_store::{Due, Store, StoreError, Tried};
 use soulbox_telemetry::task::Tasks;
 use soulbox_types::{DeliveryId, Timestamp, WebhookId};
@@ -80,6 +81,7 @@ pub struct Webhooks {
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    secrets: Secrets,
     settings: Settings,
     outbound: Outbound,
     tasks: Tasks,
@@ -89,9 +91,10 @@ struct Inner {
 impl Webhooks {
     /// Begins to send what waits.
     #[must_use]
-    pub fn start(store: Store, settings: Settings) -> Self {
+    pub fn start(store: Store, secrets: Secrets, settings: Settings) -> Self {
         let inner = Arc::new(Inner {
             store,
+            secrets,
             settings,
             outbound: Outbound::default(),
             tasks: Tasks::new(),
@@ -243,7 +246,15 @@ async fn deliver(inner: Arc<Inner>, due: Due) {
     fault::point!("webhook.answered");
     let (status, error) = match sent {
         Ok(Ok(status)) => (Some(status), refusal(status)),
-        Ok(Err(error)) => (None, Some(told(&error))),
+        Ok(Err(Unsent::Outbound(error))) => (None, Some(told(&error))),
+        Ok(Err(Unsent::Unsigned(error))) => {
+            let error = soulbox_telemetry::chain(&error);
+            tracing::error!(webhook.id = %due.webhook.id, error, "a webhook cannot be told");
+            (
+                None,
+                Some("it cannot be signed; give the webhook another secret".to_owned()),
+            )
+        }
         Err(_elapsed) => {
             let seconds = inner.settings.patience.as_secs_f32();
             (None, Some(format!("no answer within {seconds} s")))
@@ -268,11 +279,21 @@ async fn deliver(inner: Arc<Inner>, due: Due) {
     }
 }
 
-async fn send(inner: &Inner, due: &Due) -> Result<u16, OutboundError> {
-    let unreachable = |error: &dyn std::fmt::Display| OutboundError::Unreachable(error.to_string());
+/// Why something could not be sent.
+enum Unsent {
+    Outbound(OutboundError),
+    Unsigned(SecretsError),
+}
+
+async fn send(inner: &Inner, due: &Due) -> Result<u16, Unsent> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Unsent::Outbound(OutboundError::Unreachable(error.to_string()))
+    };
     let url = Url::parse(&due.webhook.url).map_err(|error| unreachable(&error))?;
     let body = message::body(&due.event);
-    let secret = &due.webhook.secret;
+    let secret = inner.secrets.of_webhook(&due.webhook);
+    let secret = secret.map_err(Unsent::Unsigned)?;
+    let secret = secret.expose();
     let request = Request::post(&url[Position::BeforePath..Position::AfterQuery])
         .header(header::CONTENT_TYPE, "application/json")
         .header(WEBHOOK_ID, due.webhook.id.as_str())
@@ -284,7 +305,7 @@ async fn send(inner: &Inner, due: &Due) -> Result<u16, OutboundError> {
         .map_err(|error| unreachable(&error))?;
     let sent = inner.outbound.send(&inner.settings.places, &url, request);
     // What else is answered is nobody's to read.
-    Ok(sent.await?.status().as_u16())
+    Ok(sent.await.map_err(Unsent::Outbound)?.status().as_u16())
 }
 
 /// Why an answer is no success.

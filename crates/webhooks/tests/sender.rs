@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use soulbox_secrets::{Key, Secrets, Value};
 use soulbox_store::{Delivery, DeliveryState, Order, SandboxRecord, Store, Webhook};
 use soulbox_types::{
     BuildId, EventKind, ExecutionId, Limits, OnTimeout, SandboxId, TeamId, TemplateId, Timestamp,
@@ -72,6 +73,7 @@ async fn read(mut socket: TcpStream) -> Received {
 
 struct World {
     store: Store,
+    secrets: Secrets,
     team: TeamId,
     _dir: tempfile::TempDir,
 }
@@ -81,8 +83,11 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("soulbox.db")).await.unwrap();
         let team = store.default_team().await.unwrap().id;
+        let key = Key::parse(&"ab".repeat(32)).unwrap();
+        let secrets = Secrets::open(store.clone(), key).await.unwrap();
         Self {
             store,
+            secrets,
             team,
             _dir: dir,
         }
@@ -96,18 +101,20 @@ impl World {
             patience: Duration::from_millis(800),
             ..Settings::new(Places::new(private))
         };
-        Webhooks::start(self.store.clone(), settings)
+        Webhooks::start(self.store.clone(), self.secrets.clone(), settings)
     }
 
     async fn wants(&self, url: String) -> WebhookId {
+        let id = WebhookId::random();
+        let secret = Value::new("s3cret");
         let webhook = Webhook {
-            id: WebhookId::random(),
+            sealed: self.secrets.seal_for_webhook(&self.team, &id, &secret),
+            id,
             team: self.team.clone(),
             name: "w".into(),
             url,
             enabled: true,
             kinds: vec![EventKind::Created],
-            secret: "s3cret".into(),
             created_at: Timestamp::now(),
         };
         assert!(self.store.add_webhook(&webhook, 16).await.unwrap());

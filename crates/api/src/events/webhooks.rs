@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use soulbox_api_types::event as wire;
+use soulbox_secrets::Value;
 use soulbox_store::{Delivery, DeliveryState, Webhook, WebhookChange};
 use soulbox_types::{ErrorKind, EventKind, Timestamp, WebhookId};
 
@@ -69,14 +70,16 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody<wire::NewWebhook>,
 ) -> Result<(StatusCode, Json<wire::Webhook>), ApiError> {
     judge(&api, &body.url)?;
+    let id = WebhookId::random();
+    let secret = Value::new(body.signature_secret);
     let webhook = Webhook {
-        id: WebhookId::random(),
+        sealed: api.secrets.seal_for_webhook(&team.id, &id, &secret),
+        id,
         team: team.id,
         kinds: kinds(&body.events)?,
         name: body.name,
         url: body.url,
         enabled: body.enabled.unwrap_or(true),
-        secret: body.signature_secret,
         created_at: Timestamp::now(),
     };
     if !api.store.add_webhook(&webhook, MOST).await? {
@@ -117,14 +120,18 @@ pub(crate) async fn update(
     if let Some(url) = &body.url {
         judge(&api, url)?;
     }
+    let id = webhook_id(&id)?;
+    let sealed = body.signature_secret.map(|secret| {
+        let secret = Value::new(secret);
+        api.secrets.seal_for_webhook(&team.id, &id, &secret)
+    });
     let change = WebhookChange {
         kinds: body.events.as_deref().map(kinds).transpose()?,
         name: body.name,
         url: body.url,
         enabled: body.enabled,
-        secret: body.signature_secret,
+        sealed,
     };
-    let id = webhook_id(&id)?;
     let changed = api.store.change_webhook(&team.id, &id, &change).await?;
     changed
         .map(|webhook| Json(shown(webhook)))

@@ -97,6 +97,7 @@ impl Stack {
                 .unwrap(),
             webhooks: Webhooks::start(
                 store.clone(),
+                secrets.clone(),
                 soulbox_webhooks::Settings::new(Places::new(vec!["127.0.0.1".parse().unwrap()])),
             ),
             identity: identity(&secrets),

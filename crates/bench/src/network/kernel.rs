@@ -1,9 +1,9 @@
 //! Connections that the kernel alone judges: bytes and connects, beside plain NAT.
 
 use super::inside::{Inside, Work};
-use super::{DIRECT, rate};
+use super::{DIRECT, median, rate};
 use crate::report::Bound;
-use crate::stats::{Samples, millis, percentile};
+use crate::stats::Samples;
 use crate::{Report, ratio};
 
 const MIB: u64 = 512;
@@ -12,6 +12,11 @@ const CONNECTS: u32 = 100;
 struct Path {
     name: &'static str,
     inside: Inside,
+    times: Times,
+}
+
+#[derive(Default)]
+struct Times {
     down: Samples,
     up: Samples,
     connect: Samples,
@@ -22,87 +27,73 @@ pub(super) async fn measure(paths: [(&'static str, Inside); 3], rounds: u32, rep
     let mut paths = paths.map(|(name, inside)| Path {
         name,
         inside,
-        down: Samples::new(),
-        up: Samples::new(),
-        connect: Samples::new(),
+        times: Times::default(),
     });
     for round in 0..=rounds {
         for path in &mut paths {
-            let mut turn = Path {
-                name: path.name,
-                inside: path.inside.clone(),
-                down: Samples::new(),
-                up: Samples::new(),
-                connect: Samples::new(),
-            };
-            turn.round().await;
+            let times = one_round(&path.inside).await;
             // The first round warms caches.
             if round > 0 {
-                path.down.merge(turn.down);
-                path.up.merge(turn.up);
-                path.connect.merge(turn.connect);
+                path.times.down.merge(times.down);
+                path.times.up.merge(times.up);
+                path.times.connect.merge(times.connect);
             }
         }
     }
-    tell(&paths, report);
+    tell(&paths.map(|path| (path.name, path.times)), report);
 }
 
-impl Path {
-    async fn round(&mut self) {
-        let work = |what, port, bytes, times| Work {
-            what,
-            name: "-",
-            address: DIRECT,
-            port,
-            bytes,
-            times,
-        };
-        let bytes = MIB << 20;
-        self.inside
-            .measure(&work("down", 5001, bytes, 1), &mut self.down)
-            .await;
-        self.inside
-            .measure(&work("up", 5001, bytes, 1), &mut self.up)
-            .await;
-        self.inside
-            .measure(&work("connect", 5002, 0, CONNECTS), &mut self.connect)
-            .await;
-    }
+async fn one_round(inside: &Inside) -> Times {
+    let work = |what, port, bytes, times| Work {
+        what,
+        name: "-",
+        address: DIRECT,
+        port,
+        bytes,
+        times,
+    };
+    let mut times = Times::default();
+    let bytes = MIB << 20;
+    inside
+        .measure(&work("down", 5001, bytes, 1), &mut times.down)
+        .await;
+    inside
+        .measure(&work("up", 5001, bytes, 1), &mut times.up)
+        .await;
+    inside
+        .measure(&work("connect", 5002, 0, CONNECTS), &mut times.connect)
+        .await;
+    times
 }
 
-fn tell(paths: &[Path; 3], report: &mut Report) {
-    for path in paths {
-        report.timing(format!("{MIB} MiB down, {}", path.name), &path.down, None);
-        report.timing(format!("{MIB} MiB up, {}", path.name), &path.up, None);
-        report.timing(format!("connect, {}", path.name), &path.connect, None);
+fn tell(paths: &[(&str, Times); 3], report: &mut Report) {
+    for (name, times) in paths {
+        report.timing(format!("{MIB} MiB down, {name}"), &times.down, None);
+        report.timing(format!("{MIB} MiB up, {name}"), &times.up, None);
+        report.timing(format!("connect, {name}"), &times.connect, None);
     }
-    let [plain, ours @ ..] = paths;
-    for path in ours {
-        let name = path.name;
-        for (way, ours, theirs) in [
-            ("down", &path.down, &plain.down),
-            ("up", &path.up, &plain.up),
-        ] {
+    let [(plain, theirs), ours @ ..] = paths;
+    for (name, times) in ours {
+        let ways = [
+            ("down", &times.down, &theirs.down),
+            ("up", &times.up, &theirs.up),
+        ];
+        for (way, ours, theirs) in ways {
             report.ratio(
-                format!("{MIB} MiB {way}, {name} / {} (p50)", plain.name),
+                format!("{MIB} MiB {way}, {name} / {plain} (p50)"),
                 ratio::of_medians(ours, theirs),
                 Some(1.05),
             );
         }
-        let at = |samples: &Samples| millis(percentile(&samples.sorted(), 50));
         report.figure(
             format!("added to a connect, {name} (p50)"),
-            at(&path.connect) - at(&plain.connect),
+            median(&times.connect) - median(&theirs.connect),
             "ms",
             Some(Bound::AtMost(0.2)),
         );
     }
-    for path in paths {
-        report.figure(
-            format!("{} carries", path.name),
-            rate(MIB, &path.down),
-            "GB/s",
-            None,
-        );
+    for (name, times) in paths {
+        let carried = rate(MIB, &times.down);
+        report.figure(format!("{name} carries"), carried, "GB/s", None);
     }
 }

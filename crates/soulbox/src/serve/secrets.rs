@@ -27,7 +27,7 @@ pub(super) async fn open(
         Some(SecretsKey(text)) => text,
         None => {
             // A new key would open nothing that there is.
-            if !path.exists() && store.any_secret().await?.is_some() {
+            if !path.exists() && is_needed(store).await? {
                 Err(damaged(&path, "is missing"))?;
             }
             ensure_file(&path, || random_hex(32))?
@@ -36,6 +36,11 @@ pub(super) async fn open(
     let key = Key::parse(&text).map_err(|_| damaged(&path, "is damaged"))?;
     let opened = Secrets::open(store.clone(), key).await;
     opened.context("cannot open the secrets")
+}
+
+/// Whether anything is sealed already.
+async fn is_needed(store: &Store) -> anyhow::Result<bool> {
+    Ok(store.any_secret().await?.is_some() || store.any_sealed_webhook().await?.is_some())
 }
 
 /// What signs tokens of sandboxes in the name of this server.
