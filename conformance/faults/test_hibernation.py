@@ -52,6 +52,8 @@ def test_what_is_paused_for_long_takes_no_memory_and_comes_back(quick):
         sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300, **options(quick))
         assert same_process(before, told(sandbox))
         assert sandbox.files.read("/home/user/round") == str(round)
+        # What brings it back leaves nothing inside.
+        assert sandbox.commands.run("ls -A /dev/shm").stdout == ""
         assert list((quick.data_dir / "memory").iterdir()) == []
 
 

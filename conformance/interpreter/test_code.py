@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+import os
 
+import httpx
 import pytest
 from e2b import InvalidArgumentException, NotFoundException, SandboxException, TimeoutException
 
@@ -169,6 +172,22 @@ def test_much_output(create):
     sandbox.run_code(code, on_stdout=count, timeout=120)
     assert total == 100_000_000
     assert sandbox.run_code("import os; os.write(1, bytes(range(256))); 5").text == "5"
+
+
+def test_a_long_silence_is_filled(sandbox):
+    # The package shows nothing of it: it keeps whatever is between from closing the connection.
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49999"}
+    url = os.environ.get("E2B_SANDBOX_URL") or os.environ["E2B_API_URL"]
+    with httpx.stream("POST", f"{url}/execute", json={"code": "import time; time.sleep(6); 1"}, headers=headers, timeout=30) as answer:
+        lines = [json.loads(line)["type"] for line in answer.iter_lines()]
+    assert lines == ["number_of_executions", "keepalive", "result", "end_of_execution"]
+    assert sandbox.run_code("import time; time.sleep(6); 1").text == "1"
+
+
+def test_a_huge_frame(sandbox):
+    (result,) = sandbox.run_code("import numpy, pandas\npandas.DataFrame({'a': numpy.arange(300_000)})", timeout=120).results
+    assert len(result.data["a"]) == 300_000 and result.data["a"][-1] == 299_999
+    assert len(result.html) < 100_000
 
 
 def test_many_contexts_or_a_clear_limit(create):

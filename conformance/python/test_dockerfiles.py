@@ -453,6 +453,20 @@ def test_another_template_as_the_source(groups, create):
     assert read(create(name), "cat /one; ls /out 2>/dev/null | wc -l") == "1\n0\n"
 
 
+def test_templates_of_the_server_among_images(groups, create):
+    base = groups.build("stages").name
+    name = new_name()
+    dockerfile = f"FROM templates.soulbox/{base} AS mine\nFROM e2bdev/base\nCOPY --from=mine /out/named /copied\nCOPY --from=templates.soulbox/{base} /out /out\n"
+    run_build(name, "-f", "-", stdin=dockerfile)
+    assert read(create(name), "cat /copied /out/named") == "by name\nby name\n"
+    run_build(name, "-f", "-", stdin=f"FROM templates.soulbox/{base}\nUSER root\nRUN echo more >> /out/named\n")
+    assert read(create(name), "cat /out/named") == "by name\nmore\n"
+    run_build(name, "--from-image", f"templates.soulbox/{base}:default")
+    assert read(create(name), "cat /out/named") == "by name\n"
+    refused = run_build(name, "-f", "-", stdin="FROM templates.soulbox/nobody-made-this\n", good=False)
+    assert "template 'nobody-made-this' not found" in refused.stderr
+
+
 CACHED = """FROM e2bdev/base
 RUN date +%s%N > /when-first
 COPY one.txt /one.txt

@@ -16,6 +16,7 @@ pub mod host;
 mod idle;
 mod interpreter;
 mod lifecycle;
+mod network;
 pub mod peers;
 pub mod plot;
 pub mod ratio;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use soulbox_api_types::network::SandboxNetworkConfig;
 use soulbox_api_types::sandbox::{NewSandbox, Sandbox};
 use soulbox_client::api::{ListQuery, new_sandbox};
 use soulbox_client::envd::Envd;
@@ -10,8 +11,8 @@ use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
 use crate::{
-    Report, burst, create, edge, exec, files, growth, idle, interpreter, lifecycle, sustained,
-    template, transfer,
+    Report, burst, create, edge, exec, files, growth, idle, interpreter, lifecycle, network,
+    sustained, template, transfer,
 };
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
@@ -40,6 +41,8 @@ pub struct Options {
     pub peers: bool,
     /// Whether each step of a create is.
     pub trace: bool,
+    /// Certificate and key for `ruled.bench.test` that the server trusts, for network.
+    pub far_pem: Option<PathBuf>,
 }
 
 /// One of the measurements.
@@ -69,6 +72,8 @@ pub enum Bench {
     Edge,
     /// Costs as there is more of everything.
     Growth,
+    /// Connections out of sandboxes, and policies.
+    Network,
 }
 
 impl Bench {
@@ -136,6 +141,7 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Interpreter => interpreter::run(api, options).await,
         Bench::Edge => edge::run(api, options).await,
         Bench::Growth => growth::run(api, options).await,
+        Bench::Network => network::run(api, options).await,
     }
 }
 
@@ -175,6 +181,13 @@ pub(crate) fn request(template: &str) -> NewSandbox {
     let mut new = new_sandbox(template);
     new.timeout = Some(TIMEOUT_SECONDS);
     new.metadata = Some([(LABEL.to_owned(), "1".to_owned())].into());
+    new
+}
+
+/// The same with a policy.
+pub(crate) fn request_with(template: &str, network: SandboxNetworkConfig) -> NewSandbox {
+    let mut new = request(template);
+    new.network = Some(network);
     new
 }
 

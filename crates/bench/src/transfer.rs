@@ -156,7 +156,7 @@ pub(crate) fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-fn gigabytes(bytes: u64) -> f64 {
+pub(crate) fn gigabytes(bytes: u64) -> f64 {
     // Files here are at most 16 GiB: millions of bytes fit u32 exactly.
     u32::try_from(bytes / 1_000_000).map_or(f64::INFINITY, f64::from) / 1000.0
 }

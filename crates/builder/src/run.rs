@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::operation::{Operation, Position};
 use crate::request::{Source, Step};
 use crate::state::State;
-use crate::template::{BASE_TEMPLATE, is_base_image};
+use crate::template::{BASE_TEMPLATE, is_base_image, template_of};
 use crate::work::Work;
 
 impl Work {
@@ -51,6 +51,10 @@ impl Work {
                 if is_base_image(reference) {
                     let headline = format!("FROM {reference}");
                     return self.template(BASE_TEMPLATE, &headline, journal).await;
+                }
+                if let Some(template) = template_of(reference) {
+                    let headline = format!("FROM {reference}");
+                    return self.template(template, &headline, journal).await;
                 }
                 let mut state = self.image(reference, credentials.as_ref(), journal).await?;
                 self.provision(&mut state, journal).await?;

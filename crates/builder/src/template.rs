@@ -21,6 +21,15 @@ pub(crate) fn is_base_image(reference: &str) -> bool {
     name.split([':', '@']).next() == Some(BASE_IMAGE)
 }
 
+/// What stands before a template's name where an image is asked for: a registry that is this server.
+/// Top-level domains of that name are not given out, so no image has it.
+const TEMPLATES: &str = "templates.soulbox/";
+
+/// The template that is meant by an image's name, if one is: `templates.soulbox/NAME[:TAG]`.
+pub(crate) fn template_of(reference: &str) -> Option<&str> {
+    reference.strip_prefix(TEMPLATES)
+}
+
 impl Work {
     /// The end of another template's build.
     pub(crate) async fn template(
@@ -60,6 +69,15 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_among_images() {
+        assert_eq!(template_of("templates.soulbox/a:v1"), Some("a:v1"));
+        assert_eq!(template_of("templates.soulbox/team/a"), Some("team/a"));
+        for image in ["a", "templates.soulbox.example/a", "x/templates.soulbox/a"] {
+            assert_eq!(template_of(image), None, "{image}");
+        }
+    }
 
     #[test]
     fn the_usual_image() {

@@ -15,6 +15,7 @@ mod capture;
 mod criu;
 mod hooks;
 mod images;
+mod probed;
 mod readied;
 mod wake;
 

@@ -130,6 +130,16 @@ impl Refusal {
     }
 }
 
+/// What a sandbox is told that may not ask for this: as by the proxy that its other connections go through.
+pub(crate) fn denied(host: &str, reason: &str) -> Response<Bytes> {
+    let body = serde_json::json!({"error": "egress_denied", "host": host, "reason": reason});
+    respond(
+        StatusCode::FORBIDDEN,
+        "application/json",
+        format!("{body}\n").into(),
+    )
+}
+
 /// A plain text answer, as Go's `http.Error` makes it.
 #[must_use]
 pub fn plain(status: StatusCode, text: &str) -> Response<Bytes> {

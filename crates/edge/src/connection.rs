@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::guard::{Client, ClientIo, ClientSocket, CutSlot, LOOK_INTERVAL, Watch};
 use crate::h2_streams::StreamExecutor;
 use crate::upstream::BUFFER_BYTES;
+use crate::within::Guest;
 use crate::{ClientAddress, Inner, OverTls};
 
 const HEAD_BYTES: usize = 64 * 1024;
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) client: Arc<Client>,
     /// Whether the client speaks TLS.
     pub(crate) secure: bool,
+    /// Which sandbox the client is, if it is one.
+    pub(crate) guest: Option<Arc<Guest>>,
 }
 
 impl Connection {
@@ -193,6 +196,9 @@ impl Connection {
         request.extensions_mut().insert(ClientAddress(self.address));
         if self.secure {
             request.extensions_mut().insert(OverTls);
+        }
+        if let Some(guest) = &self.guest {
+            request.extensions_mut().insert(Arc::clone(guest));
         }
         Arc::clone(&self.inner).handle(request, self.client.begin(cut))
     }

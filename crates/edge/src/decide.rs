@@ -129,7 +129,7 @@ pub(crate) fn effective_host<'a>(head: Head<'a>) -> Result<&'a str, &'static str
 }
 
 /// Cuts the port off a host, and refuses what is no host at all.
-fn host_name(host: &str) -> Result<&str, &'static str> {
+pub(crate) fn host_name(host: &str) -> Result<&str, &'static str> {
     const INVALID: &str = "Invalid host";
     let (name, port) = if let Some(rest) = host.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or(INVALID)?;

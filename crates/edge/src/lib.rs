@@ -22,6 +22,7 @@ mod server;
 pub mod tls;
 mod tunnel;
 mod upstream;
+mod within;
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 pub use body::BoxError;
 pub use lent::ClientBody;
+pub use within::Within;
 
 /// Knows the way to every running sandbox.
 pub trait Routes: Send + Sync {
@@ -156,11 +158,27 @@ impl Edge {
         tls: Option<Arc<rustls::ServerConfig>>,
         shutdown: CancellationToken,
     ) -> JoinHandle<()> {
-        tokio::spawn(server::serve(
-            Arc::clone(&self.inner),
+        let clients = server::Clients {
             listener,
             tls,
-            shutdown,
-        ))
+            within: None,
+        };
+        tokio::spawn(server::serve(Arc::clone(&self.inner), clients, shutdown))
+    }
+
+    /// The same for clients that are sandboxes, of whom `within` says what they may ask for.
+    pub fn serve_within(
+        &self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        within: Arc<dyn Within>,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<()> {
+        let clients = server::Clients {
+            listener,
+            tls: Some(tls),
+            within: Some(within),
+        };
+        tokio::spawn(server::serve(Arc::clone(&self.inner), clients, shutdown))
     }
 }

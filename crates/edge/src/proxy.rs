@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use soulbox_driver::route::{Route, Woken};
 use soulbox_types::{SandboxId, Timestamp};
 
-use crate::answer::{Refusal, plain};
+use crate::answer::{Refusal, denied, plain};
 use crate::body::{Broken, Closed, Drive, Kind, ResponseBody, SandboxBody};
 use crate::decide::{Decision, Head, decide};
 use crate::errand::{Errand, Outcome, unreachable_upstream};
@@ -22,6 +22,7 @@ use crate::rewrite::{
     check_traffic_token, may_wake, reserved_path, strip_hop_by_hop, wanted_upgrade,
 };
 use crate::tunnel::Tunnel;
+use crate::within::Guest;
 use crate::{Admits, Inner, OverTls};
 
 /// How long a request waits for a sandbox to come back.
@@ -49,7 +50,14 @@ impl Inner {
         request: Request<ClientBody>,
         stream: StreamGuard,
     ) -> Result<Answer, Broken> {
-        match decide(self.config.domain.as_deref(), Head::of(&request)) {
+        let domain = self.config.domain.as_deref();
+        let decision = decide(domain, Head::of(&request));
+        if let Some(guest) = request.extensions().get::<Arc<Guest>>()
+            && let Err(refused) = guest.judge(domain, &decision, &request)
+        {
+            return Ok(full(denied(&refused.name, &refused.reason), stream));
+        }
+        match decision {
             Decision::Control => Ok(self.to_control(request, stream).await),
             Decision::Sandbox { id, port } => self.to_sandbox(request, stream, id, port).await,
             Decision::BadRequest(text) => Ok(full(plain(StatusCode::BAD_REQUEST, text), stream)),

@@ -15,19 +15,28 @@ use tokio_util::task::TaskTracker;
 use crate::Inner;
 use crate::connection::Connection;
 use crate::guard::Client;
+use crate::within::{Guest, Within};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// How many clients at a time are told why they are turned away.
 const APOLOGIES: usize = 64;
 const TOO_MANY: &str = "too many client connections to this server\nFIX: close idle ones, or raise the limit of connections\n";
 
+/// Where clients come from, and how.
+pub(crate) struct Clients {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// They are sandboxes.
+    pub(crate) within: Option<Arc<dyn Within>>,
+}
+
 /// Accepts until `shutdown`, then drains.
-pub(crate) async fn serve(
-    inner: Arc<Inner>,
-    listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn serve(inner: Arc<Inner>, clients: Clients, shutdown: CancellationToken) {
+    let Clients {
+        listener,
+        tls,
+        within,
+    } = clients;
     let acceptor = tls.map(TlsAcceptor::from);
     let apologies = Arc::new(Semaphore::new(APOLOGIES));
     let room = Arc::new(Semaphore::new(
@@ -53,6 +62,13 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let guest = within.as_ref().map(|within| Guest::new(within, address));
+        let guest = match guest {
+            // Nobody's address, or it has all that it may have.
+            Some(None) => continue,
+            Some(guest) => guest,
+            None => None,
+        };
         match Arc::clone(&room).try_acquire_owned() {
             Ok(place) => {
                 let connection = Connection {
@@ -61,6 +77,7 @@ pub(crate) async fn serve(
                     shutdown: shutdown.clone(),
                     client: Client::new(place),
                     secure: acceptor.is_some(),
+                    guest,
                 };
                 connections.spawn(connection.accept(socket, acceptor.clone()));
             }

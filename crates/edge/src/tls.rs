@@ -94,6 +94,17 @@ pub enum Certificates {
     Private(Arc<Authority>),
 }
 
+impl Certificates {
+    /// The certificate that clients are to trust, PEM, where none of theirs vouches for this server.
+    #[must_use]
+    pub fn authority(&self) -> Option<String> {
+        match self {
+            Self::Given(_) => None,
+            Self::Private(authority) => Some(authority.certificate_pem().to_owned()),
+        }
+    }
+}
+
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match self {

@@ -31,6 +31,10 @@ const MOST_QUIET: usize = 64;
 /// Contacts that wait to be written down. More are only counted.
 const CONTACTS: usize = 4096;
 
+/// Why a name is refused that an open policy would tell.
+const UNNAMED: &str = "no entry of allowOut names it";
+/// The type of record that holds an IPv4 address.
+const ADDRESS: u16 = 1;
 /// Records that a sandbox is told of whose names are judged: A, CNAME, AAAA. Of the others, SVCB and HTTPS hold keys that
 /// hide names, and TXT and the like hold anything.
 const KINDS: [u16; 3] = [1, 5, 28];
@@ -70,6 +74,8 @@ pub struct Gate {
     contacts: mpsc::Sender<Contact>,
     /// Made after the gate: secrets are in the database, and connections come before it is open.
     broker: OnceLock<Broker>,
+    /// Below which all names are of this server, for sandboxes as for others.
+    domain: OnceLock<String>,
 }
 
 impl Gate {
@@ -81,6 +87,7 @@ impl Gate {
             entries: Mutex::default(),
             contacts,
             broker: OnceLock::new(),
+            domain: OnceLock::new(),
         };
         (Arc::new(gate), told)
     }
@@ -89,6 +96,42 @@ impl Gate {
     pub fn use_broker(&self, broker: Broker) {
         // The first one stays: a server has one key.
         let _other = self.broker.set(broker);
+    }
+
+    /// From now on sandboxes are told that the names of this domain, in lower case, are the gateway.
+    pub fn answers_for(&self, domain: String) {
+        // The first one stays: a server has one domain.
+        let _other = self.domain.set(domain);
+    }
+
+    /// Whether a name in its canonical form is the domain or has one label more.
+    fn is_own(&self, name: &str) -> bool {
+        let domain = self.domain.get();
+        let rest = domain.and_then(|domain| name.strip_suffix(domain.as_str()));
+        rest.is_some_and(|rest| match rest.strip_suffix('.') {
+            Some(label) => !label.is_empty() && !label.contains('.'),
+            None => rest.is_empty(),
+        })
+    }
+
+    /// Whether a sandbox may ask this server for something by a name as it is written.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn judge_own(&self, client: Ipv4Addr, name: &str) -> Result<(), String> {
+        let own = canonical_name(name).filter(|name| self.is_own(name));
+        let own = own.ok_or("it is no name of this server")?;
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(&client).ok_or("no sandbox is known")?;
+        if entry
+            .policy
+            .as_ref()
+            .is_none_or(|policy| policy.tells(&own))
+        {
+            return Ok(());
+        }
+        note(entry, &self.contacts, "https", &own, UNNAMED);
+        Err(UNNAMED.to_owned())
     }
 
     pub(crate) fn broker(&self) -> Option<&Broker> {
@@ -115,8 +158,9 @@ impl Gate {
         rules.of_name(&name).is_some().then_some(name)
     }
 
-    /// A place for a connection of a sandbox.
-    pub(crate) fn place(&self, client: Ipv4Addr) -> Option<OwnedSemaphorePermit> {
+    /// A place for a connection of a sandbox, if there is one left.
+    #[must_use]
+    pub fn place(&self, client: Ipv4Addr) -> Option<OwnedSemaphorePermit> {
         let entries = self.entries.lock();
         let connections = &entries.get(&client)?.connections;
         Arc::clone(connections).try_acquire_owned().ok()
@@ -259,6 +303,25 @@ impl Names for Gate {
             return Told::Stranger;
         };
         let asked = name.unwrap_or("a name that is no text");
+        let own = name
+            .and_then(canonical_name)
+            .filter(|name| self.is_own(name));
+        if let Some(own) = own {
+            if entry
+                .policy
+                .as_ref()
+                .is_some_and(|policy| !policy.tells(&own))
+            {
+                note(entry, &self.contacts, "dns", asked, UNNAMED);
+                return Told::NoName;
+            }
+            note_question(entry, &self.contacts, asked, kind);
+            return if kind == ADDRESS {
+                Told::Here
+            } else {
+                Told::NoRecord
+            };
+        }
         let Some(policy) = entry.policy.clone() else {
             note_question(entry, &self.contacts, asked, kind);
             return Told::Everything {
@@ -269,8 +332,7 @@ impl Names for Gate {
         if policy.keeps_names() {
             let known = name.and_then(canonical_name);
             if !known.is_some_and(|name| policy.tells(&name)) {
-                let reason = "no entry of allowOut names it";
-                note(entry, &self.contacts, "dns", asked, reason);
+                note(entry, &self.contacts, "dns", asked, UNNAMED);
                 return Told::NoName;
             }
             if !KINDS.contains(&kind) {
@@ -409,6 +471,43 @@ mod tests {
         );
         gate.told(CLIENT, "a.example", &[(private, 60)]);
         assert!(gate.judge(CLIENT, Some("a.example"), private).is_err());
+    }
+
+    #[test]
+    fn names_of_this_server_are_open_unless_a_policy_closes_them() {
+        let (gate, _contacts) = Gate::new();
+        gate.answers_for("box.test".to_owned());
+        let asked = |name, kind| Names::judge(&*gate, CLIENT, Some(name), kind);
+        assert_eq!(asked("api.box.test", 1), Told::Stranger);
+        assert!(gate.judge_own(CLIENT, "api.box.test").is_err());
+        let sandbox = SandboxId::random();
+        gate.enters(CLIENT, &sandbox, &NetworkMode::Internet);
+        for name in ["box.test", "API.box.test.", "3000-iabc.box.test"] {
+            assert_eq!(asked(name, 1), Told::Here, "{name}");
+            assert_eq!(asked(name, 28), Told::NoRecord, "{name}");
+            assert!(gate.judge_own(CLIENT, name).is_ok(), "{name}");
+        }
+        for name in [
+            "notbox.test",
+            "a.b.box.test",
+            ".box.test",
+            "test",
+            "127.0.0.1",
+        ] {
+            assert!(!matches!(asked(name, 1), Told::Here), "{name}");
+            assert!(gate.judge_own(CLIENT, name).is_err(), "{name}");
+        }
+        gate.enters(
+            CLIENT,
+            &sandbox,
+            &network(&["3000-iabc.box.test"], &["0.0.0.0/0"]),
+        );
+        assert_eq!(asked("3000-iabc.box.test", 1), Told::Here);
+        assert!(gate.judge_own(CLIENT, "3000-iabc.box.test").is_ok());
+        for name in ["api.box.test", "3001-iabc.box.test", "3000-iother.box.test"] {
+            assert_eq!(asked(name, 1), Told::NoName, "{name}");
+            assert!(gate.judge_own(CLIENT, name).is_err(), "{name}");
+        }
     }
 
     /// Those that were refused, of what waits.

@@ -15,6 +15,7 @@ mod hide;
 mod intercept;
 mod plain;
 pub mod proxy;
+mod relay;
 
 pub use broker::Broker;
 pub use contact::Contact;

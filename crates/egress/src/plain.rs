@@ -16,17 +16,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use soulbox_types::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::gate::{Gate, Passed};
-use crate::proxy::{PATIENCE, Way, carry, connect};
+use crate::proxy::{PATIENCE, Way, connect};
 
 /// How long a client may take over the head of a request, and be silent between two.
 pub(crate) const HEAD: Duration = Duration::from_mins(1);
+
+/// What is carried at once in one direction, behind an upgrade.
+const PIECE_BYTES: usize = 64 * 1024;
 
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -200,7 +203,11 @@ pub(crate) async fn forward(
         let far = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(near), Ok(far)) = tokio::join!(client, far) {
-                carry(TokioIo::new(near), TokioIo::new(far)).await;
+                let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
+                // How it ends is for the two sides to know.
+                copy_bidirectional_with_sizes(&mut near, &mut far, PIECE_BYTES, PIECE_BYTES)
+                    .await
+                    .ok();
             }
         });
     }

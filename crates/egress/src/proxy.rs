@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use soulbox_types::Timestamp;
 use soulbox_types::policy::Rule;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::gate::{Gate, Passed};
 use crate::hello::{self, Said};
+use crate::relay::relay;
 use crate::{intercept, plain};
 
 /// How long a client may take to say what it wants, and a server to let somebody in.
@@ -23,8 +24,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(1);
 /// Connections of all sandboxes: each takes two descriptors of the server.
 const CONNECTIONS: usize = 4096;
-/// What is carried at once in one direction.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// One connection of a sandbox, and where it was to go.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +87,11 @@ pub async fn serve(
             reset(stream);
             continue;
         };
+        // An answer in two pieces must not wait until the client has acknowledged the first.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection of a sandbox has ended");
+            continue;
+        }
         let gate = Arc::clone(&gate);
         tasks.spawn(async move {
             if is_tls {
@@ -125,17 +129,6 @@ pub(crate) async fn connect(way: Way) -> io::Result<TcpStream> {
     let stream = timeout(PATIENCE, TcpStream::connect(way.server)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// Carries bytes until both directions have ended; how many, from one and from the other, when none broke.
-pub(crate) async fn carry(
-    mut one: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    mut other: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-) -> Option<(u64, u64)> {
-    // How it ends is for the two sides to know.
-    copy_bidirectional_with_sizes(&mut one, &mut other, PIECE_BYTES, PIECE_BYTES)
-        .await
-        .ok()
 }
 
 async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
@@ -184,7 +177,6 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
         }
     };
     let sent = async {
-        stream.set_nodelay(true)?;
         let mut server = connect(way).await?;
         server.write_all(&said).await?;
         io::Result::Ok(server)
@@ -192,7 +184,8 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     match sent.await {
         Ok(server) => {
             let first = u64::try_from(said.len()).unwrap_or(u64::MAX);
-            let carried = carry(stream, server).await;
+            // How it ends is for the two sides to know.
+            let carried = relay(&stream, &server).await.ok();
             let passed = Passed {
                 kind: "tls",
                 target: &target,

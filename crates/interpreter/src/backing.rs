@@ -18,6 +18,10 @@ const CHUNK: usize = 256 * PAGE;
 const USUAL: [&str; 14] = [
     "rd", "wr", "ex", "mr", "mw", "me", "ac", "nr", "sd", "hg", "nh", "mg", "dw", "um",
 ];
+/// What a region's protection is made of, as `mmap` has it.
+const READ: i32 = 1;
+const WRITE: i32 = 2;
+const RUN: i32 = 4;
 /// How often a process is asked for that was not waiting, and how long after the last time.
 const TRIES: u32 = 50;
 const AGAIN: Duration = Duration::from_millis(10);
@@ -118,8 +122,57 @@ impl Region {
     }
 }
 
-/// Which regions hold pages of the process's own that may as well be a file's.
+/// A region as `smaps` tells of it.
+struct Seen {
+    region: Region,
+    /// Bytes that are no file's.
+    own: u64,
+    is_usual: bool,
+}
+
+/// Which regions may as well be the file's: those that hold pages of the process's own, and what is beside them.
+///
+/// A library is five regions of a file of its own, and a process has hundreds. To bring a sandbox back costs some
+/// microseconds for each; neighbours of one file with one protection are one region. So what is only read counts as
+/// what is run: a page that may be run besides gives nothing to code that runs here anyway.
 fn regions(smaps: &str) -> Vec<Region> {
+    let seen = seen(smaps);
+    let layable = |seen: &&Seen| seen.is_usual && seen.region.protection & READ != 0;
+    let runs = seen.chunk_by(|one, next| {
+        layable(&one) && layable(&next) && one.region.end == next.region.start
+    });
+    let mut found = Vec::new();
+    for run in runs {
+        let is_worth_it = run.len() > 1 || run.iter().any(|seen| seen.own >= WORTH);
+        if is_worth_it && run.iter().all(|seen| layable(&seen)) {
+            found.extend(joined(run));
+        }
+    }
+    found
+}
+
+/// Neighbours, as few as they can be.
+fn joined(run: &[Seen]) -> Vec<Region> {
+    let runs_code = run.iter().any(|seen| seen.region.protection & RUN != 0);
+    let protection = |region: &Region| match region.protection & WRITE {
+        0 if runs_code => READ | RUN,
+        _ => region.protection,
+    };
+    let mut joined: Vec<Region> = Vec::new();
+    for Seen { region, .. } in run {
+        let protection = protection(region);
+        match joined.last_mut() {
+            Some(last) if last.protection == protection => last.end = region.end,
+            _ => joined.push(Region {
+                protection,
+                ..*region
+            }),
+        }
+    }
+    joined
+}
+
+fn seen(smaps: &str) -> Vec<Seen> {
     let mut found = Vec::new();
     let mut current: Option<Region> = None;
     let mut own = 0;
@@ -129,9 +182,11 @@ fn regions(smaps: &str) -> Vec<Region> {
             Some("Anonymous:") => own = kilobytes(words.next()),
             Some("VmFlags:") => {
                 let is_usual = words.all(|flag| USUAL.contains(&flag));
-                let is_readable = current.as_ref().is_some_and(|r| r.protection & 1 != 0);
-                let region = current.take();
-                found.extend(region.filter(|_| is_usual && is_readable && own >= WORTH));
+                found.extend(current.take().map(|region| Seen {
+                    region,
+                    own,
+                    is_usual,
+                }));
             }
             Some(first) if !first.ends_with(':') => {
                 own = 0;
@@ -150,7 +205,7 @@ fn header(range: &str, access: &str) -> Option<Region> {
     access.ends_with('p').then_some(Region {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
-        protection: bit('r', 1) | bit('w', 2) | bit('x', 4),
+        protection: bit('r', READ) | bit('w', WRITE) | bit('x', RUN),
     })
 }
 
@@ -168,20 +223,40 @@ mod tests {
             format!("{header} 00:00 0\nSize: 40 kB\nAnonymous: {anonymous} kB\nVmFlags: {flags} \n")
         };
         let smaps = [
+            // Alone, with much and with little of its own.
             region("1000-9000 rw-p 0", 32, "rd wr mr mw me ac sd"),
-            region("9000-a000 r--p 0", 16, "rd mr mw me ac"),
-            // Little, shared, a stack, wiped at a fork, guard pages.
             region("a000-b000 rw-p 0", 12, "rd wr mr mw me ac"),
-            region("b000-c000 rw-s 0", 32, "rd wr sh mr mw me"),
-            region("c000-d000 rw-p 0", 32, "rd wr mr mw me gd ac"),
-            region("d000-e000 rw-p 0", 32, "rd wr mr mw me wf"),
-            region("e000-f000 ---p 0", 32, "mr mw me"),
+            // A library, and another above it.
+            region("10000-11000 r--p 0", 0, "rd mr mw me"),
+            region("11000-12000 r-xp 0", 0, "rd ex mr mw me"),
+            region("12000-13000 r--p 0", 0, "rd mr mw me"),
+            region("13000-14000 r--p 0", 4, "rd mr mw me ac"),
+            region("14000-15000 rw-p 0", 4, "rd wr mr mw me ac"),
+            region("15000-16000 rw-p 0", 4, "rd wr mr mw me ac"),
+            region("16000-17000 r--p 0", 0, "rd mr mw me"),
+            // Data without code.
+            region("20000-21000 r--p 0", 0, "rd mr mw me"),
+            region("21000-22000 rw-p 0", 0, "rd wr mr mw me ac"),
+            // Shared, a stack, wiped at a fork, guard pages: neither they nor one that stands alone between them.
+            region("30000-31000 rw-s 0", 32, "rd wr sh mr mw me"),
+            region("31000-32000 rw-p 0", 32, "rd wr mr mw me gd ac"),
+            region("32000-33000 rw-p 0", 32, "rd wr mr mw me wf"),
+            region("33000-34000 ---p 0", 32, "mr mw me"),
+            region("34000-35000 rw-p 0", 12, "rd wr mr mw me ac"),
         ];
         let found: Vec<_> = regions(&smaps.concat())
             .into_iter()
             .map(|region| (region.start, region.end, region.protection))
             .collect();
-        assert_eq!(found, [(0x1000, 0x9000, 3), (0x9000, 0xa000, 1)]);
+        let expected = [
+            (0x1000, 0x9000, 3),
+            (0x10000, 0x14000, 5),
+            (0x14000, 0x16000, 3),
+            (0x16000, 0x17000, 5),
+            (0x20000, 0x21000, 1),
+            (0x21000, 0x22000, 3),
+        ];
+        assert_eq!(found, expected);
     }
 
     /// A program whose memory is laid on a file goes on, with what it had, and what it changes is its own.
@@ -212,6 +287,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("image");
         let pid = i32::try_from(child.id()).unwrap();
+        let count = || {
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+            maps.lines().count()
+        };
+        let many = count();
         assert!(lay(pid, &file).unwrap());
         let before = std::fs::read(&file).unwrap();
         assert!(before.len() > 8 << 20);
@@ -224,6 +304,7 @@ mod tests {
             kilobytes(line.split_ascii_whitespace().nth(1))
         };
         assert!(own() < 1 << 20, "{}", own());
+        assert!(count() * 2 < many, "{} of {many}", count());
         assert_eq!(ask(), "122 50000 4999\n");
         assert!(own() < 4 << 20, "{}", own());
         // What it changes does not reach the file.

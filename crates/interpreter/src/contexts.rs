@@ -8,6 +8,7 @@ use crate::envd::Envd;
 use crate::kernel::KernelError;
 use crate::kernelspec;
 use crate::language;
+use crate::notebooks::Notebooks;
 use crate::run;
 use crate::start::Starter;
 
@@ -20,6 +21,7 @@ pub(crate) struct World {
     pub(crate) envd: Envd,
     /// Where contexts work when nobody says where.
     pub(crate) home: PathBuf,
+    pub(crate) notebooks: Notebooks,
     contexts: Mutex<Vec<Entry>>,
 }
 
@@ -48,6 +50,7 @@ impl World {
             starter,
             envd,
             home,
+            notebooks: Notebooks::default(),
             contexts: Mutex::default(),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -24,6 +24,8 @@ use crate::context::{Context, Description};
 use crate::contexts::{ContextError, World};
 use crate::envd;
 use crate::language;
+use crate::notebook::NewCell;
+use crate::notebooks::OpenError;
 use crate::run::{self, Execution};
 
 /// Code may carry data, but not without end.
@@ -47,6 +49,30 @@ struct ContextBody {
     cwd: Option<PathBuf>,
 }
 
+/// The body of `POST /notebooks`.
+#[derive(Debug, Deserialize)]
+struct NotebookBody {
+    path: PathBuf,
+    /// Of a new one; an old one says it itself.
+    language: Option<String>,
+    /// Instead of those that it has.
+    cells: Option<Vec<NewCell>>,
+}
+
+/// The body of `/notebooks/run`.
+#[derive(Debug, Deserialize)]
+struct RunBody {
+    path: PathBuf,
+    /// One cell, from 0; all that are code otherwise.
+    cell: Option<usize>,
+}
+
+/// The query of `DELETE /notebooks`.
+#[derive(Debug, Deserialize)]
+struct NotebookQuery {
+    path: PathBuf,
+}
+
 /// Everything that is served.
 pub(crate) fn router(world: Arc<World>) -> Router {
     Router::new()
@@ -55,6 +81,8 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/contexts", get(list).post(create))
         .route("/contexts/{id}", delete(remove))
         .route("/contexts/{id}/restart", post(restart))
+        .route("/notebooks", post(open_notebook).delete(close_notebook))
+        .route("/notebooks/run", post(run_notebook))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(CorsLayer::permissive())
         .with_state(world)
@@ -98,6 +126,19 @@ impl From<ContextError> for Refusal {
     }
 }
 
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        let status = match error {
+            OpenError::Context(error) => return error.into(),
+            OpenError::File(_, ref cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                StatusCode::NOT_FOUND
+            }
+            OpenError::File(..) | OpenError::Notebook(..) => StatusCode::BAD_REQUEST,
+        };
+        Self::Text(status, error.to_string())
+    }
+}
+
 type Answer<T> = Result<T, Refusal>;
 
 fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
@@ -111,20 +152,14 @@ async fn execute(
 ) -> Answer<Response> {
     let body: ExecuteBody = body(&bytes)?;
     let context = context_of(&world, &body).await?;
-    let token = headers
-        .get(envd::TOKEN)
-        .and_then(|value| value.to_str().ok());
     let execution = Execution {
         code: body.code,
         variables: body.env_vars.unwrap_or_default(),
-        token: token.map(ToOwned::to_owned),
+        token: token(&headers),
     };
-    let (lines, written) = mpsc::channel(LINES);
-    // It goes on without the caller for as long as it takes to stop the kernel.
-    tokio::spawn(run::execute(world, context, execution, lines));
-    let written = ReceiverStream::new(written).map(Ok::<_, Infallible>);
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    Ok((kind, Body::from_stream(written)).into_response())
+    Ok(streamed(|lines| {
+        run::execute(world, context, execution, lines)
+    }))
 }
 
 async fn context_of(world: &World, body: &ExecuteBody) -> Answer<Arc<Context>> {
@@ -139,6 +174,52 @@ async fn context_of(world: &World, body: &ExecuteBody) -> Answer<Arc<Context>> {
             Ok(world.default_of(language).await?)
         }
     }
+}
+
+async fn open_notebook(State(world): State<Arc<World>>, bytes: Bytes) -> Answer<axum::Json<Value>> {
+    let body: NotebookBody = body(&bytes)?;
+    let language = body.language.as_deref().unwrap_or(language::DEFAULT);
+    let opened = world.open_notebook(&body.path, language, body.cells.as_deref());
+    Ok(axum::Json(opened.await?))
+}
+
+async fn close_notebook(
+    State(world): State<Arc<World>>,
+    Query(query): Query<NotebookQuery>,
+) -> Answer<axum::Json<Value>> {
+    if world.close_notebook(&query.path) {
+        return Ok(axum::Json(Value::Null));
+    }
+    let text = format!("Notebook {} is not open", query.path.display());
+    Err(Refusal::Text(StatusCode::NOT_FOUND, text))
+}
+
+async fn run_notebook(
+    State(world): State<Arc<World>>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<Response> {
+    let body: RunBody = body(&bytes)?;
+    let prepared = world.prepare_notebook(&body.path, body.cell).await?;
+    let token = token(&headers);
+    Ok(streamed(|lines| world.run_notebook(prepared, token, lines)))
+}
+
+/// The caller's token for the daemon of the sandbox.
+fn token(headers: &HeaderMap) -> Option<String> {
+    let token = headers.get(envd::TOKEN)?.to_str().ok()?;
+    Some(token.to_owned())
+}
+
+/// An answer whose lines come from work that goes on without the caller for as long as it takes to stop the kernel.
+fn streamed<W: Future<Output = ()> + Send + 'static>(
+    work: impl FnOnce(run::Lines) -> W,
+) -> Response {
+    let (lines, written) = mpsc::channel(LINES);
+    tokio::spawn(work(lines));
+    let written = ReceiverStream::new(written).map(Ok::<_, Infallible>);
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (kind, Body::from_stream(written)).into_response()
 }
 
 async fn list(State(world): State<Arc<World>>) -> axum::Json<Vec<Description>> {

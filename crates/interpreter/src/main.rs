@@ -14,6 +14,8 @@ mod item;
 mod kernel;
 mod kernelspec;
 mod language;
+mod notebook;
+mod notebooks;
 mod run;
 mod start;
 mod wire;

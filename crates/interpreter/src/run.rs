@@ -14,6 +14,7 @@ use crate::contexts::World;
 use crate::item::{self, Meaning};
 use crate::kernel::Kernel;
 use crate::language::{self, Changes};
+use crate::notebook::Outputs;
 use crate::wire::Message;
 
 /// Proxies end connections that are silent for long.
@@ -27,6 +28,8 @@ const HIDDEN: Duration = Duration::from_secs(20);
 
 /// After as many runs, code is what it stays.
 const REHEARSALS: u32 = 20;
+/// The name of the error that tells of it when a kernel has died.
+pub(crate) const RESTARTED: &str = "ContextRestarting";
 const REHEARSED: &str = "SOULBOX_REHEARSAL";
 
 /// What is to be run.
@@ -44,7 +47,7 @@ pub(crate) type Lines = mpsc::Sender<Bytes>;
 
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Done,
     /// Nobody reads any more.
     Left,
@@ -64,11 +67,13 @@ pub(crate) async fn execute(
         () = lines.closed() => return,
     };
     let session = &mut *session;
-    let end = prepared(&world, &context, session, &execution, &lines).await;
+    // Nobody keeps them.
+    let mut outputs = Outputs::default();
+    let to = (&lines, &mut outputs);
+    let end = prepared(&world, &context, session, &execution, to).await;
     if let End::Died(how) = &end {
         session.kernel = None;
-        let error = item::error("ContextRestarting", "Context was restarted", how);
-        say(&lines, item::line(&error)).await;
+        say(&lines, item::line(&restarted(how))).await;
     }
     say(&lines, item::END).await;
     drop(lines);
@@ -79,13 +84,18 @@ pub(crate) async fn execute(
     }
 }
 
+/// What is said of a kernel that has died while code ran in it.
+pub(crate) fn restarted(how: &str) -> Value {
+    item::error(RESTARTED, "Context was restarted", how)
+}
+
 /// Gives the context its kernel and its variables, and runs the code.
-async fn prepared(
+pub(crate) async fn prepared(
     world: &World,
     context: &Context,
     session: &mut Session,
     execution: &Execution,
-    lines: &Lines,
+    (lines, outputs): (&Lines, &mut Outputs),
 ) -> End {
     match context.ensure(session, &world.starter).await {
         Ok(None) => {}
@@ -109,7 +119,7 @@ async fn prepared(
     if !before.is_empty() {
         hidden(kernel, &before).await;
     }
-    visible(kernel, &execution.code, lines).await
+    visible(kernel, &execution.code, (lines, outputs)).await
 }
 
 /// Has a kernel run what every first execution runs. Python writes to code that it runs for the first times, and loads
@@ -150,7 +160,7 @@ async fn adopted(
 }
 
 /// Runs what the caller wrote.
-async fn visible(kernel: &mut Kernel, code: &str, lines: &Lines) -> End {
+async fn visible(kernel: &mut Kernel, code: &str, (lines, outputs): (&Lines, &mut Outputs)) -> End {
     let request = json!({
         "code": code, "silent": false, "store_history": true, "user_expressions": {},
         "allow_stdin": false, "stop_on_error": true,
@@ -169,7 +179,10 @@ async fn visible(kernel: &mut Kernel, code: &str, lines: &Lines) -> End {
             () = lines.closed() => break End::Left,
         };
         let line = match message {
-            Ok(Some(message)) => progress.take(&message),
+            Ok(Some(message)) => {
+                outputs.take(&message);
+                progress.take(&message)
+            }
             Ok(None) => break End::Died("the link to it was lost".to_owned()),
             Err(_) => Some(item::KEEPALIVE.to_owned()),
         };
@@ -285,6 +298,6 @@ impl Progress {
 }
 
 /// Whether the line has found a reader.
-async fn say(lines: &Lines, line: impl Into<Bytes>) -> bool {
+pub(crate) async fn say(lines: &Lines, line: impl Into<Bytes>) -> bool {
     lines.send(line.into()).await.is_ok()
 }

@@ -15,6 +15,12 @@ use crate::{Failure, answer, launch};
 
 /// A program that is to read what a guest has written finds nothing of the host's by its environment.
 pub(crate) const BARE_ENVIRONMENT: [&str; 2] = ["PATH=/nonexistent", "HOME=/nonexistent"];
+/// The same, and where CRIU keeps what it knows about the kernel: its working directory is descriptor 5.
+pub(crate) const RESTORER_ENVIRONMENT: [&str; 3] = [
+    BARE_ENVIRONMENT[0],
+    BARE_ENVIRONMENT[1],
+    "XDG_RUNTIME_DIR=/proc/self/fd/5/runtime",
+];
 
 /// Returns only on failure.
 pub(crate) fn become_dumper(plan: &DumpPlan) -> Failure {

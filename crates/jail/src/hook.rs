@@ -5,7 +5,10 @@
 use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
+
+use soulbox_launch_plan::probed::{FILE, RUNTIME, TAKEN};
 
 /// CRIU's variable for the stage.
 pub(crate) const ACTION: &str = "CRTOOLS_SCRIPT_ACTION";
@@ -16,6 +19,16 @@ const ASKED: [&str; 2] = ["pre-dump", "post-setup-namespaces"];
 /// Where the server listens, beside this program.
 const SOCKET: &str = "ask";
 
+/// Takes what CRIU has kept about the kernel out of the sandbox, before anything of the guest's runs.
+fn take_probed() -> std::io::Result<()> {
+    let file = Path::new(RUNTIME).join(FILE);
+    if !Path::new(RUNTIME).is_symlink() || !file.exists() {
+        return Ok(());
+    }
+    std::fs::copy(&file, TAKEN)?;
+    std::fs::remove_file(file)
+}
+
 /// Success lets CRIU go on.
 pub(crate) fn ask(action: &OsStr) -> ExitCode {
     let Some(action) = ASKED.into_iter().find(|asked| *asked == action) else {
@@ -23,6 +36,7 @@ pub(crate) fn ask(action: &OsStr) -> ExitCode {
     };
     let pid = std::env::var(FIRST_PROCESS).unwrap_or_default();
     let asked = || -> std::io::Result<bool> {
+        take_probed()?;
         let mut server = UnixStream::connect(SOCKET)?;
         server.write_all(format!("{action} {pid}\n").as_bytes())?;
         let mut answer = [0];

@@ -19,7 +19,7 @@ use soulbox_linux::mount::{self, Attributes};
 use soulbox_linux::namespace::{self, Clocks, Cloned};
 use soulbox_linux::{capability, exec, landlock, process, seccomp};
 
-use crate::errand::BARE_ENVIRONMENT;
+use crate::errand::RESTORER_ENVIRONMENT;
 use crate::slot::Slot;
 use crate::{Failure, dev};
 
@@ -510,7 +510,7 @@ impl Launch<'_> {
             exec::lift(rustix::fs::openat(files, loader, flags, Mode::empty())?)
         };
         match open() {
-            Ok(loader) => self.exec(&loader, argv, &BARE_ENVIRONMENT),
+            Ok(loader) => self.exec(&loader, argv, &RESTORER_ENVIRONMENT),
             Err(error) => error,
         }
     }

@@ -184,6 +184,25 @@ pub(crate) fn empty_answer(query: &[u8], question_end: usize, rcode: u8) -> Vec<
     answer
 }
 
+/// An answer with one address, which is true for so many seconds.
+pub(crate) fn address_answer(
+    query: &[u8],
+    question_end: usize,
+    address: Ipv4Addr,
+    seconds: u32,
+) -> Vec<u8> {
+    let mut answer = empty_answer(query, question_end, 0);
+    if let Some(records) = answer.get_mut(7) {
+        *records = 1;
+    }
+    // The name of the question, A, IN (RFC 1035 §4.1.3, §4.1.4).
+    answer.extend([0xc0, 12, 0, 1, 0, 1]);
+    answer.extend(seconds.to_be_bytes());
+    answer.extend([0, 4]);
+    answer.extend(address.octets());
+    answer
+}
+
 /// Whether `answer` is a response to exactly this query: same id, same question.
 pub(crate) fn answers(answer: &[u8], query: &[u8], question_end: usize) -> bool {
     answer.len() >= question_end

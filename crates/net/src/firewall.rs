@@ -13,7 +13,7 @@ use soulbox_types::ErrorKind;
 use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
-use crate::policy::{self, PROXY_PORTS};
+use crate::policy::{self, OWN_NAMES_PORT, PROXY_PORTS};
 
 const NFT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -91,11 +91,11 @@ table inet {table} {{
     iifname {cables} ip saddr != {cidr} drop
   }}
 
-  # From a sandbox to this machine: DNS, connections that its policy leads to the proxy, and nothing else.
+  # From a sandbox to this machine: DNS, connections that are led to the server, and nothing else.
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname {cables} jump limit_connections{dns}
-    iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls} }} accept
+    iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls}, {OWN_NAMES_PORT} }} accept
     iifname {cables} meta l4proto tcp reject with tcp reset
     iifname {cables} reject with icmp type admin-prohibited
   }}
@@ -139,6 +139,17 @@ table inet {table} {{
   }}
 }}
 "
+    )
+}
+
+/// The commands that lead connections to this port of the gateway to the server, who knows names below its domain to be
+/// there. They add to the block's table.
+#[must_use]
+pub fn render_own_names(block: Block, port: u16) -> String {
+    let (table, gateway) = (block.prefix(), block.gateway());
+    format!(
+        "add chain inet {table} own_names {{ type nat hook prerouting priority dstnat - 1; policy accept; }}\n\
+         add rule inet {table} own_names iifname \"{table}v*\" ip daddr {gateway} tcp dport {port} dnat ip to {gateway}:{OWN_NAMES_PORT}\n"
     )
 }
 
@@ -245,6 +256,10 @@ mod tests {
     fn whole_table() {
         insta::assert_snapshot!(render(Block::new(1).unwrap(), true));
         assert!(!render(Block::new(1).unwrap(), false).contains("dport 53"));
+        insta::assert_snapshot!(render_own_names(Block::new(1).unwrap(), 443), @r#"
+        add chain inet sb1 own_names { type nat hook prerouting priority dstnat - 1; policy accept; }
+        add rule inet sb1 own_names iifname "sb1v*" ip daddr 198.18.16.1 tcp dport 443 dnat ip to 198.18.16.1:20444
+        "#);
     }
 
     #[test]

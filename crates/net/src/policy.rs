@@ -1,7 +1,7 @@
 //! What the kernel enforces of the policies of single sandboxes: the text of a second nftables table.
 //!
 //! One lookup by the name of the cable leads a packet to the chain of its sandbox; the packets of sandboxes without a
-//! policy find nothing there, whatever the number of policies. A chain is replaced in one transaction: there is no moment
+//! policy find nothing there, or an empty chain, whatever the number of policies. A chain is replaced in one transaction: there is no moment
 //! without a policy. The table outlives the server, as sandboxes do. It only ever closes: what it lets pass is judged by
 //! [`crate::firewall`] next.
 
@@ -14,6 +14,10 @@ use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
 /// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443.
 pub const PROXY_PORTS: [u16; 2] = [20_080, 20_443];
+/// Port of the gateway on which connections arrive that are for this server's own names.
+pub const OWN_NAMES_PORT: u16 = 20_444;
+/// From the cable of a sandbox to the chain of its policy.
+const MAP: &str = "type ifname : verdict;";
 /// Sandboxes with names in their policy that ask this resolver, which the contract opens for them, ask ours instead.
 const CONTRACT_RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 
@@ -27,8 +31,8 @@ pub fn render_base(block: Block) -> String {
     let table = table(block);
     format!(
         r"add table {table}
-add map {table} sending {{ type ifname : verdict; }}
-add map {table} connecting {{ type ifname : verdict; }}
+add map {table} sending {{ {MAP} }}
+add map {table} connecting {{ {MAP} }}
 add chain {table} refuse
 flush chain {table} refuse
 add rule {table} refuse meta l4proto tcp reject with tcp reset
@@ -118,25 +122,22 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
         }
         rule("c", &format!("tcp dport 443 dnat ip to {gateway}:{tls}"));
     }
-    let _written = writeln!(
-        text,
-        "add element {table} sending {{ \"{cable}\" : jump s{number} }}\n\
-         add element {table} connecting {{ \"{cable}\" : jump c{number} }}"
-    );
+    // As part of a map that is there already: for `add element`, nft first reads every set of every policy.
+    for (map, chain) in [("sending", "s"), ("connecting", "c")] {
+        let element = format!("\"{cable}\" : jump {chain}{number}");
+        let _written = writeln!(
+            text,
+            "add map {table} {map} {{ {MAP} elements = {{ {element} }}; }}"
+        );
+    }
     text
 }
 
-/// The commands that leave a slot without a policy, whether it has one or not.
+/// The commands that leave a slot without a policy, whether it has one or not. Its chains stay, empty: a block has few slots,
+/// and what is not removed is not looked for.
 #[must_use]
 pub fn render_end(slot: SlotIndex) -> String {
-    let (table, cable, number) = (table(slot.block()), slot.link_name(), slot.index());
-    let mut text = empty_chains(slot);
-    for (map, chain) in [("sending", "s"), ("connecting", "c")] {
-        let element = format!("{table} {map} {{ \"{cable}\" : jump {chain}{number} }}");
-        let _written = writeln!(text, "add element {element}\ndelete element {element}");
-        let _written = writeln!(text, "delete chain {table} {chain}{number}");
-    }
-    text
+    empty_chains(slot)
 }
 
 fn empty_chains(slot: SlotIndex) -> String {

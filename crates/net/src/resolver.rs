@@ -29,6 +29,8 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 /// How long a question waits for whoever has asked to be introduced, and how often it is looked.
 const INTRODUCTION: Duration = Duration::from_secs(2);
 const INTRODUCTION_RETRY: Duration = Duration::from_millis(10);
+/// How long an address of the server itself is true.
+const HERE_SECONDS: u32 = 60;
 const REREAD_INTERVAL: Duration = Duration::from_secs(5);
 /// When there are more, those that have asked for nothing lately are forgotten. A block has 2048 slots.
 const REMEMBERED_CLIENTS: usize = 512;
@@ -52,6 +54,8 @@ pub enum Told {
         /// Whether the addresses are wanted.
         keeps: bool,
     },
+    /// It is a name of the server itself, which is at the resolver's address.
+    Here,
     /// There is no such name.
     NoName,
     /// The name has no such record.
@@ -320,6 +324,15 @@ impl Shared {
             Told::NoName => refused(dns::NXDOMAIN),
             Told::NoRecord => refused(0),
             Told::Stranger => refused(dns::SERVFAIL),
+            Told::Here => {
+                count(&self.counts.answered);
+                match self.config.listen.ip() {
+                    IpAddr::V4(here) => {
+                        dns::address_answer(query, question_end, here, HERE_SECONDS)
+                    }
+                    IpAddr::V6(_) => dns::empty_answer(query, question_end, 0),
+                }
+            }
             Told::Everything { servers, keeps } => {
                 let own = servers.iter().map(|server| SocketAddr::from((*server, 53)));
                 let mut servers: Vec<SocketAddr> = own.collect();

@@ -417,7 +417,7 @@ impl Actor {
         let run = self.runs(Request::Update)?;
         // Trusted before it is needed: what is refused now is tried again by nobody.
         let network = going_on_from(change.network.clone(), &run.guest.network());
-        let put = match trust_live(&run.guest, &network).await {
+        let put = match trust_live(&self.node, &run.guest, &network).await {
             Ok(()) => run.guest.set_network(&network).await,
             refused => refused,
         };

@@ -41,6 +41,8 @@ pub struct Settings {
     pub events_kept: Duration,
     /// Time between two readings of a sandbox.
     pub sample_interval: Duration,
+    /// Certificate of the authority that vouches for names of sandboxes, PEM, where no program trusts it by itself.
+    pub authority: Option<String>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -59,6 +61,7 @@ impl Settings {
             hibernate_on_stop: Duration::ZERO,
             events_kept: EVENTS_KEPT,
             sample_interval: SAMPLE_INTERVAL,
+            authority: None,
             clock: Arc::new(SystemClock),
         }
     }

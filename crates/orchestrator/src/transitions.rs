@@ -125,12 +125,13 @@ pub(crate) async fn make_guest(
     node: &Arc<Node>,
     spec: &SandboxSpec,
 ) -> Result<Arc<dyn Guest>, SandboxError> {
-    let spec = trust::with_variables(spec);
+    let trusted = trusted(node, &spec.network);
+    let spec = trust::with_variables(spec, trusted.is_some());
     let made = node.driver.create(&spec).await;
     let guest = made.map_err(not_created(&spec.id))?;
     let envd = envd(&guest);
-    let trusted = async { trusts(&envd, &spec.network).await };
-    set_up(node, guest, trusted).await
+    let trusting = trusts(&envd, trusted.as_deref());
+    set_up(node, guest, trusting).await
 }
 
 /// Has the driver make a guest that goes on from the memory of another one, and tells it who it is. On error nothing is left.
@@ -139,22 +140,32 @@ async fn wake(
     spec: &SandboxSpec,
     memory: &SavedMemory,
 ) -> Result<Arc<dyn Guest>, SandboxError> {
-    let spec = trust::with_variables(spec);
+    let trusted = trusted(node, &spec.network);
+    let spec = trust::with_variables(spec, trusted.is_some());
     let woken = node.driver.wake(&spec, &memory.id).await;
     let guest = woken.map_err(not_created(&spec.id))?;
     let before = envd_with(&guest, node.tokens.envd(&memory.of));
     let itself = envd(&guest);
     let introduced = async {
         before.init(&identity(&spec)).await?;
-        trusts(&itself, &spec.network).await
+        trusts(&itself, trusted.as_deref()).await
     };
     set_up(node, guest, introduced).await
 }
 
-/// Has programs of a guest trust the authority of its rules, if it has any.
-pub(crate) async fn trusts(envd: &Envd, network: &NetworkMode) -> Result<(), ClientError> {
-    match trust::rules(network) {
-        Some(rules) => trust::install(envd, rules).await,
+/// Certificates of whom programs of a guest are to trust, if there is anybody: who vouches for other sandboxes, and the
+/// authority of its rules.
+fn trusted(node: &Node, network: &NetworkMode) -> Option<String> {
+    let rules = trust::rules(network).map(|rules| rules.authority.certificate.as_str());
+    let all = node.settings.authority.as_deref().into_iter().chain(rules);
+    let lines = all.map(|certificate| format!("{}\n", certificate.trim_end()));
+    Some(lines.collect::<String>()).filter(|text| !text.is_empty())
+}
+
+/// Has programs of a guest trust these, if there are any.
+async fn trusts(envd: &Envd, certificates: Option<&str>) -> Result<(), ClientError> {
+    match certificates {
+        Some(certificates) => trust::install(envd, certificates).await,
         None => Ok(()),
     }
 }
@@ -197,6 +208,7 @@ fn not_created(id: &SandboxId) -> impl Fn(DriverError) -> SandboxError + use<> {
 
 /// Has a running guest trust the authority of other rules, and programs that it starts from now on find it.
 pub(crate) async fn trust_live(
+    node: &Node,
     guest: &Arc<dyn Guest>,
     network: &NetworkMode,
 ) -> Result<(), DriverError> {
@@ -207,7 +219,7 @@ pub(crate) async fn trust_live(
     let mut spec = guest.spec().clone();
     trust::add_variables(&mut spec.env_vars);
     let telling = async {
-        trusts(&envd, network).await?;
+        trusts(&envd, trusted(node, network).as_deref()).await?;
         envd.init(&identity(&spec)).await
     };
     in_time(telling).await

@@ -1,5 +1,5 @@
-//! What makes programs of a sandbox trust the authority of its rules: a certificate of its own, and the bundle of those
-//! that are trusted, both as files through envd, and the variables by which programs find them.
+//! What makes programs of a sandbox trust the authority of its rules, and that of names of sandboxes where the server has
+//! one of its own: a file with these certificates, and the bundle of those that are trusted, both as files through envd, and the variables by which programs find them.
 //!
 //! No program of the sandbox is run for it: images without a shell have rules, too.
 
@@ -9,7 +9,7 @@ use soulbox_client::{ClientError, Code, Envd, system_bundle};
 use soulbox_types::rules::HeaderRules;
 use soulbox_types::{NetworkMode, SandboxSpec};
 
-/// The certificate alone. `update-ca-certificates` puts what lies here into the bundle, too.
+/// These certificates alone. `update-ca-certificates` puts what lies here into the bundle, too.
 const CERTIFICATE: &str = "/usr/local/share/ca-certificates/soulbox.crt";
 /// The bundle that the variables name.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -22,7 +22,7 @@ const BUNDLES: [&str; 4] = [
 ];
 /// What a program may have put there is read up to here.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-const BEGIN: &str = "# SoulBox: the authority of this sandbox's rules\n";
+const BEGIN: &str = "# SoulBox: authorities of this sandbox\n";
 const END: &str = "# SoulBox: end\n";
 
 /// Variables that take a bundle in the place of the program's own: OpenSSL and Go, Python's requests, curl, git, pip, AWS.
@@ -65,9 +65,9 @@ pub(crate) fn going_on_from(mut network: NetworkMode, before: &NetworkMode) -> N
 }
 
 /// The specification with the variables by which programs find what they are to trust. What the caller has set stays.
-pub(crate) fn with_variables(spec: &SandboxSpec) -> SandboxSpec {
+pub(crate) fn with_variables(spec: &SandboxSpec, trusts: bool) -> SandboxSpec {
     let mut spec = spec.clone();
-    if rules(&spec.network).is_some() {
+    if trusts {
         add_variables(&mut spec.env_vars);
     }
     spec
@@ -83,10 +83,9 @@ pub(crate) fn add_variables(variables: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Puts the files in place. In the place of an earlier authority comes this one.
-pub(crate) async fn install(envd: &Envd, rules: &HeaderRules) -> Result<(), ClientError> {
-    let certificate = &rules.authority.certificate;
-    write(envd, CERTIFICATE, certificate.clone()).await?;
+/// Puts the files in place. In the place of earlier authorities come these.
+pub(crate) async fn install(envd: &Envd, certificates: &str) -> Result<(), ClientError> {
+    write(envd, CERTIFICATE, certificates.to_owned()).await?;
     let mut found = None;
     for path in BUNDLES {
         if let Some(text) = read(envd, path).await? {
@@ -96,7 +95,7 @@ pub(crate) async fn install(envd: &Envd, rules: &HeaderRules) -> Result<(), Clie
     }
     // An image that trusts nobody trusts whom this host does: its programs are told to look into the bundle.
     let (path, text) = found.unwrap_or_else(|| (BUNDLE, of_this_host()));
-    let bundle = with_authority(&text, certificate);
+    let bundle = with_authorities(&text, certificates);
     if path != BUNDLE {
         write(envd, path, bundle.clone()).await?;
     }
@@ -108,8 +107,8 @@ fn of_this_host() -> String {
     read.and_then(Result::ok).unwrap_or_default()
 }
 
-/// A bundle with this authority, and no other of ours.
-fn with_authority(bundle: &str, certificate: &str) -> String {
+/// A bundle with these authorities, and no others of ours.
+fn with_authorities(bundle: &str, certificates: &str) -> String {
     let mut text = match bundle.split_once(BEGIN) {
         Some((before, ours)) => {
             let after = ours.split_once(END).map_or("", |(_, after)| after);
@@ -120,7 +119,7 @@ fn with_authority(bundle: &str, certificate: &str) -> String {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    format!("{text}{BEGIN}{}\n{END}", certificate.trim_end())
+    format!("{text}{BEGIN}{}\n{END}", certificates.trim_end())
 }
 
 /// A file's text; `None` when there is none, or what is there is no bundle.
@@ -155,15 +154,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_has_one_authority_of_ours() {
-        let first = with_authority("system\n", "ONE\n");
+    fn a_bundle_has_our_authorities_once() {
+        let first = with_authorities("system\n", "ONE\n");
         assert_eq!(first, format!("system\n{BEGIN}ONE\n{END}"));
         let behind = format!("{first}added later\n");
-        let second = with_authority(&behind, "TWO\n");
+        let second = with_authorities(&behind, "TWO\n");
         assert_eq!(second, format!("system\nadded later\n{BEGIN}TWO\n{END}"));
-        assert_eq!(with_authority("", "ONE"), format!("{BEGIN}ONE\n{END}"));
+        assert_eq!(with_authorities("", "ONE"), format!("{BEGIN}ONE\n{END}"));
         assert_eq!(
-            with_authority("no line break", "ONE"),
+            with_authorities("no line break", "ONE"),
             format!("no line break\n{BEGIN}ONE\n{END}")
         );
     }

@@ -683,6 +683,8 @@ pub(crate) enum BenchCommand {
     All(BenchArgs),
     /// Code in the code interpreter, whose template must be there; `--peers`: a plain jupyter_client on this host
     Interpreter(BenchArgs),
+    /// Connections out of sandboxes beside plain NAT and mitmproxy, and creates under many policies
+    Network(BenchArgs),
 }
 
 impl BenchCommand {
@@ -701,6 +703,7 @@ impl BenchCommand {
             | Self::Interpreter(args)
             | Self::Edge(args)
             | Self::Growth(args)
+            | Self::Network(args)
             | Self::All(args) => args,
         }
     }
@@ -709,8 +712,8 @@ impl BenchCommand {
 /// Options of every bench.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// How many (create, exec: rounds; burst, idle: sandboxes; files: of each size at most; edge: turns; growth: the
-    /// first number of sandboxes and keys)
+    /// How many (create, exec: rounds; burst, idle: sandboxes; files: of each size at most; network: policies; edge: turns;
+    /// growth: the first number of sandboxes and keys)
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: Option<u32>,
     /// Template to measure with
@@ -734,6 +737,9 @@ pub(crate) struct BenchArgs {
     /// Size of the file, for transfer
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub(crate) size_mib: u32,
+    /// Certificate and key for ruled.bench.test, of an authority in the server's rules_ca_file, for network
+    #[arg(long, value_name = "FILE.pem")]
+    pub(crate) far_pem: Option<PathBuf>,
     /// Draw the distributions into this file, as SVG
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,

@@ -18,6 +18,7 @@ mod reach;
 mod reached;
 mod secrets;
 mod templates;
+mod within;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -65,7 +66,7 @@ use reached::Reached;
 const TIER: &str = "namespace";
 
 /// Descriptors that every server is left.
-const ALWAYS_LEFT: usize = 7;
+const ALWAYS_LEFT: usize = 8;
 
 /// What the server is left by [`launch`]: descriptors and a document.
 pub(crate) struct Inherited {
@@ -74,6 +75,8 @@ pub(crate) struct Inherited {
     listener: std::net::TcpListener,
     dns: (std::net::UdpSocket, std::net::TcpListener),
     proxy: [std::net::TcpListener; 2],
+    /// For connections of sandboxes to names of this server.
+    own_names: std::net::TcpListener,
     /// For HTTPS, if that has a listener of its own.
     secure: Option<std::net::TcpListener>,
 }
@@ -91,7 +94,7 @@ impl Inherited {
         });
         let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
         let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
-        let [document, helper, listener, udp, tcp, http, tls] =
+        let [document, helper, listener, udp, tcp, http, tls, own_names] =
             <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
@@ -102,6 +105,7 @@ impl Inherited {
             listener: listener.into(),
             dns: (udp.into(), tcp.into()),
             proxy: [http.into(), tls.into()],
+            own_names: own_names.into(),
             secure: secure.map(Into::into),
         }))
     }
@@ -122,9 +126,10 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         listener,
         dns,
         proxy,
+        own_names,
         secure,
     } = inherited;
-    let listeners = Listeners::of(listener, secure)?;
+    let listeners = Listeners::of(listener, own_names, secure)?;
     let (gate, contacts) = Gate::new();
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
@@ -165,7 +170,18 @@ async fn serve_until(
     (gate, contacts): (Arc<Gate>, mpsc::Receiver<Contact>),
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
-    let server = Server::start(config, handed.secrets_key, Arc::clone(driver), &reached).await?;
+    let shutdown = CancellationToken::new();
+    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
+    let authority = certificates.as_ref().and_then(Certificates::authority);
+    let settings = |seed| sandbox_settings(config, &reached, seed, authority);
+    let server = Server::start(
+        config,
+        handed.secrets_key,
+        Arc::clone(driver),
+        &reached,
+        settings,
+    );
+    let server = server.await?;
     broker_rules(&gate, &server.state, handed.rules_ca.as_deref());
     let store = server.state.store.clone();
     tokio::spawn(contacts::write_down(
@@ -173,9 +189,7 @@ async fn serve_until(
         server.sandboxes.clone(),
         store,
     ));
-    let shutdown = CancellationToken::new();
-    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
-    let edge = server.serve(config, certificates, listeners, &shutdown);
+    let edge = server.serve(config, certificates, listeners, gate, &shutdown);
     soulbox_fault::point!("start.ready");
     say_ready(&reached.url())?;
 
@@ -207,6 +221,8 @@ fn helper_gone() -> Failure {
 /// Where clients come in.
 struct Listeners {
     main: TcpListener,
+    /// For sandboxes that ask for names of this server.
+    within: TcpListener,
     /// For HTTPS, if that has one of its own.
     secure: Option<TcpListener>,
 }
@@ -214,6 +230,7 @@ struct Listeners {
 impl Listeners {
     fn of(
         main: std::net::TcpListener,
+        within: std::net::TcpListener,
         secure: Option<std::net::TcpListener>,
     ) -> anyhow::Result<Self> {
         let taken = |listener: std::net::TcpListener| {
@@ -222,6 +239,7 @@ impl Listeners {
         };
         Ok(Self {
             main: taken(main)?,
+            within: taken(within)?,
             secure: secure.map(taken).transpose()?,
         })
     }
@@ -260,6 +278,7 @@ fn sandbox_settings(
     config: &Config,
     reached: &Reached,
     token_seed: [u8; 32],
+    authority: Option<String>,
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         max_timeout: config.max_timeout,
@@ -269,6 +288,7 @@ fn sandbox_settings(
         hibernate_after: config.hibernate_after,
         hibernate_on_stop: config.hibernate_on_stop,
         events_kept: config.events_kept,
+        authority,
         ..Settings::new(token_seed)
     })
 }
@@ -379,6 +399,7 @@ impl Server {
         secrets_key: Option<SecretsKey>,
         driver: Arc<RemoteDriver>,
         reached: &Reached,
+        settings: impl FnOnce([u8; 32]) -> anyhow::Result<Settings>,
     ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let artifacts =
@@ -394,8 +415,8 @@ impl Server {
         let secrets = secrets::open(data_dir, &store, secrets_key).await?;
         let identity = secrets::identity(data_dir, &secrets, &reached.url())?;
         templates::register(&store, &artifacts, config.default_limits).await?;
-        let settings = sandbox_settings(config, reached, credentials.token_seed)?;
-        let upload_key = settings.token_seed;
+        let upload_key = credentials.token_seed;
+        let settings = settings(upload_key)?;
         if let Err(reason) = driver.hibernation().await {
             tracing::warn!(reason, "memory of sandboxes cannot be kept on disk");
         }
@@ -466,6 +487,7 @@ impl Server {
         config: &Config,
         certificates: Option<Certificates>,
         listeners: Listeners,
+        gate: Arc<Gate>,
         shutdown: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
         let tls = certificates.map(soulbox_edge::tls::server_config);
@@ -480,14 +502,25 @@ impl Server {
             stopping.cancelled().await;
             api.cancel();
         });
-        let Listeners { main, secure } = listeners;
-        let Some(secure) = secure else {
-            return vec![edge.serve(main, tls, shutdown.clone())];
-        };
-        vec![
-            edge.serve(main, None, shutdown.clone()),
-            edge.serve(secure, tls, shutdown.clone()),
-        ]
+        let Listeners {
+            main,
+            within,
+            secure,
+        } = listeners;
+        let mut serving = Vec::new();
+        if let (Some(tls), Some(domain)) = (&tls, &config.domain) {
+            gate.answers_for(domain.to_ascii_lowercase());
+            let within_it = Arc::new(within::Sandboxes(gate));
+            serving.push(edge.serve_within(within, Arc::clone(tls), within_it, shutdown.clone()));
+        }
+        match secure {
+            Some(secure) => {
+                serving.push(edge.serve(main, None, shutdown.clone()));
+                serving.push(edge.serve(secure, tls, shutdown.clone()));
+            }
+            None => serving.push(edge.serve(main, tls, shutdown.clone())),
+        }
+        serving
     }
 }
 

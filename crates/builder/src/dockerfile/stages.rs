@@ -17,7 +17,7 @@ use crate::journal::Journal;
 use crate::operation::Position;
 use crate::script::SYSTEM_PATH;
 use crate::state::State;
-use crate::template::{BASE_TEMPLATE, is_base_image};
+use crate::template::{BASE_TEMPLATE, is_base_image, template_of};
 use crate::work::Work;
 
 const PATH: &str = "PATH";
@@ -130,6 +130,15 @@ impl<'a> Stages<'a> {
                 .template(BASE_TEMPLATE, &headline, journal);
             let mut state = template.await?;
             state.context = root();
+            state.start = None;
+            state
+        } else if let Some(template) = template_of(name) {
+            let headline = format!("FROM {name}");
+            let template = self
+                .instructions
+                .work
+                .template(template, &headline, journal);
+            let mut state = template.await?;
             state.start = None;
             state
         } else {

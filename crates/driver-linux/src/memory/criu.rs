@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::probed::Probed;
+
 #[cfg(target_arch = "x86_64")]
 const PARTS: (&str, &str) = ("usr/lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu");
 #[cfg(target_arch = "aarch64")]
@@ -20,6 +22,7 @@ const TRIED: &str = "4.2";
 #[derive(Debug, Clone)]
 pub(crate) struct Criu {
     files: PathBuf,
+    pub(crate) probed: Probed,
 }
 
 impl Criu {
@@ -34,6 +37,7 @@ impl Criu {
         }
         let found = Self {
             files: files.to_owned(),
+            probed: Probed::default(),
         };
         let version = found
             .version()

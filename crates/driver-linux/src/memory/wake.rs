@@ -73,6 +73,7 @@ impl Wake {
         let volumes = volumes::attach(&self.host, files, &self.spec)?;
         let work = files.directory.join("criu");
         let hooks = Hooks::listen(work.clone(), &self.host.jail, slot.index.uid_base())
+            .and_then(|hooks| criu.probed.offer(&work).map(|()| hooks))
             .map_err(host("prepare to bring a sandbox back"))?;
         let address = self.address_of_before(slot, record);
         with_address(slot, address, true).map_err(host("give a sandbox its address"))?;
@@ -102,6 +103,7 @@ impl Wake {
         let attended = hooks.attend(&mut slot.jail, PATIENCE, |stage, pid| {
             if stage == "post-setup-namespaces" {
                 first = Some(take_over(&slot.cgroup.processes()?, pid)?);
+                criu.probed.learn(&work)?;
                 let plan = proc_plan(&self.spec, pid, files, &places, facts);
                 let errand = Jail::order(&self.host.jail, &Order::Proc(plan));
                 errand.and_then(Jail::done).map_err(io::Error::other)?;

@@ -41,6 +41,7 @@ pub(crate) async fn run(
         rootfs,
         peers: args.peers,
         trace: args.trace,
+        far_pem: args.far_pem.clone(),
     };
     let benches = benches(&command);
     // Before the first measurement: the load afterwards is our own.
@@ -80,6 +81,7 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
         BenchCommand::Edge(_) => vec![Bench::Edge],
         BenchCommand::Growth(_) => vec![Bench::Growth],
+        BenchCommand::Network(_) => vec![Bench::Network],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
 }

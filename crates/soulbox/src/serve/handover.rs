@@ -45,11 +45,19 @@ impl Settings {
     }
 }
 
+/// What the helper is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) settings: Settings,
+    /// The port on which clients find HTTPS, if it is spoken.
+    pub(crate) https_port: Option<u16>,
+}
+
 /// The helper's first word.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Started {
-    /// The place on the host is taken. Four sockets come with it: DNS over UDP and over TCP, and
-    /// connections of sandboxes to port 80 and to port 443.
+    /// The place on the host is taken. Five sockets come with it: DNS over UDP and over TCP, and connections of sandboxes
+    /// to port 80, to port 443, and to names of the server itself.
     Ready(Place),
     /// It could not be taken: what failed, and why, outermost first.
     Failed(Vec<String>),

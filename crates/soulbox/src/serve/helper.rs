@@ -12,12 +12,13 @@ use soulbox_driver_linux::NamespaceDriver;
 use soulbox_egress::proxy;
 use soulbox_helper::{Channel, Ending, ReadCertificate};
 use soulbox_linux::socket;
-use soulbox_net::resolver;
+use soulbox_net::policy::OWN_NAMES_PORT;
+use soulbox_net::{firewall, resolver};
 use soulbox_telemetry::logs;
 
 use super::certificates;
 use super::claim::Claim;
-use super::handover::{Place, Settings, Started, texts};
+use super::handover::{Place, Started, Wanted, texts};
 use crate::config::{Config, TlsFiles};
 use crate::embed::PROGRAMS;
 
@@ -36,7 +37,8 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
             let word = serde_json::to_vec(&Started::Ready(held.place()))?;
             let [http, tls] = &held.sockets.proxy;
             let (udp, tcp) = &held.sockets.dns;
-            let handed = [udp.as_fd(), tcp.as_fd(), http.as_fd(), tls.as_fd()];
+            let own = held.sockets.own_names.as_fd();
+            let handed = [udp.as_fd(), tcp.as_fd(), http.as_fd(), tls.as_fd(), own];
             socket::send(&server, &word, &handed)?;
             held.serve(server).await
         }
@@ -60,15 +62,19 @@ struct Held {
 struct Sockets {
     dns: (UdpSocket, TcpListener),
     proxy: [TcpListener; 2],
+    own_names: TcpListener,
 }
 
 impl Held {
-    async fn take(settings: &[u8]) -> anyhow::Result<Self> {
-        let settings: Settings = serde_json::from_slice(settings)?;
+    async fn take(wanted: &[u8]) -> anyhow::Result<Self> {
+        let Wanted {
+            settings,
+            https_port,
+        } = serde_json::from_slice(wanted)?;
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
         let claim = Claim::take(&config.data_dir).await?;
-        match Self::prepare(&claim, &config).await {
+        match Self::prepare(&claim, &config, https_port).await {
             Ok((driver, sockets)) => Ok(Self {
                 claim,
                 driver,
@@ -88,6 +94,7 @@ impl Held {
     async fn prepare(
         claim: &Claim,
         config: &Config,
+        https_port: Option<u16>,
     ) -> anyhow::Result<(Arc<NamespaceDriver>, Sockets)> {
         // Makes what is missing of the layout; the server only reads it.
         Artifacts::open(claim.data_dir()).context("cannot open the templates")?;
@@ -102,7 +109,20 @@ impl Held {
             let [http, tls] = soulbox_net::policy::PROXY_PORTS;
             format!("cannot listen for connections of sandboxes\nFIX: free the ports {http} and {tls} on {gateway}")
         })?;
-        Ok((driver, Sockets { dns, proxy }))
+        let own_names = bound(|| TcpListener::bind((gateway, OWN_NAMES_PORT)));
+        let own_names = own_names.await.with_context(|| {
+            format!("cannot listen for connections of sandboxes to each other\nFIX: free port {OWN_NAMES_PORT} on {gateway}")
+        })?;
+        if let Some(port) = https_port {
+            firewall::apply(&firewall::render_own_names(claim.block(), port))
+                .context("cannot set up the firewall\nFIX: soulbox doctor")?;
+        }
+        let sockets = Sockets {
+            dns,
+            proxy,
+            own_names,
+        };
+        Ok((driver, sockets))
     }
 
     fn place(&self) -> Place {

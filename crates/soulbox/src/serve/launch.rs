@@ -17,7 +17,7 @@ use soulbox_linux::{exec, socket};
 
 use super::certificates;
 use super::claim::require_root;
-use super::handover::{self, Handover, Place, Settings, Started};
+use super::handover::{self, Handover, Place, Settings, Started, Wanted};
 use super::key_command;
 use super::reach::make_reachable;
 use crate::config::Effective;
@@ -42,10 +42,19 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let secrets_key = secrets_key.map(key_command::run).transpose()?;
     let rules_ca = config.rules_ca_file.as_deref().map(pem).transpose()?;
     let settings = Settings::of(effective);
-    let (helper, mut helped) = start_helper(&settings, &config.data_dir)?;
+    let https = config
+        .tls
+        .as_ref()
+        .map(|_| secure.as_ref().unwrap_or(&listener));
+    let https = https.map(TcpListener::local_addr).transpose()?;
+    let wanted = Wanted {
+        settings,
+        https_port: https.map(|address| address.port()),
+    };
+    let (helper, mut helped) = start_helper(&wanted, &config.data_dir)?;
     let place = helped.place;
     let handover = Handover {
-        settings,
+        settings: wanted.settings,
         place: place.clone(),
         certificate,
         secrets_key,
@@ -80,7 +89,7 @@ struct Helped {
 }
 
 /// Starts the helper and waits until it holds the server's place on the host.
-fn start_helper(settings: &Settings, data_dir: &Path) -> anyhow::Result<(OwnedFd, Helped)> {
+fn start_helper(wanted: &Wanted, data_dir: &Path) -> anyhow::Result<(OwnedFd, Helped)> {
     let (ours, theirs) = socket::seqpacket_pair()?;
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
     // A process group of its own: Ctrl-C is for the server, which then tells the helper.
@@ -96,7 +105,7 @@ fn start_helper(settings: &Settings, data_dir: &Path) -> anyhow::Result<(OwnedFd
         .spawn()
         .context("cannot start the helper")?;
     drop(theirs);
-    socket::send(&ours, &serde_json::to_vec(settings)?, &[])?;
+    socket::send(&ours, &serde_json::to_vec(wanted)?, &[])?;
     let Some((bytes, sockets)) = socket::receive(&ours, FIRST_WORD_BYTES)? else {
         bail!("the helper ended before it was ready");
     };
