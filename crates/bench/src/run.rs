@@ -68,12 +68,12 @@ pub enum Bench {
     Template,
     /// Code in the code interpreter.
     Interpreter,
-    /// Connections out of sandboxes, and policies.
-    Network,
     /// Requests through the edge, beside nginx.
     Edge,
     /// Costs as there is more of everything.
     Growth,
+    /// Connections out of sandboxes, and policies.
+    Network,
 }
 
 impl Bench {
@@ -139,9 +139,9 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Lifecycle => lifecycle::run(api, options).await,
         Bench::Template => template::run(api, options).await,
         Bench::Interpreter => interpreter::run(api, options).await,
-        Bench::Network => network::run(api, options).await,
         Bench::Edge => edge::run(api, options).await,
         Bench::Growth => growth::run(api, options).await,
+        Bench::Network => network::run(api, options).await,
     }
 }
 

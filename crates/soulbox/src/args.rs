@@ -701,9 +701,9 @@ impl BenchCommand {
             | Self::Lifecycle(args)
             | Self::Template(args)
             | Self::Interpreter(args)
-            | Self::Network(args)
             | Self::Edge(args)
             | Self::Growth(args)
+            | Self::Network(args)
             | Self::All(args) => args,
         }
     }
