@@ -594,7 +594,7 @@ impl Launch {
 }
 
 /// Adds what the jail says of its steps. The first moment is that at which it had the plan.
-fn told_by_jail(slot: &Slot, plan: &LaunchPlan, moments: &Moments) -> Result<(), DriverError> {
+fn told_by_jail(slot: &mut Slot, plan: &LaunchPlan, moments: &Moments) -> Result<(), DriverError> {
     let told = slot.jail.moments().map_err(jail_error)?;
     let names = ["plan-arrived"].into_iter();
     let names = names.chain(plan.steps.iter().map(LaunchStep::name));

@@ -42,6 +42,8 @@ fn talk(operation: &'static str) -> impl FnOnce(io::Error) -> JailError {
 pub(crate) struct Jail {
     control: Option<OwnedFd>,
     child: Child,
+    /// What the new process has told before the jail told of the process: they speak at the same time.
+    told: Option<Vec<u64>>,
 }
 
 /// The process that a jail has left behind.
@@ -75,6 +77,7 @@ impl Jail {
         let jail = Self {
             control: Some(ours),
             child,
+            told: None,
         };
         let bytes = order.encode();
         jail.send(
@@ -132,12 +135,17 @@ impl Jail {
             .map_err(|e| talk("address")(io::Error::other(e)))?;
         let fds: Vec<_> = fds.into_iter().chain(mounts).map(AsFd::as_fd).collect();
         self.send(&bytes, &fds)?;
-        match self.receive()? {
-            (Reply::Cloned { pid }, mut fds) if fds.len() == 1 => Ok(Launched {
-                pid,
-                pidfd: fds.remove(0),
-            }),
-            (reply, _) => Err(failure(reply)),
+        loop {
+            match self.receive()? {
+                (Reply::AllButLast { moments }, _) => self.told = Some(moments),
+                (Reply::Cloned { pid }, mut fds) if fds.len() == 1 => {
+                    return Ok(Launched {
+                        pid,
+                        pidfd: fds.remove(0),
+                    });
+                }
+                (reply, _) => return Err(failure(reply)),
+            }
         }
     }
 
@@ -153,7 +161,10 @@ impl Jail {
     }
 
     /// After a launch: when the plan was there, and when each step but the last was done.
-    pub(crate) fn moments(&self) -> Result<Vec<u64>, JailError> {
+    pub(crate) fn moments(&mut self) -> Result<Vec<u64>, JailError> {
+        if let Some(moments) = self.told.take() {
+            return Ok(moments);
+        }
         match self.receive()? {
             (Reply::AllButLast { moments }, _) => Ok(moments),
             (reply, _) => Err(failure(reply)),
@@ -205,5 +216,39 @@ impl Drop for Jail {
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "cannot collect a jail process");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn the_new_process_may_speak_before_the_jail() {
+        let (ours, theirs) = socket::seqpacket_pair().unwrap();
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let say = |reply: Reply, fds: &[std::os::fd::BorrowedFd<'_>]| {
+            socket::send(&theirs, &reply.encode().unwrap(), fds).unwrap();
+        };
+        let pidfd = null();
+        let moments = vec![1, 2];
+        say(
+            Reply::AllButLast {
+                moments: moments.clone(),
+            },
+            &[],
+        );
+        say(Reply::Cloned { pid: 7 }, &[pidfd.as_fd()]);
+        let mut jail = Jail {
+            control: Some(ours),
+            child: Command::new("true").spawn().unwrap(),
+            told: None,
+        };
+        let plan = LaunchPlan { steps: Vec::new() };
+        let launched = jail.launch(&plan, [&null(), &null(), &null()], []).unwrap();
+        assert_eq!(launched.pid, 7);
+        assert_eq!(jail.moments().unwrap(), moments);
     }
 }
