@@ -68,6 +68,39 @@ pub fn running_time(pids: impl IntoIterator<Item = u32>) -> Option<Duration> {
     Some(all)
 }
 
+/// How long these processes have run so far, with threads that have ended; in hundredths of a second. None when one of
+/// them cannot be seen.
+#[must_use]
+pub fn used_time(pids: &[u32]) -> Option<Duration> {
+    let of = |pid: &u32| ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    let all: Option<u64> = pids.iter().map(of).sum();
+    Some(Duration::from_millis(all? * 10))
+}
+
+/// Fields 14 and 15 of `/proc/<pid>/stat`. The second field is the program's name in parentheses and may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let (user, system) = (fields.next()?, fields.next()?);
+    Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
+}
+
+/// The children of a process.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let is_child = |other: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{other}/stat")).ok();
+        stat.is_some_and(|stat| parent(&stat) == Some(pid))
+    };
+    pids().into_iter().filter(is_child).collect()
+}
+
+/// Field 4.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The first number of `schedstat`: nanoseconds on a processor.
 fn on_processor(schedstat: &str) -> Option<Duration> {
     let nanoseconds = schedstat.split_ascii_whitespace().next()?.parse().ok()?;
@@ -236,6 +269,10 @@ mod tests {
         assert_eq!(on_processor("\n"), None);
         assert!(running_time([std::process::id()]).is_some_and(|time| time > Duration::ZERO));
         assert_eq!(running_time([0]), None);
+        let stat = "7 (a) b) S 3 7 7 0 -1 4194560 1 0 0 0 12 30 0 0 20 0 1 0 9";
+        assert_eq!((ticks(stat), parent(stat)), (Some(42), Some(3)));
+        assert_eq!(ticks("7 (a)"), None);
+        assert!(used_time(&[std::process::id()]).is_some());
     }
 
     #[test]

@@ -8,8 +8,10 @@
 pub mod bare;
 mod burst;
 mod create;
+mod edge;
 mod exec;
 mod files;
+mod growth;
 pub mod host;
 mod idle;
 mod interpreter;

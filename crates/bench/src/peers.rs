@@ -296,7 +296,7 @@ fn ways(name: &str, bundle: &Bundle) -> Vec<(&'static str, Vec<String>, bool)> {
     }
 }
 
-fn which(name: &str) -> Option<PathBuf> {
+pub(crate) fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|directory| directory.join(name))

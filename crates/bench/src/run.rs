@@ -11,8 +11,8 @@ use soulbox_client::process::Start;
 use soulbox_client::{Api, ClientError};
 
 use crate::{
-    Report, burst, create, exec, files, idle, interpreter, lifecycle, network, sustained, template,
-    transfer,
+    Report, burst, create, edge, exec, files, growth, idle, interpreter, lifecycle, network,
+    sustained, template, transfer,
 };
 
 /// Label of every sandbox made here, so that what a broken run leaves behind can be found.
@@ -68,13 +68,17 @@ pub enum Bench {
     Template,
     /// Code in the code interpreter.
     Interpreter,
+    /// Requests through the edge, beside nginx.
+    Edge,
+    /// Costs as there is more of everything.
+    Growth,
     /// Connections out of sandboxes, and policies.
     Network,
 }
 
 impl Bench {
     /// All that need nothing but the base template, from the quickest to the longest.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Create,
         Self::Exec,
         Self::Burst,
@@ -82,8 +86,10 @@ impl Bench {
         Self::Lifecycle,
         Self::Transfer,
         Self::Files,
+        Self::Edge,
         Self::Template,
         Self::Idle,
+        Self::Growth,
     ];
 }
 
@@ -133,6 +139,8 @@ pub async fn measure(api: &Api, bench: Bench, options: &Options) -> Result<Repor
         Bench::Lifecycle => lifecycle::run(api, options).await,
         Bench::Template => template::run(api, options).await,
         Bench::Interpreter => interpreter::run(api, options).await,
+        Bench::Edge => edge::run(api, options).await,
+        Bench::Growth => growth::run(api, options).await,
         Bench::Network => network::run(api, options).await,
     }
 }

@@ -124,12 +124,12 @@ async fn sizes(
 }
 
 /// A name that no other run has at the same time.
-fn name(of: &str) -> String {
+pub(crate) fn name(of: &str) -> String {
     format!("bench-{}-{of}", std::process::id())
 }
 
 /// Builds a template of these commands and returns how long it took, from the request to the moment it can be used.
-async fn build(
+pub(crate) async fn build(
     api: &Api,
     options: &Options,
     name: &str,

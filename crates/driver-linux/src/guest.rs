@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use soulbox_driver::{
@@ -47,6 +47,12 @@ const FREEZE_TRIES: u32 = 40_000;
 
 /// How old what a busy sandbox reads in its `/proc` may be.
 const VIEW_REFRESH: Duration = Duration::from_secs(1);
+/// How long one that does nothing is left alone, at most: a thousand of them are then looked at 250 times a second.
+const VIEW_REST: Duration = Duration::from_secs(4);
+
+/// How old the statistics of a sandbox that has not run since may be. What can change meanwhile is what the kernel takes
+/// back of its cache.
+const STATS_KEPT: Duration = Duration::from_secs(60);
 
 /// A sandbox whose envd is (or was) process `pid`.
 #[derive(Debug)]
@@ -73,6 +79,8 @@ pub(crate) struct NamespaceGuest {
     reports: Reports,
     /// Of its making.
     moments: Moments,
+    /// As they were read last, and when.
+    last_usage: Mutex<Option<(Instant, Usage)>>,
     view: View,
     ended: watch::Sender<bool>,
     /// What it may reach now.
@@ -112,6 +120,7 @@ impl NamespaceGuest {
             readied: Mutex::default(),
             reports: Reports::default(),
             moments,
+            last_usage: Mutex::default(),
             view,
             ended: watch::Sender::new(false),
         }
@@ -143,31 +152,33 @@ impl NamespaceGuest {
     }
 
     /// Keeps what it sees of itself up to date, as long as it lives: every second while it does something, else as often
-    /// as somebody asks for its statistics.
+    /// as somebody asks for its statistics. One that does nothing is looked at less and less often.
     pub(crate) async fn keep_view(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(VIEW_REFRESH);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ended = self.ended.subscribe();
+        let mut wait = VIEW_REFRESH;
         loop {
             tokio::select! {
                 _ = ended.wait_for(|ended| *ended) => return,
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            let busy = self
-                .cgroup
-                .cpu_usage_us()
-                .map(|used| used != self.view.seen_us());
-            if let Err(error) =
-                busy.and_then(|busy| if busy { self.refresh_view() } else { Ok(()) })
-            {
-                // On its way out, most likely; otherwise its statistics will fail, too, and be reported.
-                tracing::debug!(%error, sandbox.id = %self.spec.id, "/proc of a sandbox is not up to date");
-            }
+            wait = match self.refresh_if_busy() {
+                Ok(true) => VIEW_REFRESH,
+                Ok(false) => (wait * 2).min(VIEW_REST),
+                Err(error) => {
+                    // On its way out, most likely; otherwise its statistics will fail, too, and be reported.
+                    tracing::debug!(%error, sandbox.id = %self.spec.id, "/proc of a sandbox is not up to date");
+                    VIEW_REFRESH
+                }
+            };
         }
     }
 
-    fn refresh_view(&self) -> io::Result<()> {
-        self.view.refresh(&Usage::read(&self.cgroup)?)
+    fn refresh_if_busy(&self) -> io::Result<bool> {
+        let busy = self.cgroup.cpu_usage_us()? != self.view.seen_us();
+        if busy {
+            self.view.refresh(&Usage::read(&self.cgroup)?)?;
+        }
+        Ok(busy)
     }
 
     async fn wait_for_end(&self) {
@@ -421,17 +432,39 @@ impl NamespaceGuest {
                 source,
             }
         };
-        let mut stats = self
-            .cgroup
-            .stats()
-            .map_err(host("read the cgroup of a sandbox"))?;
-        stats.oom_kills_named = self.reports.named();
-        stats.disk_used_bytes = self
+        if let Some(stats) = self
+            .stats_as_before()
+            .map_err(host("read the cgroup of a sandbox"))?
+        {
+            return Ok(stats);
+        }
+        let mut usage = Usage::read(&self.cgroup).map_err(host("read the cgroup of a sandbox"))?;
+        self.view
+            .refresh(&usage)
+            .map_err(host("refresh /proc of a sandbox"))?;
+        usage.stats.oom_kills_named = self.reports.named();
+        usage.stats.disk_used_bytes = self
             .disk_used_bytes()
             .map_err(host("measure the disk of a sandbox"))?;
-        self.refresh_view()
-            .map_err(host("refresh /proc of a sandbox"))?;
-        Ok(stats)
+        *locked(&self.last_usage) = Some((Instant::now(), usage));
+        Ok(usage.stats)
+    }
+
+    /// What was read last, if nothing in the sandbox has run since. One small file is read instead of ten, and of what it
+    /// sees only its age is written.
+    fn stats_as_before(&self) -> io::Result<Option<GuestStats>> {
+        let last = *locked(&self.last_usage);
+        let Some((_, usage)) = last.filter(|(at, _)| at.elapsed() < STATS_KEPT) else {
+            return Ok(None);
+        };
+        if self.cgroup.cpu_usage_us()? != usage.stats.cpu_usage_us {
+            return Ok(None);
+        }
+        self.view.refresh_age(&usage)?;
+        Ok(Some(GuestStats {
+            oom_kills_named: self.reports.named(),
+            ..usage.stats
+        }))
     }
 }
 

@@ -85,6 +85,7 @@ impl Host {
         for directory in [&run, &sandboxes, &memory] {
             fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         }
+        view::prepare(block)?;
         // What covers others with it is read by users inside.
         let covers = view::directory(block).join(COVERS);
         let empty = covers.join("empty");

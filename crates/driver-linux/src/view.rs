@@ -3,6 +3,7 @@
 //! They lie below the run directory and not in the data directory, because `/proc/self/mountinfo` tells every sandbox
 //! where a covering file is. `shadow` says what stands in them.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use soulbox_driver::GuestStats;
-use soulbox_linux::process;
+use soulbox_linux::mount::{self, Attributes};
+use soulbox_linux::{filesystem, process};
 use soulbox_net::block::RUN_DIR;
 use soulbox_types::slot::Block;
 use soulbox_types::{Limits, SandboxId, SandboxSpec};
@@ -28,6 +30,36 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Where the covers of a block lie.
 pub(crate) fn directory(block: Block) -> PathBuf {
     Path::new(RUN_DIR).join("views").join(block.prefix())
+}
+
+/// Makes the place for the covers of a block, in memory also where the run directory is on a disk: a sandbox has some
+/// twenty of these files, and a disk's file system takes longer to make them than all else in a create takes.
+///
+/// Where sandboxes of an earlier server have theirs there already, they keep them.
+pub(crate) fn prepare(block: Block) -> io::Result<()> {
+    let place = directory(block);
+    fs::create_dir_all(&place)?;
+    if filesystem::is_in_memory(&place)? || !sandboxes_below(&place)?.is_empty() {
+        return Ok(());
+    }
+    let attributes = Attributes {
+        no_suid: true,
+        no_dev: true,
+        no_exec: true,
+        ..Attributes::default()
+    };
+    let made = mount::new_filesystem("tmpfs", &[("mode", "755")], attributes)?;
+    mount::attach(made, &place)
+}
+
+/// What is not of all sandboxes: no id begins with a dot.
+fn sandboxes_below(place: &Path) -> io::Result<Vec<OsString>> {
+    let names = fs::read_dir(place)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names: Vec<OsString> = names.collect::<io::Result<_>>()?;
+    let own = names.into_iter();
+    Ok(own
+        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .collect())
 }
 
 /// What is the same for all sandboxes of a host.
@@ -180,6 +212,15 @@ impl View {
 
     /// Writes the files that change.
     pub(crate) fn refresh(&self, usage: &Usage) -> io::Result<()> {
+        self.write(usage, |_| true)
+    }
+
+    /// Writes those that change although nothing runs inside.
+    pub(crate) fn refresh_age(&self, usage: &Usage) -> io::Result<()> {
+        self.write(usage, |name| matches!(name, "uptime" | "loadavg"))
+    }
+
+    fn write(&self, usage: &Usage, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
         let now = now();
         let reading = Reading {
             limits: self.limits,
@@ -190,7 +231,8 @@ impl View {
             started_at: self.started_at,
             load: self.load(now, usage.stats.cpu_usage_us),
         };
-        for (name, text) in shadow::changing(&reading) {
+        let texts = shadow::changing(&reading).into_iter();
+        for (name, text) in texts.filter(|(name, _)| wanted(name)) {
             overwrite(&self.files.proc_file(name), &text)?;
         }
         Ok(())

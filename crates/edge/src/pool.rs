@@ -19,6 +19,8 @@ use crate::upstream::Upstream;
 const ENVD_IDLE: Duration = Duration::from_secs(90);
 /// Below what servers that users run close after (Node and uvicorn: 5 s), so that a request seldom meets a close.
 const USER_IDLE: Duration = Duration::from_secs(4);
+/// So many connections may rest at a port, or as many as there are requests, where these are more: what one of a thousand
+/// clients has just used is there for the next. When the requests become fewer, so do the connections.
 const MAX_IDLE_PER_PORT: usize = 64;
 
 /// All pools of an edge.
@@ -85,6 +87,7 @@ impl Pools {
     pub(crate) fn sweep(&self, now: Instant) {
         let pools: Vec<_> = lock(&self.by_run).values().cloned().collect();
         for pool in pools {
+            let room = pool.room();
             lock(&pool.idle).retain(|port, idle| {
                 let limit = if *port == ENVD_PORT {
                     ENVD_IDLE
@@ -92,6 +95,8 @@ impl Pools {
                     USER_IDLE
                 };
                 idle.retain(|upstream| now.duration_since(upstream.idle_since) < limit);
+                // Those used last stand at the end.
+                idle.drain(..idle.len().saturating_sub(room));
                 !idle.is_empty()
             });
         }
@@ -106,6 +111,11 @@ impl Pool {
             pool: Arc::clone(self),
         };
         limit.is_none_or(|limit| before < limit).then_some(admitted)
+    }
+
+    /// How many connections may rest at each port.
+    fn room(&self) -> usize {
+        MAX_IDLE_PER_PORT.max(self.open.load(Ordering::Relaxed))
     }
 
     /// Takes the connection used last that is still alive.
@@ -124,13 +134,14 @@ impl Pool {
             return;
         }
         upstream.idle_since = Instant::now();
+        let room = self.room();
         let mut idle = lock(&self.idle);
         // Under the lock: the sweep that follows the close then either sees this connection or we see the close.
         if self.closed.is_cancelled() {
             return;
         }
         let idle = idle.entry(port).or_default();
-        if idle.len() < MAX_IDLE_PER_PORT {
+        if idle.len() < room {
             idle.push(upstream);
         }
     }

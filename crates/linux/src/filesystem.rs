@@ -2,7 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
+/// Of `linux/magic.h`.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// `EXT4_IOC_SHUTDOWN`: `_IOR('X', 125, __u32)`.
 const SHUTDOWN: libc::c_ulong = 0x8004_587D;
 /// Neither journal nor dirty pages are written any more.
@@ -46,6 +49,15 @@ struct Quota {
     block_time: u64,
     inode_time: u64,
     valid: u32,
+}
+
+/// Whether a directory lies in memory: on a `tmpfs`.
+///
+/// # Errors
+/// When it cannot be examined.
+pub fn is_in_memory(directory: &Path) -> io::Result<bool> {
+    let kind = rustix::fs::statfs(directory)?.f_type;
+    Ok(kind as i64 == TMPFS_MAGIC)
 }
 
 /// Stops an ext4 file system for good: what was not written is dropped, and everything that still uses it fails.

@@ -15,6 +15,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use soulbox_fault as fault;
+use soulbox_linux::mount;
 use soulbox_types::ErrorKind;
 use soulbox_types::slot::{BLOCKS, Block};
 
@@ -241,6 +242,18 @@ pub fn release(run_dir: &Path, block: Block, data_dir: &Path) -> Result<(), Clai
 fn remove_views(run_dir: &Path, block: Block) -> Result<(), ClaimError> {
     let views = run_dir.join("views");
     let own = views.join(block.prefix());
+    // Where the run directory is on a disk, they have a file system of their own (EINVAL: not here).
+    match mount::detach(&own) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            return Err(at("unmount", &own)(error));
+        }
+        _ => {}
+    }
     match fs::remove_dir_all(&own) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(at("remove", &own)(error));

@@ -675,6 +675,10 @@ pub(crate) enum BenchCommand {
     Lifecycle(BenchArgs),
     /// Builds of templates: steps, cache, and sandboxes of small and large ones
     Template(BenchArgs),
+    /// Requests and large answers through the edge, beside nginx in front of the same server, if it is installed
+    Edge(BenchArgs),
+    /// What requests cost as there are 10 and 100 times as many sandboxes, keys, templates and layers
+    Growth(BenchArgs),
     /// All of the above
     All(BenchArgs),
     /// Code in the code interpreter, whose template must be there; `--peers`: a plain jupyter_client on this host
@@ -697,6 +701,8 @@ impl BenchCommand {
             | Self::Lifecycle(args)
             | Self::Template(args)
             | Self::Interpreter(args)
+            | Self::Edge(args)
+            | Self::Growth(args)
             | Self::Network(args)
             | Self::All(args) => args,
         }
@@ -706,7 +712,8 @@ impl BenchCommand {
 /// Options of every bench.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// How many (create, exec: rounds; burst, idle: sandboxes; files: of each size at most; network: policies)
+    /// How many (create, exec: rounds; burst, idle: sandboxes; files: of each size at most; network: policies; edge: turns;
+    /// growth: the first number of sandboxes and keys)
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: Option<u32>,
     /// Template to measure with

@@ -79,6 +79,8 @@ fn benches(command: &BenchCommand) -> Vec<Bench> {
         BenchCommand::Lifecycle(_) => vec![Bench::Lifecycle],
         BenchCommand::Template(_) => vec![Bench::Template],
         BenchCommand::Interpreter(_) => vec![Bench::Interpreter],
+        BenchCommand::Edge(_) => vec![Bench::Edge],
+        BenchCommand::Growth(_) => vec![Bench::Growth],
         BenchCommand::Network(_) => vec![Bench::Network],
         BenchCommand::All(_) => Bench::ALL.into(),
     }
