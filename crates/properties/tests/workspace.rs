@@ -40,6 +40,8 @@ const ARROWS: [(&str, &[&str]); 32] = [
     ),
     // services
     ("secrets", &["store", "types"]),
+    ("client", &["api-types", "types"]),
+    ("outbound", &["client", "types"]),
     (
         "webhooks",
         &[
@@ -51,8 +53,6 @@ const ARROWS: [(&str, &[&str]); 32] = [
             "types",
         ],
     ),
-    ("client", &["api-types", "types"]),
-    ("outbound", &["client", "types"]),
     ("registry", &["client", "outbound", "types"]),
     (
         "orchestrator",
