@@ -9,6 +9,7 @@
 mod authority;
 mod identity;
 mod seal;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use soulbox_types::{ErrorKind, SecretId, SecretName, SecretSelector, TeamId, Tim
 pub use authority::{AuthorityError, Leaf};
 pub use identity::{Identity, NoIdentity};
 pub use seal::{Key, NotAKey, Value};
+pub use upstream::NoPassword;
 
 /// Secrets of one team.
 pub const MOST_SECRETS: i64 = 1000;
