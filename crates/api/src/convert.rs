@@ -13,15 +13,14 @@ use soulbox_api_types::sandbox::{
 use soulbox_api_types::team::{CreatedTeamApiKey, KeyMask, TeamApiKey};
 use soulbox_api_types::template::{Template as WireTemplate, TemplateBuild};
 use soulbox_orchestrator::{NewSandbox, SandboxView};
-use soulbox_secrets::Secrets;
 use soulbox_store::{
     ApiKey, Build, BuildStatus, LogEntry, LogLevel, MetricSample, PauseMode, RecordState,
     ResolvedTemplate, SandboxRecord, Team, TemplateSummary,
 };
-use soulbox_types::{LayerDigest, OnTimeout, TemplateImage};
+use soulbox_types::{LayerDigest, NetworkMode, OnTimeout, TemplateImage};
 
 use crate::error::ApiError;
-use crate::network::in_lower_case;
+use crate::network::{in_lower_case, without_secrets};
 use crate::sandboxes::admission::Admitted;
 use crate::volumes::mounts::Mounts;
 
@@ -33,7 +32,7 @@ const NO_BUILD: &str = "00000000-0000-0000-0000-000000000000";
 /// What the orchestrator is to create.
 pub(crate) fn new_sandbox(
     team: &Team,
-    secrets: &Secrets,
+    network: NetworkMode,
     body: WireNewSandbox,
     resolved: &ResolvedTemplate,
     admitted: Admitted,
@@ -42,6 +41,7 @@ pub(crate) fn new_sandbox(
     let ResolvedTemplate { template, build } = resolved;
     let shown = body.network.map(|network| SandboxNetworkConfig {
         rules: network.rules.map(in_lower_case),
+        egress_proxy: network.egress_proxy.map(without_secrets),
         ..network
     });
     let network_json = shown
@@ -70,7 +70,7 @@ pub(crate) fn new_sandbox(
         auto_resume_timeout_seconds: admitted.auto_resume_timeout_seconds,
         metadata: body.metadata,
         env_vars: body.env_vars.unwrap_or_default(),
-        network: admitted.network.network(secrets, &team.id)?,
+        network: network,
         allow_internet_access: body.allow_internet_access,
         network_json,
         allow_public_traffic: admitted.ingress.allow_public_traffic,
@@ -188,19 +188,12 @@ fn on_timeout(policy: OnTimeout) -> WireOnTimeout {
     }
 }
 
-/// As given at create, but for the proxy's secrets.
+/// As given at create, but for what was kept out of the record.
 fn network(record: &SandboxRecord) -> Option<SandboxNetworkConfig> {
     let stored = record.network.clone()?;
-    let mut network: SandboxNetworkConfig = serde_json::from_value(stored)
+    serde_json::from_value(stored)
         .inspect_err(|error| tracing::warn!(sandbox.id = %record.id, %error, "stored network settings cannot be read"))
-        .ok()?;
-    if let Some(proxy) = &mut network.egress_proxy {
-        proxy.password = None;
-        if let Some(tls) = &mut proxy.tls {
-            tls.ca_cert = None;
-        }
-    }
-    Some(network)
+        .ok()
 }
 
 fn volume_mounts(record: &SandboxRecord) -> Vec<VolumeMount> {

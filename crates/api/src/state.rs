@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use soulbox_builder::{Builds, Looks};
 use soulbox_orchestrator::{Sandboxes, Volumes};
+use soulbox_outbound::Reach;
 use soulbox_secrets::{Identity, Secrets};
 use soulbox_store::Store;
 use soulbox_types::{ExecutionId, SandboxId, Timestamp};
@@ -48,6 +49,8 @@ pub struct ApiState {
     pub secrets: Secrets,
     /// Who signs tokens of sandboxes.
     pub identity: Arc<Identity>,
+    /// Where the proxies of sandboxes may be.
+    pub egress_proxies: Reach,
     /// Signs the addresses that files are uploaded to, and the tokens of volumes.
     pub upload_key: [u8; 32],
     /// How clients reach this server, where their request does not say it, for example `https://sandboxes.example`.
@@ -114,6 +117,7 @@ pub(crate) struct Api {
     pub(crate) webhooks: Webhooks,
     pub(crate) secrets: Secrets,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) egress_proxies: Reach,
     /// Who follows events.
     pub(crate) streams: Streams,
     /// Who may see the content of volumes.
@@ -153,6 +157,7 @@ impl Api {
             webhooks,
             secrets,
             identity,
+            egress_proxies,
             upload_key,
             public_url,
             port_urls,
@@ -171,6 +176,7 @@ impl Api {
             webhooks,
             secrets,
             identity,
+            egress_proxies,
             streams: Streams::default(),
             volume_tokens: VolumeTokens::new(&upload_key, &public_url),
             links: UploadLinks::new(upload_key, public_url),

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
-use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use soulbox_secrets::{Identity, Secrets, SecretsError};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use soulbox_outbound::Reach;
+use soulbox_secrets::{Identity, NoPassword, Secrets, SecretsError, Value};
 use soulbox_types::rules::{HeaderRule, HeaderRules, Part, parts};
+use soulbox_types::upstream::Upstream;
 use soulbox_types::{SandboxId, SecretName, SecretSelector};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -26,6 +29,7 @@ pub struct Broker {
     secrets: Secrets,
     identity: Arc<Identity>,
     upstream: TlsConnector,
+    reach: Reach,
     ready: Mutex<HashMap<(String, String), Ready>>,
 }
 
@@ -59,13 +63,20 @@ impl fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// A broker of these secrets. Servers outside must show certificates that `upstream` trusts.
+    /// A broker of these secrets. Servers outside must show certificates that `upstream` trusts; proxies
+    /// of sandboxes are where `reach` says.
     #[must_use]
-    pub fn new(secrets: Secrets, identity: Arc<Identity>, upstream: TlsConnector) -> Self {
+    pub fn new(
+        secrets: Secrets,
+        identity: Arc<Identity>,
+        upstream: TlsConnector,
+        reach: Reach,
+    ) -> Self {
         Self {
             secrets,
             identity,
             upstream,
+            reach,
             ready: Mutex::default(),
         }
     }
@@ -73,6 +84,39 @@ impl Broker {
     /// What connects to servers outside and verifies them.
     pub(crate) fn upstream(&self) -> &TlsConnector {
         &self.upstream
+    }
+
+    /// Where proxies may be.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// What a proxy is told about who we are.
+    pub(crate) fn credentials<'a>(
+        &self,
+        proxy: &'a Upstream,
+    ) -> Result<Option<(&'a str, Value)>, NoPassword> {
+        self.secrets.credentials(proxy)
+    }
+
+    /// What connects to a proxy and verifies it: by these certificates, else by those that this host trusts.
+    pub(crate) fn trusting(
+        &self,
+        ca_cert: Option<&str>,
+    ) -> Result<TlsConnector, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(pem) = ca_cert else {
+            return Ok(self.upstream.clone());
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     /// What speaks for a name inside of the sandbox.

@@ -22,7 +22,7 @@ pub struct Contact {
     pub sandbox: SandboxId,
     /// When it began.
     pub at: Timestamp,
-    /// `dns`, `tls`, `http`, or `https` where a header rule had it read.
+    /// `dns`, `tls`, `http`, `https` where a header rule had it read, or `tcp` where nothing was.
     pub kind: &'static str,
     /// The name or the address that it asked for.
     pub target: String,

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use soulbox_driver::Doorkeeper;
 use soulbox_net::resolver::{Names, Told};
 use soulbox_types::policy::{Rule, canonical_name};
+use soulbox_types::upstream::Upstream;
 use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -42,7 +43,7 @@ const KINDS: [u16; 3] = [1, 5, 28];
 /// Something that was let through.
 #[derive(Debug)]
 pub(crate) struct Passed<'a> {
-    /// `tls`, `http`, or `https` where a rule had it read.
+    /// `tls`, `http`, `https` where a rule had it read, or `tcp` where nothing was.
     pub(crate) kind: &'static str,
     /// The name or the address that it asked for.
     pub(crate) target: &'a str,
@@ -156,6 +157,12 @@ impl Gate {
         let entries = self.entries.lock();
         let rules = entries.get(&client)?.policy.as_ref()?.rules.as_ref()?;
         rules.of_name(&name).is_some().then_some(name)
+    }
+
+    /// The proxy that connections of a sandbox go through, if any.
+    pub(crate) fn upstream(&self, client: Ipv4Addr) -> Option<Box<Upstream>> {
+        let entries = self.entries.lock();
+        entries.get(&client)?.policy.as_ref()?.upstream.clone()
     }
 
     /// A place for a connection of a sandbox, if there is one left.

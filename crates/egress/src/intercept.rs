@@ -12,7 +12,6 @@ use http::header::ACCEPT_ENCODING;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,13 +21,13 @@ use soulbox_types::policy::{Rule, canonical_name};
 use soulbox_types::rules::{HeaderRule, Part, parts};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::broker::Added;
 use crate::gate::{Gate, Passed};
 use crate::hide::Covered;
-use crate::plain::{Body, Failed, Far, HEAD, asked, forward, refusal, target, told};
+use crate::outside::Goal;
+use crate::plain::{Body, Failed, Far, HEAD, Held, asked, forward, refusal, target, told};
 use crate::proxy::{PATIENCE, Way, reset};
 
 /// What an answer must not be encoded by, so that it can be looked at.
@@ -39,7 +38,7 @@ struct Middle {
     gate: Arc<Gate>,
     way: Way,
     name: String,
-    server: Mutex<Option<SendRequest<Incoming>>>,
+    server: Held,
 }
 
 /// Speaks for the name. `said` is what the client has sent so far.
@@ -78,7 +77,7 @@ pub(crate) async fn pass(
         gate,
         way,
         name,
-        server: Mutex::new(None),
+        server: Held::default(),
     });
     let service = service_fn(move |request| {
         let middle = Arc::clone(&middle);
@@ -160,7 +159,8 @@ impl Middle {
         }
         let broker = self.gate.broker().ok_or_else(Failed::gone)?;
         let far = Far::Verified(broker.upstream().clone(), server_name(&self.name)?);
-        let mut response = forward(self.way, &far, &self.server, request).await?;
+        let goal = Goal::named(&self.gate, self.way, Some(&self.name));
+        let mut response = forward(&self.gate, goal, &far, &self.server, request).await?;
         if hidden.is_empty() {
             return Ok((response, used));
         }

@@ -13,6 +13,7 @@ mod gate;
 mod hello;
 mod hide;
 mod intercept;
+mod outside;
 mod plain;
 pub mod proxy;
 mod relay;

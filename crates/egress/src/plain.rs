@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use soulbox_types::Timestamp;
+use soulbox_types::policy::canonical_name;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -23,7 +24,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::gate::{Gate, Passed};
-use crate::proxy::{PATIENCE, Way, connect};
+use crate::outside::{Goal, Outside, Unreached, connect};
+use crate::proxy::{PATIENCE, Way};
 
 /// How long a client may take over the head of a request, and be silent between two.
 pub(crate) const HEAD: Duration = Duration::from_mins(1);
@@ -35,7 +37,7 @@ pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Carries requests to where the connection was to go, as long as they may.
 pub(crate) async fn pass(gate: Arc<Gate>, way: Way, stream: TcpStream) {
-    let server = Arc::new(Mutex::new(None));
+    let server = Arc::new(Held::default());
     let service = service_fn(move |request| {
         let (gate, server) = (Arc::clone(&gate), Arc::clone(&server));
         async move { Ok::<_, Infallible>(answer(&gate, way, &server, request).await) }
@@ -55,7 +57,7 @@ pub(crate) async fn pass(gate: Arc<Gate>, way: Way, stream: TcpStream) {
 async fn answer(
     gate: &Gate,
     way: Way,
-    server: &Mutex<Option<SendRequest<Incoming>>>,
+    server: &Held,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let host = match target(&request, "80") {
@@ -76,7 +78,17 @@ async fn answer(
     };
     let asked = asked(&request);
     let at = Timestamp::now();
-    let forwarded = forward(way, &Far::Plain, server, request).await;
+    let known = canonical_name(&host);
+    let goal = Goal::of(gate, way, known.as_deref(), &rule);
+    let forwarded = forward(gate, goal, &Far::Plain, server, request).await;
+    if let Err(Failed {
+        error: THROUGH,
+        reason,
+    }) = &forwarded
+    {
+        gate.refused(way.client, "http", &host, reason);
+        return told(StatusCode::BAD_GATEWAY, THROUGH, &host, reason);
+    }
     let passed = Passed {
         kind: "http",
         target: &host,
@@ -141,6 +153,12 @@ pub(crate) enum Far {
     Verified(TlsConnector, ServerName<'static>),
 }
 
+/// The connection to a server that the last request went over, and where it goes.
+pub(crate) type Held = Mutex<Option<(Goal, SendRequest<Incoming>)>>;
+
+/// For programs: the sandbox's own proxy is why there is no answer.
+const THROUGH: &str = "egress_proxy_failed";
+
 /// Why there is no answer of a server.
 pub(crate) struct Failed {
     /// For programs.
@@ -168,9 +186,10 @@ impl Failed {
 
 /// Sends a request on, over the connection that is held or a new one.
 pub(crate) async fn forward(
-    way: Way,
+    gate: &Gate,
+    goal: Goal,
     far: &Far,
-    server: &Mutex<Option<SendRequest<Incoming>>>,
+    server: &Held,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Failed> {
     let path = request.uri().path_and_query().cloned();
@@ -184,15 +203,18 @@ pub(crate) async fn forward(
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
     let mut held = server.lock().await;
     let usable = match held.as_mut() {
-        Some(sender) => sender.ready().await.is_ok(),
+        Some((same, sender)) => *same == goal && sender.ready().await.is_ok(),
         None => false,
     };
     if !usable {
         *held = None;
     }
-    let sender = match &mut *held {
-        Some(sender) => sender,
-        none => none.insert(open(way, far).await?),
+    let (_, sender) = match &mut *held {
+        Some(held) => held,
+        none => {
+            let sender = open(gate, &goal, far).await?;
+            none.insert((goal, sender))
+        }
     };
     let sent = sender.send_request(request).await;
     drop(held);
@@ -226,8 +248,22 @@ fn of_this_connection(headers: &mut HeaderMap, upgrades: bool) {
     }
 }
 
-async fn open(way: Way, far: &Far) -> Result<SendRequest<Incoming>, Failed> {
-    let stream = connect(way).await.map_err(Failed::of)?;
+async fn open(gate: &Gate, goal: &Goal, far: &Far) -> Result<SendRequest<Incoming>, Failed> {
+    match connect(gate, goal).await {
+        Ok(Outside::Tcp(stream)) => over(stream, far).await,
+        Ok(Outside::Tls(stream)) => over(stream, far).await,
+        Err(Unreached::Server(error)) => Err(Failed::of(error)),
+        Err(Unreached::Proxy(reason)) => Err(Failed {
+            error: THROUGH,
+            reason,
+        }),
+    }
+}
+
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    far: &Far,
+) -> Result<SendRequest<Incoming>, Failed> {
     let (tls, name) = match far {
         Far::Plain => return begin(stream).await,
         Far::Verified(tls, name) => (tls, name.clone()),

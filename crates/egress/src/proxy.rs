@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soulbox_types::Timestamp;
-use soulbox_types::policy::Rule;
+use soulbox_types::policy::{Rule, canonical_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -15,18 +15,20 @@ use tokio::time::timeout;
 
 use crate::gate::{Gate, Passed};
 use crate::hello::{self, Said};
-use crate::relay::relay;
+use crate::outside::{Goal, Outside, Unreached, connect};
 use crate::{intercept, plain};
 
 /// How long a client may take to say what it wants, and a server to let somebody in.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client may say nothing where everything is open: the server may be the one that speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The port on which clients are expected to speak TLS.
+const TLS_PORT: u16 = 443;
 /// Connections of all sandboxes: each takes two descriptors of the server.
 const CONNECTIONS: usize = 4096;
 
 /// One connection of a sandbox, and where it was to go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     pub(crate) client: Ipv4Addr,
     pub(crate) server: SocketAddrV4,
@@ -124,80 +126,106 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Connects to where a sandbox wanted to.
-pub(crate) async fn connect(way: Way) -> io::Result<TcpStream> {
-    let stream = timeout(PATIENCE, TcpStream::connect(way.server)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// What a client has asked for, before it was judged.
+struct Asked {
+    kind: &'static str,
+    /// For people.
+    target: String,
+    name: Option<String>,
+    at: Timestamp,
 }
 
 async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     let mut said = Vec::new();
-    let at = Timestamp::now();
+    let mut asked = Asked {
+        kind: "tls",
+        target: way.server.to_string(),
+        name: None,
+        at: Timestamp::now(),
+    };
     // Where the address is open by itself, the name is asked for only because a rule may be about it.
     let by_address = gate.judge(way.client, None, *way.server.ip());
+    if way.server.port() != TLS_PORT {
+        // On its way to a proxy; no entry of a name is about it.
+        asked.kind = "tcp";
+        return go_on(gate, way, asked, by_address, said, stream).await;
+    }
     let patience = if by_address.is_ok() {
         SILENCE
     } else {
         PATIENCE
     };
     let hello = timeout(patience, first_words(&mut stream, &mut said)).await;
-    let (target, judged) = match hello {
+    let judged = match hello {
         Ok(Some(hello)) => {
             let name = hello.name.as_deref();
             let judged = gate.judge(way.client, name, *way.server.ip());
             if let (Ok(_), Some(name)) = (&judged, name.and_then(|n| gate.ruled(way.client, n))) {
                 return intercept::pass(Arc::clone(gate), way, name, said, stream).await;
             }
-            let judged = match judged {
+            let target = hello.name.clone();
+            asked.target = target.unwrap_or_else(|| way.server.ip().to_string());
+            asked.name = hello.name;
+            match judged {
                 Ok(Rule::AllowName(_)) if hello.encrypted => {
                     Err("its TLS may hide another name (ECH)".to_owned())
                 }
                 judged => judged,
-            };
-            (
-                hello.name.unwrap_or_else(|| way.server.ip().to_string()),
-                judged,
-            )
+            }
         }
-        Ok(None) => (
-            way.server.to_string(),
-            by_address.map_err(|_| "it is no TLS".to_owned()),
-        ),
-        Err(_) => (
-            way.server.to_string(),
-            by_address.map_err(|_| "it says nothing".to_owned()),
-        ),
+        Ok(None) => by_address.map_err(|_| "it is no TLS".to_owned()),
+        Err(_) => by_address.map_err(|_| "it says nothing".to_owned()),
     };
+    go_on(gate, way, asked, judged, said, stream).await;
+}
+
+/// Carries a connection that was judged. `said` is what the client has sent so far.
+async fn go_on(
+    gate: &Gate,
+    way: Way,
+    asked: Asked,
+    judged: Result<Rule, String>,
+    said: Vec<u8>,
+    stream: TcpStream,
+) {
+    let Asked { kind, target, .. } = &asked;
     let rule = match judged {
         Ok(rule) => rule,
         Err(reason) => {
-            gate.refused(way.client, "tls", &target, &reason);
+            gate.refused(way.client, kind, target, &reason);
             return reset(stream);
         }
     };
+    let name = asked.name.as_deref().and_then(canonical_name);
+    let goal = Goal::of(gate, way, name.as_deref(), &rule);
     let sent = async {
-        let mut server = connect(way).await?;
-        server.write_all(&said).await?;
-        io::Result::Ok(server)
+        let mut server = connect(gate, &goal).await?;
+        let sent = match &mut server {
+            Outside::Tcp(server) => server.write_all(&said).await,
+            Outside::Tls(server) => server.write_all(&said).await,
+        };
+        sent.map(|()| server).map_err(Unreached::Server)
     };
     match sent.await {
         Ok(server) => {
             let first = u64::try_from(said.len()).unwrap_or(u64::MAX);
-            // How it ends is for the two sides to know.
-            let carried = relay(&stream, &server).await.ok();
+            let carried = server.carry(stream).await;
             let passed = Passed {
-                kind: "tls",
-                target: &target,
+                kind,
+                target,
                 rule: &rule,
-                at,
+                at: asked.at,
                 detail: "",
                 bytes: carried.map(|(sent, received)| (sent + first, received)),
             };
             gate.passed(way, &passed);
         }
-        Err(error) => {
+        Err(Unreached::Server(error)) => {
             tracing::debug!(%error, server = %way.server, "a server cannot be reached for a sandbox");
+            reset(stream);
+        }
+        Err(Unreached::Proxy(reason)) => {
+            gate.refused(way.client, kind, target, &reason);
             reset(stream);
         }
     }

@@ -12,7 +12,8 @@ use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
-/// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443.
+/// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443. All others
+/// of sandboxes that go through a proxy arrive at the second.
 pub const PROXY_PORTS: [u16; 2] = [20_080, 20_443];
 /// Port of the gateway on which connections arrive that are for this server's own names.
 pub const OWN_NAMES_PORT: u16 = 20_444;
@@ -83,18 +84,23 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
         "s",
         "meta l4proto tcp tcp flags & syn == 0x0 ct state established return",
     );
-    if let Some(allow) = &allow {
+    let proxied = policy.upstream.is_some();
+    if proxied {
+        // TCP is led to the server before it comes here; whatever else there is would go around the proxy.
+        rule("s", "goto refuse");
+    }
+    if let Some(allow) = allow.as_ref().filter(|_| !proxied) {
         rule("s", &format!("ip daddr {allow} return"));
     }
-    if let Some(deny) = &deny {
+    if let Some(deny) = deny.as_ref().filter(|_| !proxied) {
         rule("s", &format!("ip daddr {deny} goto refuse"));
     }
     let (names, rules) = (!policy.names.is_empty(), policy.rules.is_some());
-    if names || rules {
+    if names || rules || proxied {
         let gateway = slot.block().gateway();
         let [http, tls] = PROXY_PORTS;
         // Where an address is open by itself, only rules want to know the name.
-        if let Some(allow) = &allow {
+        if let Some(allow) = allow.as_ref().filter(|_| !proxied) {
             let which: &[&str] = match rules {
                 true => &["meta l4proto != tcp ", "tcp dport != 443 "],
                 false => &[""],
@@ -103,7 +109,7 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
                 rule("c", &format!("ip daddr {allow} {which}return"));
             }
         }
-        for protocol in ["udp", "tcp"].into_iter().filter(|_| names) {
+        for protocol in ["udp", "tcp"].into_iter().filter(|_| names || proxied) {
             rule(
                 "c",
                 &format!(
@@ -117,10 +123,18 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
             "c",
             &format!("ip daddr {{ {} }} return", CLOSED_IPV4.join(", ")),
         );
+        if let Some(allow) = allow.as_ref().filter(|_| proxied) {
+            let plain = format!("ip daddr {allow} tcp dport 80 dnat ip to {gateway}:{tls}");
+            rule("c", &plain);
+        }
         if names {
             rule("c", &format!("tcp dport 80 dnat ip to {gateway}:{http}"));
         }
-        rule("c", &format!("tcp dport 443 dnat ip to {gateway}:{tls}"));
+        let read = match proxied {
+            true => "meta l4proto tcp",
+            false => "tcp dport 443",
+        };
+        rule("c", &format!("{read} dnat ip to {gateway}:{tls}"));
     }
     // As part of a map that is there already: for `add element`, nft first reads every set of every policy.
     for (map, chain) in [("sending", "s"), ("connecting", "c")] {
@@ -171,6 +185,7 @@ fn addresses(list: &[Cidr]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use soulbox_types::rules::{Authority, HeaderRules};
+    use soulbox_types::upstream::Upstream;
     use soulbox_types::{DomainPattern, TeamId};
 
     use super::*;
@@ -208,6 +223,26 @@ mod tests {
         let policy = EgressPolicy {
             allow: cidrs(&["9.9.9.9"]),
             rules: Some(Box::new(rules)),
+            ..EgressPolicy::default()
+        };
+        insta::assert_snapshot!(render(slot, &policy));
+    }
+
+    #[test]
+    fn nothing_goes_around_a_proxy() {
+        let slot = SlotIndex::new(Block::new(1).unwrap(), 7).unwrap();
+        let proxy = Upstream {
+            team: TeamId::random(),
+            host: "proxy.example".into(),
+            port: 1080,
+            credentials: None,
+            tls: None,
+        };
+        let policy = EgressPolicy {
+            allow: cidrs(&["9.9.9.9"]),
+            names: vec![DomainPattern::Any],
+            deny: cidrs(&["0.0.0.0/0"]),
+            upstream: Some(Box::new(proxy)),
             ..EgressPolicy::default()
         };
         insta::assert_snapshot!(render(slot, &policy));

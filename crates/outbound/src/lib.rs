@@ -4,6 +4,8 @@
 //! address, or to one that the operator has listed. The address that was looked at is the one that is connected to, and
 //! redirections are not followed: whoever wants to follows them with a request that is judged anew.
 
+mod reach;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
+
+pub use reach::{NoWay, Reach};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// From a request to the beginning of its answer.

@@ -9,6 +9,7 @@
 mod authority;
 mod identity;
 mod seal;
+mod upstream;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use soulbox_types::{
 pub use authority::{AuthorityError, Leaf};
 pub use identity::{Identity, NoIdentity};
 pub use seal::{Key, NotAKey, Value};
+pub use upstream::NoPassword;
 
 /// Secrets of one team.
 pub const MOST_SECRETS: i64 = 1000;

@@ -199,6 +199,9 @@ pub(crate) struct ServeArgs {
     /// Hosts and ranges of addresses that webhooks may be at although they are not public, separated by commas
     #[arg(long, value_name = "HOSTS")]
     pub(crate) private_webhooks: Option<String>,
+    /// Ranges of addresses that egress proxies of sandboxes may be at although they are not public, separated by commas
+    #[arg(long, value_name = "RANGES")]
+    pub(crate) private_egress_proxies: Option<String>,
     /// Shell command that prints the key of secrets, 64 hexadecimal digits [default: the file secrets.key in the data
     /// directory]
     #[arg(long, value_name = "COMMAND")]
@@ -282,6 +285,7 @@ impl ServeArgs {
             (Setting::DnsUpstreams, &self.dns_upstreams),
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::PrivateWebhooks, &self.private_webhooks),
+            (Setting::PrivateEgressProxies, &self.private_egress_proxies),
             (Setting::SecretsKeyCommand, &self.secrets_key_command),
             (Setting::RulesCaFile, &self.rules_ca_file),
             (Setting::EventsKeptDays, &self.events_kept_days),

@@ -16,7 +16,7 @@ use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
-use soulbox_types::Limits;
+use soulbox_types::{Cidr, Limits};
 use soulbox_webhooks::PrivateWebhook;
 
 use crate::failure::Failure;
@@ -72,6 +72,9 @@ pub(crate) struct Config {
     /// Where webhooks may be although their addresses are not public: `hooks.lan`, `hooks.lan:8080`, `10.0.0.5`,
     /// `10.0.0.0/8`. Default none.
     pub(crate) private_webhooks: Vec<PrivateWebhook>,
+    /// Where egress proxies of sandboxes may be although their addresses are not public: `10.0.0.5`, `10.0.0.0/8`. Default
+    /// none.
+    pub(crate) private_egress_proxies: Vec<Cidr>,
     /// What prints the key that secrets are sealed with; the file `secrets.key` without. Default none.
     pub(crate) secrets_key_command: Option<String>,
     /// Certificates that servers of header rules may have besides those that the host trusts, PEM. Default none.
@@ -223,6 +226,7 @@ impl Judge<'_> {
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
+        let private_egress_proxies = self.private_egress_proxies();
         let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
             .filter(|command| !command.is_empty());
         let rules_ca_file = match self.text(Setting::RulesCaFile).is_empty() {
@@ -258,6 +262,7 @@ impl Judge<'_> {
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
+            private_egress_proxies: private_egress_proxies?,
             secrets_key_command,
             rules_ca_file: rules_ca_file?,
             events_kept: Duration::from_hours(u64::from(events_kept_days?) * 24),
@@ -460,6 +465,19 @@ impl Judge<'_> {
             self.problem(
                 Setting::PrivateWebhooks,
                 "hosts, with a port where only that one is meant, or ranges of addresses such as 10.0.0.0/8, separated by commas",
+            );
+        }
+        parsed
+    }
+
+    fn private_egress_proxies(&mut self) -> Option<Vec<Cidr>> {
+        let texts = self.text(Setting::PrivateEgressProxies).split(',');
+        let named = texts.map(str::trim).filter(|text| !text.is_empty());
+        let parsed: Option<Vec<Cidr>> = named.map(Cidr::parse).collect();
+        if parsed.is_none() {
+            self.problem(
+                Setting::PrivateEgressProxies,
+                "addresses, or ranges of them such as 10.0.0.0/8, separated by commas",
             );
         }
         parsed

@@ -41,6 +41,7 @@ use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
 use soulbox_orchestrator::{Sandboxes, Settings, Volumes};
+use soulbox_outbound::Reach;
 use soulbox_registry::{Blobs, Registries, Url};
 use soulbox_store::{Expect, Store};
 use soulbox_types::SandboxId;
@@ -330,10 +331,11 @@ fn broker_rules(gate: &Gate, state: &ApiState, more: Option<&[u8]>) {
             state.secrets.clone(),
             state.identity.clone(),
             upstream,
+            state.egress_proxies.clone(),
         )),
         Err(error) => tracing::error!(
             %error,
-            "requests with header rules are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
+            "requests with header rules, and all through egress proxies, are refused. FIX: install the package ca-certificates, or correct rules_ca_file"
         ),
     }
 }
@@ -469,6 +471,7 @@ impl Server {
             webhooks: webhooks.clone(),
             secrets,
             identity,
+            egress_proxies: Reach::new(config.private_egress_proxies.clone()),
             upload_key,
             public_url: reached.url(),
             port_urls: port_urls(reached),

@@ -4,7 +4,7 @@
 //! No I/O, no async, no knowledge of HTTP, SQL or the kernel: every other crate may depend on this one.
 //!
 //! Suggested reading order: [`id`], [`name`], [`limits`], [`spec`], [`build`], [`volume`], [`lifecycle`], [`event`], [`slot`], [`egress`],
-//! [`cidr`], [`policy`], [`rules`], [`secret`], [`error_kind`].
+//! [`cidr`], [`policy`], [`rules`], [`upstream`], [`secret`], [`error_kind`].
 
 pub mod build;
 pub mod cidr;
@@ -22,6 +22,7 @@ pub mod secret;
 pub mod slot;
 pub mod spec;
 pub mod timestamp;
+pub mod upstream;
 pub mod volume;
 
 pub use build::{BuildContext, StartCommand};

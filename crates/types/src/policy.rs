@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::Cidr;
 use crate::egress::is_public;
 use crate::rules::HeaderRules;
+use crate::upstream::Upstream;
 
 /// Entries of one list.
 pub const MOST_ENTRIES: usize = 1000;
@@ -151,6 +152,9 @@ pub struct EgressPolicy {
     /// Tokens that rules may name, and whom each is for.
     #[serde(default)]
     pub tokens: BTreeMap<String, String>,
+    /// What all TCP that it opens goes through. Records of before there were such have none.
+    #[serde(default)]
+    pub upstream: Option<Box<Upstream>>,
 }
 
 impl EgressPolicy {
@@ -171,6 +175,7 @@ impl EgressPolicy {
             && self.dns_servers.is_empty()
             && self.rules.is_none()
             && self.tokens.is_empty()
+            && self.upstream.is_none()
     }
 
     /// Whether its lists are of a size that a kernel is given.
@@ -181,6 +186,7 @@ impl EgressPolicy {
             .all(|entries| *entries <= MOST_ENTRIES)
             && self.dns_servers.len() <= MOST_DNS_SERVERS
             && self.rules.as_ref().is_none_or(|rules| rules.fits())
+            && self.upstream.as_ref().is_none_or(|proxy| proxy.fits())
     }
 
     /// What it says of an address.

@@ -1,7 +1,6 @@
 //! What a create or update asks of the network: checked in full, then held against what is enforced.
 //!
-//! Enforced are the lists, the resolvers, the header rules and everything about traffic in. Proxies would be accepted and
-//! do nothing, so they are refused.
+//! The form is judged first, without asking anybody. Then a proxy's host is looked for, and what is secret is sealed.
 
 mod ingress;
 mod proxy;
@@ -13,14 +12,15 @@ use std::net::Ipv4Addr;
 use soulbox_api_types::network::{
     EgressProxy, NetworkRule, SandboxNetworkConfig, SandboxNetworkUpdate,
 };
-use soulbox_secrets::Secrets;
 use soulbox_types::egress::is_public;
 use soulbox_types::policy::MOST_ENTRIES;
 use soulbox_types::rules::{HeaderRule, HeaderRules};
-use soulbox_types::{Cidr, DomainPattern, EgressPolicy, ErrorKind, NetworkMode, TeamId};
+use soulbox_types::{Cidr, DomainPattern, EgressPolicy, NetworkMode, TeamId};
 
 use crate::error::ApiError;
+use crate::state::Api;
 pub(crate) use ingress::{Ingress, check_ingress};
+pub(crate) use proxy::without_secrets;
 pub(crate) use rules::in_lower_case;
 
 /// The contract's word for all addresses.
@@ -36,8 +36,6 @@ pub(crate) struct Egress<'a> {
     proxy: Option<&'a EgressProxy>,
     dns_servers: &'a [String],
     allow_internet_access: Option<bool>,
-    /// How the texts name the proxy's field.
-    proxy_field: &'static str,
 }
 
 impl<'a> Egress<'a> {
@@ -58,7 +56,6 @@ impl<'a> Egress<'a> {
                 .and_then(|c| c.dns_servers.as_deref())
                 .unwrap_or_default(),
             allow_internet_access,
-            proxy_field: "network.egressProxy",
         }
     }
 
@@ -70,7 +67,6 @@ impl<'a> Egress<'a> {
             proxy: update.egress_proxy.as_ref(),
             dns_servers: update.dns_servers.as_deref().unwrap_or_default(),
             allow_internet_access: update.allow_internet_access,
-            proxy_field: "egressProxy",
         }
     }
 
@@ -79,15 +75,13 @@ impl<'a> Egress<'a> {
         self.check_lists()?;
         let rules = self.rules.map(rules::read).transpose()?;
         if let Some(proxy) = self.proxy {
-            proxy::check(proxy).map_err(|detail| {
-                ApiError::invalid(format!("Invalid egress proxy config: {detail}"))
-            })?;
+            proxy::check(proxy).map_err(proxy::invalid)?;
         }
         self.check_dns_servers()?;
-        self.refuse_what_is_not_enforced()?;
         Ok(Decided {
             policy: self.policy()?,
             rules: rules.unwrap_or_default(),
+            proxy: self.proxy.cloned(),
         })
     }
 
@@ -142,17 +136,6 @@ impl<'a> Egress<'a> {
         Ok(())
     }
 
-    fn refuse_what_is_not_enforced(&self) -> Result<(), ApiError> {
-        if self.proxy.is_some() {
-            let message = format!(
-                "Egress proxy ({}) is not enabled for this team.",
-                self.proxy_field
-            );
-            return Err(ApiError::new(ErrorKind::PermissionDenied, message));
-        }
-        Ok(())
-    }
-
     /// The lists as values. A closed internet is all of it on the deny list.
     fn policy(&self) -> Result<EgressPolicy, ApiError> {
         let mut policy = EgressPolicy::default();
@@ -181,11 +164,12 @@ impl<'a> Egress<'a> {
     }
 }
 
-/// What a request comes to. Rules have no authority yet.
+/// What a request comes to. Rules have no authority yet, and nobody has looked where the proxy is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decided {
     policy: EgressPolicy,
     rules: Vec<HeaderRule>,
+    proxy: Option<EgressProxy>,
 }
 
 impl Decided {
@@ -195,12 +179,19 @@ impl Decided {
         self
     }
 
-    /// What the sandbox may reach, with an authority for its rules.
-    pub(crate) fn network(self, secrets: &Secrets, team: &TeamId) -> Result<NetworkMode, ApiError> {
-        let Self { mut policy, rules } = self;
+    /// What the sandbox may reach, with an authority for its rules and a proxy that may be gone through.
+    pub(crate) async fn network(self, api: &Api, team: &TeamId) -> Result<NetworkMode, ApiError> {
+        let Self {
+            mut policy,
+            rules,
+            proxy,
+        } = self;
+        if let Some(proxy) = proxy {
+            policy.upstream = Some(Box::new(proxy::upstream(api, team, &proxy).await?));
+        }
         if !rules.is_empty() {
             let domains = rules.iter().map(|rule| &rule.domain);
-            let authority = secrets.new_authority(domains);
+            let authority = api.secrets.new_authority(domains);
             policy.rules = Some(Box::new(HeaderRules {
                 team: team.clone(),
                 authority: authority.map_err(ApiError::internal)?,
@@ -364,12 +355,6 @@ mod tests {
             None,
             400,
             "is not a public address",
-        );
-        check(
-            json!({"egressProxy": {"address": "h.example:1080"}}),
-            None,
-            403,
-            "(network.egressProxy) is not enabled",
         );
         check(
             json!({"egressProxy": {"address": "h"}}),

@@ -1,22 +1,35 @@
-//! A caller's own egress proxy: its form. It is refused afterwards, but a wrong one is told what is wrong.
-
-use std::net::IpAddr;
+//! A caller's own egress proxy: its form, where it is, and what of it is kept.
 
 use soulbox_api_types::network::{EgressProxy, EgressProxyTls};
 
-use soulbox_types::egress::is_public;
+use soulbox_outbound::NoWay;
+use soulbox_secrets::Value;
+use soulbox_types::TeamId;
+use soulbox_types::upstream::{MOST_CA_BYTES, Upstream, UpstreamTls};
+
+use crate::error::ApiError;
+use crate::state::Api;
 
 const MAX_CREDENTIAL_BYTES: usize = 255;
+const MAX_HOST_BYTES: usize = 255;
 const MAX_SERVER_NAME: usize = 253;
-const MAX_CA_CERT_BYTES: usize = 8192;
 
-/// What is wrong with it; completes "Invalid egress proxy config: ". A host name is not resolved.
+/// The refusal of a proxy.
+pub(super) fn invalid(detail: impl std::fmt::Display) -> ApiError {
+    ApiError::invalid(format!("Invalid egress proxy config: {detail}"))
+}
+
+/// What is wrong with its form.
 pub(super) fn check(proxy: &EgressProxy) -> Result<(), String> {
-    check_address(proxy.address.trim())?;
+    host_and_port(proxy.address.trim())?;
     let username = proxy.username.as_deref().unwrap_or_default();
     let password = proxy.password.as_deref().unwrap_or_default();
     if username.is_empty() && !password.is_empty() {
         return Err("egress proxy password must be empty when username is empty".into());
+    }
+    if !username.is_empty() && password.is_empty() {
+        // RFC 1929 has no empty password.
+        return Err("egress proxy password must not be empty when username is set".into());
     }
     for (what, value) in [("username", username), ("password", password)] {
         if value.len() > MAX_CREDENTIAL_BYTES {
@@ -28,7 +41,58 @@ pub(super) fn check(proxy: &EgressProxy) -> Result<(), String> {
     proxy.tls.as_ref().map_or(Ok(()), check_tls)
 }
 
-fn check_address(address: &str) -> Result<(), String> {
+/// The proxy as it is kept: at an address that may be connected to, with its password sealed.
+pub(super) async fn upstream(
+    api: &Api,
+    team: &TeamId,
+    proxy: &EgressProxy,
+) -> Result<Upstream, ApiError> {
+    let (host, port) = host_and_port(proxy.address.trim()).map_err(invalid)?;
+    let found = api.egress_proxies.addresses(host, port).await;
+    found.map_err(|error| invalid(out_of_reach(&error)))?;
+    let tls = proxy.tls.as_ref().filter(|tls| tls.enabled);
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let upstream = Upstream {
+        team: team.clone(),
+        host: host.to_owned(),
+        port,
+        credentials: None,
+        tls: tls.map(|tls| UpstreamTls {
+            server_name: given(&tls.server_name).unwrap_or_else(|| host.to_owned()),
+            ca_cert: given(&tls.ca_cert),
+        }),
+    };
+    Ok(match (&proxy.username, &proxy.password) {
+        (Some(username), Some(password)) if !username.is_empty() => {
+            let password = Value::new(password.as_str());
+            api.secrets.with_credentials(upstream, username, &password)
+        }
+        _ => upstream,
+    })
+}
+
+/// What is recorded and shown of it.
+pub(crate) fn without_secrets(mut proxy: EgressProxy) -> EgressProxy {
+    proxy.password = None;
+    if let Some(tls) = &mut proxy.tls {
+        tls.ca_cert = None;
+    }
+    proxy
+}
+
+fn out_of_reach(error: &NoWay) -> String {
+    match error {
+        NoWay::Unknown { host, reason } => {
+            format!("resolve egress proxy host \"{host}\": {reason}")
+        }
+        NoWay::NotPublic { host, address } => format!(
+            "egress proxy endpoint resolves to an internal / denied IP range: {host} resolves to {address}. FIX: let the \
+             operator of this server list it in private_egress_proxies"
+        ),
+    }
+}
+
+fn host_and_port(address: &str) -> Result<(&str, u16), String> {
     if address.is_empty() {
         return Err("egress proxy address must not be empty".into());
     }
@@ -44,17 +108,15 @@ fn check_address(address: &str) -> Result<(), String> {
     if host.is_empty() {
         return Err("egress proxy address host must not be empty".into());
     }
-    if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
+    if host.len() > MAX_HOST_BYTES {
         return Err(format!(
-            "egress proxy port \"{port}\" is not a valid 1-65535 value"
+            "egress proxy address host must not exceed {MAX_HOST_BYTES} bytes"
         ));
     }
-    match host.parse::<IpAddr>() {
-        Ok(ip) if !is_public(ip) => Err(format!(
-            "egress proxy endpoint resolves to an internal / denied IP range: {host} resolves to {ip}"
-        )),
-        _ => Ok(()),
-    }
+    let number = port.parse::<u16>().ok().filter(|number| *number != 0);
+    let number = number
+        .ok_or_else(|| format!("egress proxy port \"{port}\" is not a valid 1-65535 value"))?;
+    Ok((host, number))
 }
 
 fn check_tls(tls: &EgressProxyTls) -> Result<(), String> {
@@ -71,9 +133,9 @@ fn check_tls(tls: &EgressProxyTls) -> Result<(), String> {
             "egress proxy TLS serverName must not exceed {MAX_SERVER_NAME} characters"
         ));
     }
-    if ca_cert.len() > MAX_CA_CERT_BYTES {
+    if ca_cert.len() > MOST_CA_BYTES {
         return Err(format!(
-            "egress proxy TLS caCert must not exceed {MAX_CA_CERT_BYTES} bytes"
+            "egress proxy TLS caCert must not exceed {MOST_CA_BYTES} bytes"
         ));
     }
     let looks_like_pem = ca_cert.contains("-----BEGIN CERTIFICATE-----")
@@ -109,8 +171,6 @@ mod tests {
         wrong(":1", "host must not be empty");
         wrong("h:0", "port \"0\" is not a valid");
         wrong("h:65536", "port \"65536\" is not a valid");
-        wrong("10.0.0.1:1", "10.0.0.1 resolves to 10.0.0.1");
-        wrong("[::1]:1", "internal / denied");
     }
 
     #[test]
@@ -124,9 +184,12 @@ mod tests {
             with(&|p| p.password = Some("x".into()))
                 .contains("must be empty when username is empty")
         );
-        assert!(
-            with(&|p| p.username = Some("u".repeat(256))).contains("must not exceed 255 bytes")
-        );
+        assert!(with(&|p| p.username = Some("u".into())).contains("must not be empty when"));
+        let long = with(&|p| {
+            p.username = Some("u".repeat(256));
+            p.password = Some("x".into());
+        });
+        assert!(long.contains("must not exceed 255 bytes"));
         let tls = |enabled, name: &str, cert: &str| {
             Some(EgressProxyTls {
                 enabled,

@@ -65,7 +65,8 @@ async fn create(
     let asked = body.volume_mounts.as_deref().unwrap_or_default();
     let mounts = mounts::resolve(api, team, asked, &resolved.build.envd_version).await?;
     let in_flight = api.creates.begin();
-    let new = convert::new_sandbox(team, &api.secrets, body, &resolved, admitted, mounts)?;
+    let network = admitted.network.clone().network(api, &team.id).await?;
+    let new = convert::new_sandbox(team, network, body, &resolved, admitted, mounts)?;
     moments.mark("admit");
     let view = api.sandboxes.create_watched(new, moments.clone()).await?;
     moments.mark("answer");

@@ -11,7 +11,7 @@ use soulbox_types::ErrorKind;
 use crate::auth::TeamAuth;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, SandboxArg};
-use crate::network::{Egress, in_lower_case};
+use crate::network::{Egress, in_lower_case, without_secrets};
 use crate::state::Shared;
 
 /// The body is judged before the sandbox is looked for, as the contract has it.
@@ -28,6 +28,7 @@ pub(crate) async fn put_network(
         return Err(ApiError::new(ErrorKind::Conflict, message));
     }
     body.rules = body.rules.map(in_lower_case);
+    body.egress_proxy = body.egress_proxy.map(without_secrets);
     let recorded = serde_json::to_value(&body).map_err(ApiError::internal)?;
     let Value::Object(mut egress) = recorded else {
         return Err(ApiError::internal(std::io::Error::other(
@@ -35,7 +36,7 @@ pub(crate) async fn put_network(
         )));
     };
     egress.remove("allow_internet_access");
-    let network = decided.network(&api.secrets, &team.id)?;
+    let network = decided.network(&api, &team.id).await?;
     let change = NetworkChange {
         network,
         egress,

@@ -221,10 +221,10 @@ async fn refusals_in_the_contracts_order() {
         .await
         .refused(404, "template 'nothing' not found");
     let proxy =
-        json!({"templateID": "base", "network": {"egressProxy": {"address": "h.example:1080"}}});
+        json!({"templateID": "base", "network": {"egressProxy": {"address": "10.0.0.1:1080"}}});
     s.post("/v2/sandboxes", proxy)
         .await
-        .refused(403, "Egress proxy (network.egressProxy) is not enabled");
+        .refused(400, "Invalid egress proxy config: egress proxy endpoint resolves to an internal / denied IP range: 10.0.0.1 resolves to 10.0.0.1");
     assert!(s.driver.begun().is_empty(), "nothing was created");
 }
 

@@ -136,15 +136,15 @@ async fn wrong_bodies_come_before_the_refusal() {
             .await;
         answer.refused(400, message);
     }
-    let proxy = json!({"egressProxy": {"address": "h.example:1"}});
+    let proxy = json!({"egressProxy": {"address": "[::1]:1"}});
     let answer = s
         .call(Method::PUT, format!("/sandboxes/{id}/network"))
         .json(&proxy)
         .send()
         .await;
     answer.refused(
-        403,
-        "Egress proxy (egressProxy) is not enabled for this team.",
+        400,
+        "egress proxy endpoint resolves to an internal / denied IP range",
     );
     s.call(Method::POST, format!("/sandboxes/{id}/snapshots"))
         .send()

@@ -64,6 +64,7 @@ impl Stack {
         let shutdown = CancellationToken::new();
         let router = soulbox_api::router(ApiState {
             sandboxes,
+            egress_proxies: soulbox_outbound::Reach::default(),
             store: store.clone(),
             admin_token: AdminToken::new(ADMIN),
             limits: TeamLimits {

@@ -126,6 +126,15 @@ pub(crate) async fn allow(api: &Api, args: &AllowArgs, output: Output) -> Result
     let fail = |error| failure(&error, Some(id));
     let sandbox = api.get_sandbox(id).await.map_err(fail)?;
     let network = sandbox.network.unwrap_or_default();
+    if let Some(proxy) = &network.egress_proxy
+        && (proxy.username.is_some() || proxy.tls.is_some())
+    {
+        // Its password and its certificates are not shown, so this would set a proxy without them.
+        let message = format!("what sandbox {id} goes through has secrets, which are not shown");
+        return Err(Failure::user(message).fix(
+            "replace the whole policy with PUT /sandboxes/{id}/network, egressProxy included",
+        ));
+    }
     let mut policy = SandboxNetworkUpdate {
         allow_out: network.allow_out,
         deny_out: network.deny_out,

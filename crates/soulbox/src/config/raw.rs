@@ -34,6 +34,7 @@ pub(crate) enum Setting {
     DnsUpstreams,
     PrivateRegistries,
     PrivateWebhooks,
+    PrivateEgressProxies,
     SecretsKeyCommand,
     RulesCaFile,
     EventsKeptDays,
@@ -53,7 +54,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 37] = [
+    pub(crate) const ALL: [Self; 38] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -76,6 +77,7 @@ impl Setting {
         Self::DnsUpstreams,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
+        Self::PrivateEgressProxies,
         Self::SecretsKeyCommand,
         Self::RulesCaFile,
         Self::EventsKeptDays,
@@ -118,6 +120,7 @@ impl Setting {
             Self::DnsUpstreams => "dns_upstreams",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
+            Self::PrivateEgressProxies => "private_egress_proxies",
             Self::SecretsKeyCommand => "secrets_key_command",
             Self::RulesCaFile => "rules_ca_file",
             Self::EventsKeptDays => "events_kept_days",
@@ -148,6 +151,7 @@ impl Setting {
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks
+            | Self::PrivateEgressProxies
             | Self::SecretsKeyCommand
             | Self::RulesCaFile => "",
             Self::EventsKeptDays => "30",
