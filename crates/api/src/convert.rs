@@ -70,7 +70,7 @@ pub(crate) fn new_sandbox(
         auto_resume_timeout_seconds: admitted.auto_resume_timeout_seconds,
         metadata: body.metadata,
         env_vars: body.env_vars.unwrap_or_default(),
-        network: network,
+        network,
         allow_internet_access: body.allow_internet_access,
         network_json,
         allow_public_traffic: admitted.ingress.allow_public_traffic,
