@@ -272,7 +272,7 @@ def test_rules_come_and_go_while_it_runs(upstream, create):
     # For other domains there is another authority, and it is the only one.
     sandbox.update_network({"rules": rules(upstream, "ruled", "other")})
     assert works(upstream, sandbox)
-    assert run(sandbox, "grep -c 'SoulBox: the authority' /etc/ssl/certs/ca-certificates.crt") == "1\n"
+    assert run(sandbox, "grep -c 'SoulBox: authorities' /etc/ssl/certs/ca-certificates.crt") == "1\n"
     sandbox.update_network({})
     assert "authority of the test" in issuer(sandbox, name)
 
