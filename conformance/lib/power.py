@@ -38,7 +38,12 @@ class LossyDisk:
         def done() -> bool:
             return subprocess.run(["umount", str(self.files)], stderr=subprocess.DEVNULL).returncode == 0
 
+        def free() -> bool:
+            return not subprocess.run(["losetup", "-j", str(self.image)], check=True, capture_output=True).stdout
+
         wait_until("nobody uses the disk", 20, done)
+        # Another namespace may have it mounted for a moment longer, and would bring back the disk that was cut.
+        wait_until("no other namespace has the disk", 20, free)
 
     def cut(self) -> None:
         """From now on nothing is written any more, and what was not synced is lost."""

@@ -21,7 +21,7 @@ pub struct SandboxContact {
     pub seq: i64,
     /// When it began.
     pub timestamp: String,
-    /// `dns`, `tls` or `http`.
+    /// `dns`, `tls`, `tcp`, `http` or `https`.
     pub kind: String,
     /// The name or address that was asked for.
     pub target: String,
