@@ -17,6 +17,7 @@ use soulbox_types::upstream::Upstream;
 use soulbox_types::{SandboxId, SecretName, SecretSelector};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::far::ALPN;
 use crate::hide::Values;
 
 /// Half of the time that a certificate is good: whoever connects has the other half.
@@ -140,8 +141,7 @@ impl Broker {
                 vec![CertificateDer::from(leaf.certificate)],
                 PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key)),
             )?;
-        // Requests are read one by one.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         if ready.len() >= MOST_KEPT {
             ready.clear();

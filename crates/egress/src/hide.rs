@@ -58,7 +58,7 @@ impl Values {
         self.0.iter().filter_map(of).max().unwrap_or_default()
     }
 
-    /// Covers the values in the head of an answer.
+    /// Covers the values in the head of an answer, or what stands behind its body.
     pub(crate) fn cover_head(&self, head: &mut HeaderMap) {
         for value in head.values_mut() {
             let mut text = value.as_bytes().to_vec();
@@ -138,7 +138,10 @@ impl hyper::body::Body for Covered {
                         return Poll::Ready(Some(Ok(Frame::data(passed))));
                     }
                 }
-                Err(trailers) => {
+                Err(mut trailers) => {
+                    if let Some(trailers) = trailers.trailers_mut() {
+                        self.values.cover_head(trailers);
+                    }
                     self.trailers = Some(trailers);
                     self.ended = true;
                 }
@@ -208,6 +211,25 @@ mod tests {
         let (_, lengths) = covered(&["data: one\n", "data: s", "o\n"], &["sk-hidden-1"]);
         assert_eq!(lengths, [10, 6, 3]);
         assert_eq!(covered(&["short"], &["short"]).0, "short");
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_a_body_is_covered_too() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-message", HeaderValue::from_static("no sk-hidden-1"));
+        let frames = [
+            Frame::data(Bytes::from("sk-hid")),
+            Frame::trailers(trailers),
+        ];
+        let frames = futures_util::stream::iter(frames.map(Ok::<_, hyper::Error>));
+        let body = http_body_util::StreamBody::new(frames).boxed();
+        let mut body = Covered::new(body, Values::new(["sk-hidden-1"]));
+        let data = body.frame().await.unwrap().unwrap();
+        assert_eq!(data.into_data().unwrap(), "sk-hid");
+        let last = body.frame().await.unwrap().unwrap();
+        let last = last.into_trailers().unwrap();
+        assert_eq!(last["grpc-message"], "no ***********");
+        assert!(body.frame().await.is_none());
     }
 
     #[test]

@@ -6,30 +6,35 @@
 
 use std::convert::Infallible;
 use std::io::Cursor;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use soulbox_types::Timestamp;
 use soulbox_types::policy::{Rule, canonical_name};
 use soulbox_types::rules::{HeaderRule, Part, parts};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::broker::Added;
+use crate::far::{ALPN, Failed, Far, Held, forward};
 use crate::gate::{Gate, Passed};
 use crate::hide::Covered;
 use crate::outside::Goal;
-use crate::plain::{Body, Failed, Far, HEAD, Held, asked, forward, refusal, target, told};
+use crate::plain::{Body, HEAD, asked, refusal, target, told};
 use crate::proxy::{PATIENCE, Way, reset};
 
+/// Requests at a time on one connection of HTTP/2: to a server that speaks HTTP/1 each has a connection of its own.
+const MOST_STREAMS: u32 = 64;
 /// What an answer must not be encoded by, so that it can be looked at.
 const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
 
@@ -79,19 +84,67 @@ pub(crate) async fn pass(
         name,
         server: Held::default(),
     });
+    let served = if stream.get_ref().1.alpn_protocol() == Some(ALPN[0]) {
+        serve_http2(middle, stream).await
+    } else {
+        serve_http1(middle, stream).await
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection of a sandbox has ended");
+    }
+}
+
+async fn serve_http1<S>(middle: Arc<Middle>, stream: S) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = service_fn(move |request| {
         let middle = Arc::clone(&middle);
         async move { Ok::<_, Infallible>(middle.answer(request).await) }
     });
-    let served = http1::Builder::new()
+    http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .preserve_header_case(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection of a sandbox has ended");
+        .await
+}
+
+/// A connection that asks for nothing for as long as a head may take ends: what is being answered on it goes on.
+async fn serve_http2<S>(middle: Arc<Middle>, stream: S) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let middle = Arc::clone(&middle);
+        async move {
+            let mut response = middle.answer(request).await;
+            // In HTTP/2 no answer speaks of the connection (RFC 9113 §8.2.2).
+            response.headers_mut().remove(CONNECTION);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut serving = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MOST_STREAMS)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut before = 0;
+    loop {
+        if let Ok(ended) = timeout(HEAD, serving.as_mut()).await {
+            return ended;
+        }
+        let now = asked.load(Ordering::Relaxed);
+        match now == before {
+            true if now == 0 => return Ok(()),
+            true => serving.as_mut().graceful_shutdown(),
+            false => before = now,
+        }
     }
 }
 

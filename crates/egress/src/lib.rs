@@ -9,6 +9,7 @@
 
 mod broker;
 mod contact;
+mod far;
 mod gate;
 mod hello;
 mod hide;

@@ -3,6 +3,7 @@
 //! What must stay true: who has a proxy reaches nothing but through it, whatever fails.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use rustls::pki_types::ServerName;
 use soulbox_types::policy::Rule;
@@ -51,6 +52,11 @@ impl Goal {
             name: name.map(str::to_owned),
         });
         Self { way, through }
+    }
+
+    /// The sandbox whose connection it is.
+    pub(crate) fn client(&self) -> Ipv4Addr {
+        self.way.client
     }
 }
 

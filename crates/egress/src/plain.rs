@@ -5,33 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
 use soulbox_types::Timestamp;
 use soulbox_types::policy::canonical_name;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
+use crate::far::{Failed, Far, Held, THROUGH, forward};
 use crate::gate::{Gate, Passed};
-use crate::outside::{Goal, Outside, Unreached, connect};
-use crate::proxy::{PATIENCE, Way};
+use crate::outside::Goal;
+use crate::proxy::Way;
 
 /// How long a client may take over the head of a request, and be silent between two.
 pub(crate) const HEAD: Duration = Duration::from_mins(1);
-
-/// What is carried at once in one direction, behind an upgrade.
-const PIECE_BYTES: usize = 64 * 1024;
 
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -121,16 +113,20 @@ pub(crate) fn became(forwarded: &Result<Response<Body>, Failed>) -> String {
 }
 
 /// The one host that a request asks for, in all the places where it may say so.
-pub(crate) fn target(request: &Request<Incoming>, own_port: &str) -> Result<String, &'static str> {
+pub(crate) fn target<B>(request: &Request<B>, own_port: &str) -> Result<String, &'static str> {
     if request.method() == Method::CONNECT {
         return Err("it asks for a tunnel (CONNECT)");
     }
+    let authority = request.uri().authority().map(Authority::as_str);
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err("it has not exactly one Host");
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().map_err(|_| "its Host is no text")?,
+        // In HTTP/2 the address says it alone (RFC 9113 §8.3.1).
+        (None, None) if request.version() == Version::HTTP_2 => {
+            authority.ok_or("it has no :authority")?
+        }
+        _ => return Err("it has not exactly one Host"),
     };
-    let host = host.to_str().map_err(|_| "its Host is no text")?;
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
     if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
         return Err("its Host is not that of its address");
     }
@@ -143,152 +139,6 @@ pub(crate) fn target(request: &Request<Incoming>, own_port: &str) -> Result<Stri
         return Err("it asks for another protocol than WebSocket");
     }
     Ok(host.to_owned())
-}
-
-/// How a server is reached.
-pub(crate) enum Far {
-    /// Without TLS.
-    Plain,
-    /// Over TLS, with a certificate for this name that is trusted.
-    Verified(TlsConnector, ServerName<'static>),
-}
-
-/// The connection to a server that the last request went over, and where it goes.
-pub(crate) type Held = Mutex<Option<(Goal, SendRequest<Incoming>)>>;
-
-/// For programs: the sandbox's own proxy is why there is no answer.
-const THROUGH: &str = "egress_proxy_failed";
-
-/// Why there is no answer of a server.
-pub(crate) struct Failed {
-    /// For programs.
-    pub(crate) error: &'static str,
-    /// For people.
-    pub(crate) reason: String,
-}
-
-impl Failed {
-    /// The connection has lost what it was about.
-    pub(crate) fn gone() -> Self {
-        Self {
-            error: "rule_unusable",
-            reason: "the server is not ready".to_owned(),
-        }
-    }
-
-    fn of(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self {
-            error: "upstream_failed",
-            reason: reason.into().to_string(),
-        }
-    }
-}
-
-/// Sends a request on, over the connection that is held or a new one.
-pub(crate) async fn forward(
-    gate: &Gate,
-    goal: Goal,
-    far: &Far,
-    server: &Held,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, Failed> {
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let upgrades = request.headers().contains_key(UPGRADE);
-    if request.headers().contains_key(TRANSFER_ENCODING) {
-        // Of two lengths a server may believe the other one (RFC 9112 §6.1).
-        request.headers_mut().remove(CONTENT_LENGTH);
-    }
-    of_this_connection(request.headers_mut(), upgrades);
-    let client = upgrades.then(|| hyper::upgrade::on(&mut request));
-    let mut held = server.lock().await;
-    let usable = match held.as_mut() {
-        Some((same, sender)) => *same == goal && sender.ready().await.is_ok(),
-        None => false,
-    };
-    if !usable {
-        *held = None;
-    }
-    let (_, sender) = match &mut *held {
-        Some(held) => held,
-        none => {
-            let sender = open(gate, &goal, far).await?;
-            none.insert((goal, sender))
-        }
-    };
-    let sent = sender.send_request(request).await;
-    drop(held);
-    let mut response = sent.map_err(Failed::of)?;
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    of_this_connection(response.headers_mut(), switched);
-    if let (true, Some(client)) = (switched, client) {
-        let far = hyper::upgrade::on(&mut response);
-        tokio::spawn(async move {
-            if let (Ok(near), Ok(far)) = tokio::join!(client, far) {
-                let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
-                // How it ends is for the two sides to know.
-                copy_bidirectional_with_sizes(&mut near, &mut far, PIECE_BYTES, PIECE_BYTES)
-                    .await
-                    .ok();
-            }
-        });
-    }
-    Ok(response.map(BodyExt::boxed))
-}
-
-/// Takes away what is said of one connection only (RFC 9110 §7.6.1).
-fn of_this_connection(headers: &mut HeaderMap, upgrades: bool) {
-    for name in ["keep-alive", "proxy-connection", "connection"] {
-        headers.remove(name);
-    }
-    if upgrades {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
-    }
-}
-
-async fn open(gate: &Gate, goal: &Goal, far: &Far) -> Result<SendRequest<Incoming>, Failed> {
-    match connect(gate, goal).await {
-        Ok(Outside::Tcp(stream)) => over(stream, far).await,
-        Ok(Outside::Tls(stream)) => over(stream, far).await,
-        Err(Unreached::Server(error)) => Err(Failed::of(error)),
-        Err(Unreached::Proxy(reason)) => Err(Failed {
-            error: THROUGH,
-            reason,
-        }),
-    }
-}
-
-async fn over(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    far: &Far,
-) -> Result<SendRequest<Incoming>, Failed> {
-    let (tls, name) = match far {
-        Far::Plain => return begin(stream).await,
-        Far::Verified(tls, name) => (tls, name.clone()),
-    };
-    match timeout(PATIENCE, tls.connect(name, stream)).await {
-        Ok(Ok(stream)) => begin(stream).await,
-        Ok(Err(error)) => Err(Failed {
-            error: "upstream_untrusted",
-            reason: format!("the server does not prove who it is: {error}"),
-        }),
-        Err(_) => Err(Failed::of("the server does not speak TLS in time")),
-    }
-}
-
-async fn begin(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<SendRequest<Incoming>, Failed> {
-    let opened = handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = opened.map_err(Failed::of)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection for a sandbox has ended");
-        }
-    });
-    Ok(sender)
 }
 
 pub(crate) fn refusal(host: &str, reason: &str) -> Response<Body> {
@@ -305,4 +155,52 @@ pub(crate) fn told(status: StatusCode, error: &str, host: &str, reason: &str) ->
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) -> Request<()> {
+        let mut request = Request::new(());
+        *request.version_mut() = version;
+        *request.uri_mut() = uri.parse().unwrap();
+        for (name, value) in headers {
+            request
+                .headers_mut()
+                .append(*name, HeaderValue::from_static(value));
+        }
+        request
+    }
+
+    #[test]
+    fn one_host_in_every_version() {
+        let named = |version, uri: &str, headers: &[_]| target(&asks(version, uri, headers), "443");
+        let (one, two) = (Version::HTTP_11, Version::HTTP_2);
+        let good = Ok("a.example".to_owned());
+        assert_eq!(named(one, "/x", &[("host", "a.example")]), good);
+        assert_eq!(named(one, "/x", &[("host", "a.example:443")]), good);
+        assert_eq!(named(two, "https://a.example/x", &[]), good);
+        assert_eq!(
+            named(two, "https://a.example/x", &[("host", "a.example")]),
+            good
+        );
+        for (version, uri, headers) in [
+            (one, "/x", &[][..]),
+            (one, "http://a.example/x", &[]),
+            (one, "/x", &[("host", "a.example"), ("host", "a.example")]),
+            (one, "/x", &[("host", "a.example:80")]),
+            (one, "http://b.example/x", &[("host", "a.example")]),
+            (two, "/x", &[]),
+            (two, "https://b.example/x", &[("host", "a.example")]),
+            (two, "https://a.example:80/x", &[]),
+            (
+                two,
+                "https://a.example/x",
+                &[("upgrade", "h2c"), ("host", "a.example")],
+            ),
+        ] {
+            assert!(named(version, uri, headers).is_err(), "{uri} {headers:?}");
+        }
+    }
 }
