@@ -130,7 +130,7 @@ pub(crate) async fn make_guest(
     let made = node.driver.create(&spec).await;
     let guest = made.map_err(not_created(&spec.id))?;
     let envd = envd(&guest);
-    let trusting = trusts(&envd, trusted.as_deref());
+    let trusting = trusts(&envd, trusted.as_deref(), &spec);
     set_up(node, guest, trusting).await
 }
 
@@ -148,7 +148,7 @@ async fn wake(
     let itself = envd(&guest);
     let introduced = async {
         before.init(&identity(&spec)).await?;
-        trusts(&itself, trusted.as_deref()).await
+        trusts(&itself, trusted.as_deref(), &spec).await
     };
     set_up(node, guest, introduced).await
 }
@@ -163,9 +163,13 @@ fn trusted(node: &Node, network: &NetworkMode) -> Option<String> {
 }
 
 /// Has programs of a guest trust these, if there are any.
-async fn trusts(envd: &Envd, certificates: Option<&str>) -> Result<(), ClientError> {
+async fn trusts(
+    envd: &Envd,
+    certificates: Option<&str>,
+    spec: &SandboxSpec,
+) -> Result<(), ClientError> {
     match certificates {
-        Some(certificates) => trust::install(envd, certificates).await,
+        Some(certificates) => trust::install(envd, certificates, &spec.env_vars).await,
         None => Ok(()),
     }
 }
@@ -219,7 +223,7 @@ pub(crate) async fn trust_live(
     let mut spec = guest.spec().clone();
     trust::add_variables(&mut spec.env_vars);
     let telling = async {
-        trusts(&envd, trusted(node, network).as_deref()).await?;
+        trusts(&envd, trusted(node, network).as_deref(), &spec).await?;
         envd.init(&identity(&spec)).await
     };
     in_time(telling).await

@@ -1,10 +1,14 @@
 //! What makes programs of a sandbox trust the authority of its rules, and that of names of sandboxes where the server has
-//! one of its own: a file with these certificates, and the bundle of those that are trusted, both as files through envd, and the variables by which programs find them.
+//! one of its own: a file with these certificates, the bundle of those that are trusted, and the stores of Java programs, as
+//! files through envd, and the variables by which programs find them.
 //!
 //! No program of the sandbox is run for it: images without a shell have rules, too.
 
+mod java;
+
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use soulbox_client::{ClientError, Code, Envd, system_bundle};
 use soulbox_types::rules::HeaderRules;
 use soulbox_types::{NetworkMode, SandboxSpec};
@@ -83,8 +87,20 @@ pub(crate) fn add_variables(variables: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Puts the files in place. In the place of earlier authorities come these.
-pub(crate) async fn install(envd: &Envd, certificates: &str) -> Result<(), ClientError> {
+/// Puts the files in place, for a sandbox with these variables. In the place of earlier authorities come these.
+pub(crate) async fn install(
+    envd: &Envd,
+    certificates: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<(), ClientError> {
+    tokio::try_join!(
+        in_bundles(envd, certificates),
+        java::install(envd, certificates, &java::stores(variables)),
+    )
+    .map(drop)
+}
+
+async fn in_bundles(envd: &Envd, certificates: &str) -> Result<(), ClientError> {
     write(envd, CERTIFICATE, certificates.to_owned()).await?;
     let mut found = None;
     for path in BUNDLES {
@@ -124,6 +140,12 @@ fn with_authorities(bundle: &str, certificates: &str) -> String {
 
 /// A file's text; `None` when there is none, or what is there is no bundle.
 async fn read(envd: &Envd, path: &str) -> Result<Option<String>, ClientError> {
+    let bytes = fetch(envd, path).await?;
+    Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
+}
+
+/// What is in a file; `None` when there is none, or too much.
+async fn fetch(envd: &Envd, path: &str) -> Result<Option<Vec<u8>>, ClientError> {
     let mut download = match envd.download(path, Some("root")).await {
         Ok(download) => download,
         Err(ClientError::Refused {
@@ -139,10 +161,10 @@ async fn read(envd: &Envd, path: &str) -> Result<Option<String>, ClientError> {
         }
         bytes.extend_from_slice(&piece);
     }
-    Ok(String::from_utf8(bytes).ok())
+    Ok(Some(bytes))
 }
 
-async fn write(envd: &Envd, path: &str, text: String) -> Result<(), ClientError> {
+async fn write(envd: &Envd, path: &str, text: impl Into<Bytes>) -> Result<(), ClientError> {
     envd.write(path, Some("root"), text).await.map(drop)
 }
 

@@ -1,6 +1,9 @@
 //! The forwarder's reading of messages, from sandboxes and from servers.
 
-use crate::taken::dns::{HEADER_BYTES, Verdict, answers, empty_answer, id, judge, rcode, set_id};
+use crate::taken::dns::{
+    HEADER_BYTES, Verdict, address_answer, addresses, answers, empty_answer, id, judge, question,
+    rcode, set_id,
+};
 
 /// Input: two bytes of a length, a query of that length, then an answer.
 pub(crate) fn dns(data: &[u8]) {
@@ -22,6 +25,7 @@ pub(crate) fn dns(data: &[u8]) {
             assert!((HEADER_BYTES + 5..=query.len()).contains(&question_end));
             answers_well(query, question_end, 2);
             only_its_own(query, question_end, answer);
+            tells_what_is_in_it(query, question_end, answer);
             // Under another id it is the same question.
             let mut renamed = query.to_vec();
             set_id(&mut renamed, 0xbeef);
@@ -60,4 +64,21 @@ fn only_its_own(query: &[u8], question_end: usize, answer: &[u8]) {
         forged[question_end - 3] ^= 1;
         assert!(!answers(&forged, query, question_end), "another type");
     }
+}
+
+/// Each address of an answer stands in it, behind the question, and our own answers tell exactly theirs.
+fn tells_what_is_in_it(query: &[u8], question_end: usize, answer: &[u8]) {
+    for (address, seconds) in addresses(answer, question_end) {
+        let record = [&seconds.to_be_bytes()[..], &[0, 4], &address.octets()].concat();
+        let behind = answer.get(question_end..).unwrap_or_default();
+        assert!(behind.windows(10).any(|window| window == record));
+    }
+    let own = address_answer(query, question_end, [192, 0, 2, 7].into(), 60);
+    assert_eq!(addresses(&own, question_end), [([192, 0, 2, 7].into(), 60)]);
+    assert!(answers(&own, query, question_end));
+    assert_eq!(
+        question(query, question_end),
+        question(&own, question_end),
+        "the question is repeated"
+    );
 }

@@ -11,6 +11,8 @@ mod config;
 mod dns;
 mod frames;
 mod guest_files;
+mod hello;
+mod keystore;
 mod looks;
 mod names;
 mod plans;
@@ -27,13 +29,15 @@ pub(crate) use taken::difference;
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its fuzz target and of its directory of inputs.
-pub const ALL: [(&str, Property); 17] = [
+pub const ALL: [(&str, Property); 19] = [
     ("bodies", bodies::bodies),
     ("config", config::config),
     ("dns", dns::dns),
     ("frames", frames::frames),
     ("guest_paths", guest_files::paths),
+    ("hello", hello::hello),
     ("ids", names::ids),
+    ("keystore", keystore::keystore),
     ("launch_plan", plans::plans),
     ("look", looks::look),
     ("manifest", records::manifest),

@@ -13,6 +13,7 @@ take! {
     parse from "../../builder/src/look/parse.rs"
     dns from "../../net/src/dns.rs"
     envelope from "../../client/src/envelope.rs"
+    hello from "../../egress/src/hello.rs"
     manifest from "../../artifacts/src/manifest.rs"
     multipart from "../../envd/src/files/multipart.rs"
     path from "../../envd/src/path.rs"

@@ -10,13 +10,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 32] = [
+const ARROWS: [(&str, &[&str]); 33] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
     ("api-types", &[]),
     ("envd-proto", &[]),
     ("fault", &[]),
+    ("keystore", &[]),
     ("dockerfile", &[]),
     // mechanism
     ("linux", &[]),
@@ -61,6 +62,7 @@ const ARROWS: [(&str, &[&str]); 32] = [
             "driver",
             "envd-proto",
             "fault",
+            "keystore",
             "store",
             "telemetry",
             "types",
@@ -112,6 +114,7 @@ const ARROWS: [(&str, &[&str]); 32] = [
             "driver-linux",
             "edge",
             "envd-proto",
+            "keystore",
             "launch-plan",
             "types",
         ],
