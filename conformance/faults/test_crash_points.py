@@ -43,6 +43,26 @@ OF_IMAGES = ("build.image-unpacked", "build.image-saved")
 OF_MEMORY = ("snapshot.captured", "snapshot.memory-kept", "build.captured", "build.memory-kept")
 # Steps of taking away layers that nobody needs any more.
 OF_REMOVAL = ("save.layer-taken-away", "save.marker-removed")
+# Policies before and after a change. What is in both is never open; nobody is at any of the addresses.
+BEFORE = {"denyOut": ["11.97.0.1", "11.98.0.1"]}
+AFTER = {"denyOut": ["11.97.0.1", "11.99.0.1"], "rules": {"rule.example": [{"transform": {"headers": {"X-Key": "value"}}}]}}
+# Prints which of its arguments it is refused, and is not only without a way to.
+REFUSED = """
+import socket, sys
+for address in sys.argv[1:]:
+    try:
+        socket.create_connection((address, 9), timeout=2).close()
+    except ConnectionRefusedError:
+        print(address)
+    except OSError:
+        pass
+"""
+
+
+def refused(sandbox: str, server: Server) -> list[str]:
+    connected = Sandbox.connect(sandbox, timeout=1, **options(server))
+    everywhere = sorted({*BEFORE["denyOut"], *AFTER["denyOut"]})
+    return connected.commands.run(f"python3 -c '{REFUSED}' {' '.join(everywhere)}").stdout.split()
 
 
 def points() -> list[dict]:
@@ -169,6 +189,28 @@ class Case:
             self.promised[victim] = True
             self.attempt("POST", f"/sandboxes/{victim}/timeout", {"timeout": 900})
         self.await_death()
+
+    def die_in_network(self) -> None:
+        self.server.start(fault=self.armed())
+        self.keep()
+        victim = self.make(network=BEFORE)
+        self.promised[victim] = True
+        status, _ = self.attempt("PUT", f"/sandboxes/{victim}/network", AFTER)
+        if self.action == "error":
+            assert status >= 500 and self.server.alive()
+            assert refused(victim, self.server) == BEFORE["denyOut"]
+            self.server.kill()
+            return
+        self.await_death()
+
+    def check_network(self) -> None:
+        """One of the two policies is in force, whole; and the change can be made again."""
+        victim = list(self.promised)[-1]
+        assert refused(victim, self.server) in (BEFORE["denyOut"], AFTER["denyOut"])
+        assert call(self.server, "PUT", f"/sandboxes/{victim}/network", AFTER)[0] == 204
+        assert refused(victim, self.server) == AFTER["denyOut"]
+        shown = json.loads(call(self.server, "GET", f"/sandboxes/{victim}")[1])["network"]
+        assert shown["denyOut"] == AFTER["denyOut"], shown
 
     def die_in_pause(self) -> None:
         self.server.start(fault=self.armed())
@@ -424,6 +466,8 @@ class Case:
             self.check_snapshots(next(iter(self.filled)))
         if self.operation == "webhook":
             self.check_webhook()
+        if self.operation == "network":
+            self.check_network()
         if self.operation == "volume":
             self.check_volumes(next(iter(listed)))
         fresh = Sandbox.create(timeout=60, **options(server))

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import subprocess
 import time
 import urllib.request
 
@@ -65,7 +66,7 @@ def create(server):
 
 @pytest.fixture(scope="module")
 def ruled(server, upstream):
-    sandbox = Sandbox.create(timeout=900, network={"rules": rules(upstream, "ruled", "untrusted")})
+    sandbox = Sandbox.create(timeout=900, network={"rules": rules(upstream, "ruled", "untrusted", "second")})
     yield sandbox
     sandbox.kill()
 
@@ -142,6 +143,97 @@ def test_nothing_for_another_host(upstream, ruled, head):
     assert not requests and "403 Forbidden" in said and "egress_denied" in said, (requests, said)
 
 
+# Speaks HTTP/2 only, as programs of gRPC do: so many requests at once on one connection, with this :authority.
+HTTP2 = """
+const [url, count, authority] = process.argv.slice(1);
+const client = require("http2").connect(url);
+client.on("error", (error) => console.log("failed", error.message));
+let left = Number(count);
+for (let n = 0; n < count; n++) {
+  const request = client.request({ ":method": "POST", ":path": "/" + n, ...(authority ? { ":authority": authority } : {}), "x-key": "mine", cookie: ["a=1", "b=2"] });
+  let text = "";
+  for (const what of ["response", "trailers"]) request.on(what, (headers) => (text += JSON.stringify(headers)));
+  request.on("data", (data) => (text += data));
+  request.on("error", (error) => (text += error.message));
+  request.on("close", () => { console.log(text); if (--left === 0) client.close(); });
+  request.end("body");
+}
+"""
+
+
+@pytest.fixture
+def http2(upstream, ruled):
+    ruled.files.write("/tmp/http2.js", HTTP2)
+    return lambda which, count=1, authority="": arrived(
+        upstream, ruled, f"node -e \"$(cat /tmp/http2.js)\" https://{upstream.name(which)} {count} {authority}"
+    )
+
+
+def test_http2_where_both_speak_it(upstream, http2):
+    (request,), said = http2("second")
+    assert keys(request) == [VALUE] and request["authority"].removesuffix(":443") == upstream.name("second") and request["body"] == "body"
+    assert "REACHED" in said and VALUE not in said, said
+    # In the head, the body and behind it.
+    assert said.count("you sent ***") == 2 and "body ***" in said, said
+
+
+def test_http2_to_a_server_that_does_not_speak_it(upstream, http2):
+    requests, said = http2("ruled", 100)
+    assert sorted(request["path"] for request in requests) == sorted(f"/{n}" for n in range(100)), said
+    for request in requests:
+        headers = {name.lower(): value for name, value in request["headers"]}
+        assert keys(request) == [VALUE] and headers["cookie"] == "a=1; b=2" and headers["host"].removesuffix(":443") == upstream.name("ruled")
+    assert said.count("REACHED") == 100 and VALUE not in said
+
+
+@pytest.mark.parametrize("authority", ["{other}", "{second}:8443", "x"])
+def test_http2_is_for_no_other_host(upstream, http2, authority):
+    authority = authority.replace("{other}", upstream.name("other")).replace("{second}", upstream.name("second"))
+    requests, said = http2("second", 1, authority)
+    assert not requests and '":status":403' in said and "egress_denied" in said, said
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+public class Fetch {
+    public static void main(String[] args) throws Exception {
+        var answer = HttpClient.newHttpClient().send(HttpRequest.newBuilder(URI.create(args[0])).build(), HttpResponse.BodyHandlers.ofString());
+        System.out.print(answer.body());
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def java(upstream, tmp_path_factory) -> bytes:
+    """A small Java, with the store of this machine, and a program for it, as an archive."""
+    place = tmp_path_factory.mktemp("java")
+    (place / "Fetch.java").write_text(JAVA)
+    subprocess.run(["javac", "-d", str(place), str(place / "Fetch.java")], check=True)
+    modules = ["--add-modules", "java.net.http,jdk.crypto.ec", "--strip-debug", "--no-man-pages", "--no-header-files"]
+    subprocess.run(["jlink", *modules, "--output", str(place / "openjdk")], check=True)
+    store = place / "openjdk/lib/security/cacerts"
+    store.unlink(missing_ok=True)
+    make = ["keytool", "-importcert", "-noprompt", "-alias", "own", "-keystore", str(store), "-storetype", "PKCS12", "-storepass", "changeit"]
+    without_password = ["-J-Dkeystore.pkcs12.certProtectionAlgorithm=NONE", "-J-Dkeystore.pkcs12.macAlgorithm=NONE"]
+    subprocess.run([*make, *without_password, "-file", str(upstream.authority)], check=True, capture_output=True)
+    return subprocess.run(["tar", "-C", str(place), "-cz", "openjdk", "Fetch.class"], check=True, capture_output=True).stdout
+
+
+def test_java_programs_trust_the_authority(upstream, create, java):
+    """Where an image of Java has it, and whatever is in its store already."""
+    sandbox = create()
+    sandbox.files.write("/tmp/java.tar.gz", java)
+    run(sandbox, "sudo mkdir /opt/java; sudo tar -C /opt/java -xzf /tmp/java.tar.gz")
+    fetch = f"/opt/java/openjdk/bin/java -cp /opt/java Fetch https://{upstream.name('ruled')}/by-java"
+    (request,), said = arrived(upstream, sandbox, fetch)
+    assert not keys(request) and "REACHED" in said, "by the certificate that it trusts already"
+    sandbox.update_network({"rules": rules(upstream)})
+    (request,), said = arrived(upstream, sandbox, fetch)
+    assert keys(request) == [VALUE] and said.startswith("REACHED"), said
+
+
 def test_nothing_goes_along_with_a_redirection(upstream, ruled):
     url = f"https://{upstream.name('ruled')}/go?to=https://{upstream.name('other')}/away"
     requests, said = arrived(upstream, ruled, f"curl -sSkL {url}")
@@ -161,7 +253,7 @@ def test_a_server_must_prove_who_it_is(upstream, ruled, options):
     which = "ruled" if options else "untrusted"
     options = options.replace("{ruled}", upstream.name("ruled")).replace("{elsewhere}", upstream.addresses["other"])
     requests, said = arrived(upstream, ruled, f"curl -sSi {options} https://{upstream.name(which)}/x")
-    assert not requests and "502 Bad Gateway" in said and "upstream_untrusted" in said, said
+    assert not requests and "HTTP/2 502" in said and "upstream_untrusted" in said, said
 
 
 def issuer(sandbox: Sandbox, name: str) -> str:

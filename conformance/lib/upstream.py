@@ -36,6 +36,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 for server in servers:
     what, address, cert = server.split(",")
+    http.server.ThreadingHTTPServer.request_queue_size = 128
     http_server = http.server.ThreadingHTTPServer((address, 443), Answer)
     http_server.what = what
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -50,13 +51,35 @@ print("up", flush=True)
 threading.Event().wait()
 """
 
+# Speaks HTTP/2 and nothing else, and says again behind the body what it was sent.
+_SERVER_OF_HTTP2 = r"""
+const [log, address, pem] = process.argv.slice(1);
+const fs = require("fs"), http2 = require("http2");
+const server = http2.createSecureServer({ key: fs.readFileSync(pem), cert: fs.readFileSync(pem) });
+server.on("stream", (stream, headers) => {
+  const name = headers["x-key"] || "nothing";
+  let body = "";
+  stream.on("data", (data) => (body += data));
+  stream.on("error", () => {});
+  stream.on("end", () => {
+    const seen = { at: "second", method: headers[":method"], path: headers[":path"], authority: headers[":authority"], headers: Object.entries(headers), body };
+    fs.appendFileSync(log, JSON.stringify(seen) + "\n");
+    stream.on("wantTrailers", () => stream.sendTrailers({ "x-behind": "you sent " + name }));
+    stream.respond({ ":status": 200, "x-echo": "you sent " + name }, { waitForTrailers: true });
+    stream.end("REACHED, body " + name + "\n");
+  });
+});
+server.listen(443, address, () => console.log("up"));
+"""
+
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 class Upstream:
-    """`ruled`, `other` and `untrusted`: names with an address each. Everything goes when `close` is called."""
+    """`ruled`, `other` and `untrusted`, and `second`, which speaks HTTP/2 only: names with an address each. Everything goes
+    when `close` is called."""
 
     def __init__(self):
         number = os.getpid() % 50_000
@@ -64,11 +87,11 @@ class Upstream:
         self.cable = f"cfu{number}"
         prefix = f"11.{200 + number // 250 % 50}.{number % 250}"
         self.host = f"{prefix}.1"
-        self.addresses = {"ruled": f"{prefix}.2", "other": f"{prefix}.3", "untrusted": f"{prefix}.4"}
+        self.addresses = {"ruled": f"{prefix}.2", "other": f"{prefix}.3", "untrusted": f"{prefix}.4", "second": f"{prefix}.5"}
         self.work = tempfile.TemporaryDirectory(prefix="upstream-")
         self.log = Path(self.work.name, "log")
         self.authority = Path(self.work.name, "authority.pem")
-        self.server: subprocess.Popen | None = None
+        self.servers: list[subprocess.Popen] = []
 
     def name(self, which: str) -> str:
         return f"{self.addresses[which].replace('.', '-')}.ip.conformance.test"
@@ -104,22 +127,25 @@ class Upstream:
         _run("ip", "-n", self.namespace, "link", "set", "lo", "up")
         self._authority(self.authority, self.authority.with_suffix(".key"))
         self.log.touch()
-        servers = [f"{which},{address},{self._certificate(which)}" for which, address in self.addresses.items()]
-        self.server = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _SERVER, str(self.log), *servers],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.server.stdout.readline().strip() == "up"
+        certificates = {which: str(self._certificate(which)) for which in self.addresses}
+        servers = [f"{which},{address},{certificates[which]}" for which, address in self.addresses.items() if which != "second"]
+        self._start(sys.executable, "-c", _SERVER, str(self.log), *servers)
+        self._start("node", "-e", _SERVER_OF_HTTP2, str(self.log), self.addresses["second"], certificates["second"])
         return self
+
+    def _start(self, *command: str) -> None:
+        inside = ["ip", "netns", "exec", self.namespace, *command]
+        self.servers.append(subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
+        assert self.servers[-1].stdout.readline().strip() == "up"
 
     def seen(self) -> list[dict]:
         """The requests that have arrived so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def close(self) -> None:
-        if self.server is not None:
-            self.server.kill()
-            self.server.wait()
+        for server in self.servers:
+            server.kill()
+            server.wait()
         subprocess.run(["ip", "link", "delete", self.cable], capture_output=True)
         subprocess.run(["ip", "netns", "delete", self.namespace], capture_output=True)
         self.work.cleanup()

@@ -384,8 +384,12 @@ impl NamespaceGuest {
         let changed = tokio::task::spawn_blocking(move || -> io::Result<()> {
             let record = |spec| state::record(&host, spec, slot, &files, pid);
             record(&after)?;
-            let put = host.policies.put(slot, &after.network);
-            put.or_else(|error| record(&before).and(Err(io::Error::other(error))))
+            let put = fault::point!("network.state-written", fallible).and_then(|()| {
+                host.policies
+                    .put(slot, &after.network)
+                    .map_err(io::Error::other)
+            });
+            put.or_else(|error| record(&before).and(Err(error)))
         });
         let changed = changed.await.unwrap_or_else(|e| Err(io::Error::other(e)));
         changed.map_err(failed)?;

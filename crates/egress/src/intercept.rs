@@ -34,7 +34,7 @@ use crate::plain::{Body, HEAD, asked, refusal, target, told};
 use crate::proxy::{PATIENCE, Way, reset};
 
 /// Requests at a time on one connection of HTTP/2: to a server that speaks HTTP/1 each has a connection of its own.
-const MOST_STREAMS: u32 = 64;
+const MOST_STREAMS: u32 = 128;
 /// What an answer must not be encoded by, so that it can be looked at.
 const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
 

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `pause`, `resume`, `kill`, `save`, `volume`, `build`, `webhook` or `stop`.
+    /// `network`, `pause`, `resume`, `kill`, `save`, `volume`, `build`, `webhook` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -132,6 +132,23 @@ pub static POINTS: &[Point] = &[
         "the new end time is in its row, not in force",
     ),
     point("timeout.due", "its time has come, nothing has been done"),
+    // What it may reach is changed.
+    point(
+        "network.trusted",
+        "its programs trust the authority of its new rules, nothing is in force",
+    ),
+    fallible(
+        "network.state-written",
+        "its state has the new policy, the kernel the one before",
+    ),
+    point(
+        "network.in-force",
+        "the new policy is in force, its row has the one before",
+    ),
+    point(
+        "network.row-written",
+        "the new policy is in force and in its row",
+    ),
     // A sandbox is paused.
     point(
         "pause.route-closed",

@@ -63,6 +63,7 @@ fn names_say_how_to_get_there() {
                 "start",
                 "create",
                 "timeout",
+                "network",
                 "pause",
                 "hibernate",
                 "wake",

@@ -418,13 +418,17 @@ impl Actor {
         // Trusted before it is needed: what is refused now is tried again by nobody.
         let network = going_on_from(change.network.clone(), &run.guest.network());
         let put = match trust_live(&self.node, &run.guest, &network).await {
-            Ok(()) => run.guest.set_network(&network).await,
+            Ok(()) => {
+                fault::point!("network.trusted");
+                run.guest.set_network(&network).await
+            }
             refused => refused,
         };
         put.map_err(|source| SandboxError::Network {
             id: self.id().clone(),
             source: Arc::new(source),
         })?;
+        fault::point!("network.in-force");
         let mut record = (*run.record).clone();
         record.network = Some(change.with_ingress_of(record.network.take()));
         record.allow_internet_access = change
@@ -436,6 +440,7 @@ impl Actor {
             self.node.reconcile_wanted.notify_one();
             return Err(Node::not_found(self.id()));
         }
+        fault::point!("network.row-written");
         self.run = Some(RunningSandbox {
             record: Arc::new(record),
             guest: run.guest,

@@ -93,9 +93,10 @@ pub(crate) async fn install(
     certificates: &str,
     variables: &BTreeMap<String, String>,
 ) -> Result<(), ClientError> {
+    let stores = java::stores(variables);
     tokio::try_join!(
         in_bundles(envd, certificates),
-        java::install(envd, certificates, &java::stores(variables)),
+        java::install(envd, certificates, &stores),
     )
     .map(drop)
 }
