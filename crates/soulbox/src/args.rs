@@ -723,12 +723,15 @@ pub(crate) struct BenchArgs {
     /// Template to measure with
     #[arg(long, default_value = "base")]
     pub(crate) template: String,
-    /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
+    /// Also run what is installed of crun, runc, bwrap, runsc and podman on the same files, in turn with ours
     #[arg(long)]
     pub(crate) peers: bool,
     /// For create: how long each step takes, of ours and of the bare system calls
     #[arg(long)]
     pub(crate) trace: bool,
+    /// For create: also with a cold page cache; the kernel then forgets the files of the whole machine
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// Root file system for peers and bare system calls, instead of the template's
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
