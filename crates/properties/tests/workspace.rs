@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 32] = [
+const ARROWS: [(&str, &[&str]); 33] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
@@ -42,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 32] = [
     ("secrets", &["store", "types"]),
     ("client", &["api-types", "types"]),
     ("outbound", &["client", "types"]),
+    ("acme", &["client", "outbound"]),
     (
         "webhooks",
         &[
@@ -155,7 +156,7 @@ const WRAPPERS: [(&str, &[&str]); 16] = [
             "telemetry",
         ],
     ),
-    ("rustls", &["client", "edge", "egress", "outbound"]),
+    ("rustls", &["acme", "client", "edge", "egress", "outbound"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("ruzstd", &["tar"]),
