@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,15 @@ class Place:
             self.server.remove()
         finally:
             self.names.close()
+
+
+def handshake(place: Place, name: str | None, trusted: Path) -> dict:
+    """The certificate that a client with this trust is shown for a name."""
+    context = ssl.create_default_context(cafile=str(trusted))
+    context.check_hostname = name is not None
+    with socket.create_connection((place.address, place.port), timeout=10) as plain:
+        with context.wrap_socket(plain, server_hostname=name) as secure:
+            return secure.getpeercert()
 
 
 def result(done: subprocess.CompletedProcess) -> dict:
