@@ -184,7 +184,7 @@ mod tests {
         let kept = Kept::of(dir.path(), "box.test");
         let first = kept.account_key().unwrap();
         assert!(first.starts_with(KEY_BEGINS));
-        assert_eq!(kept.account_key().unwrap(), first);
+        assert_eq!(kept.account_key().unwrap(), first.trim());
         let path = dir.path().join("acme-account.key");
         assert_eq!(
             fs::metadata(path).unwrap().permissions().mode() & 0o777,
