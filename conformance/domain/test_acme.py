@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
+import subprocess
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,17 +121,37 @@ def test_a_command_that_fails_is_told_and_the_server_goes_on():
         assert acts.count("cleanup") >= 3, "the record that was not made for sure was removed, too"
 
 
+def doctor(place: Place, authority: Authority) -> dict[str, dict]:
+    """What `soulbox doctor` finds for this server, by name."""
+    options = authority.flags
+    pairs = list(zip(options[::2], options[1::2])) + [("--acme-accept-terms", "true"), ("--domain", DOMAIN)]
+    variables = {name.replace("--", "SOULBOX_").replace("-", "_").upper(): value for name, value in pairs}
+    command = [str(place.server.binary), "doctor", "--json", "--data-dir", str(place.server.data_dir)]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+
 def test_a_certificate_is_renewed_while_clients_are_served():
     with served("acme-renews", validity=30) as (place, authority):
         first = obtained(place, authority)["serialNumber"]
+        assert doctor(place, authority)["https certificate"]["status"] == "ok"
 
         def another() -> str | None:
             now = shown(place, authority.root)
             return now and now["serialNumber"] != first and now["serialNumber"]
 
         second = wait_until("the next certificate", 60, another, interval=0.5)
-        assert second and place.server.alive()
-        assert "EXPIRED" not in log(place), "it was renewed before its end"
+        assert second and "EXPIRED" not in log(place), "it was renewed before its end"
+
+        # From now on, none can be had.
+        authority.set_mode("fail")
+        wait_until("the end of the certificate", 90, lambda: "EXPIRED" in log(place), interval=0.5)
+        assert is_healthy(place) and shown(place, authority.root) is None
+        found = doctor(place, authority)
+        assert found["https certificate"]["status"] == "warn" and "EXPIRED" in found["https certificate"]["found"]
+        assert found["acme dns command"]["status"] == "ok"
+        authority.set_mode("work")
+        assert obtained(place, authority)["serialNumber"] not in (first, second), "by itself, without a restart"
 
 
 def test_a_kill_in_the_middle_of_an_order():

@@ -58,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::failure::Failure;
 
+pub(crate) use acme::Kept as AcmeKept;
 pub(crate) use certificates::PREFIX as AUTHORITY_PREFIX;
 pub(crate) use claim::Claim;
 use credentials::Credentials;

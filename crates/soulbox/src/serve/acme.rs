@@ -7,7 +7,7 @@ mod kept;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use soulbox_acme::{Failure, Order, Peer, Present, Trouble, Validity, is_due, validity, wait};
@@ -148,6 +148,9 @@ impl Keeper {
         self.shown
             .replace(chain_pem, certificate.key.as_bytes())
             .map_err(|error| chain(&error))?;
+        let ends = validity.not_after.duration_since(UNIX_EPOCH);
+        metrics::gauge!("soulbox_acme_certificate_ends_timestamp_seconds")
+            .set(ends.unwrap_or_default().as_secs_f64());
         Ok(validity)
     }
 
@@ -175,6 +178,7 @@ impl Keeper {
     }
 
     fn note_failure(&mut self, error: &str, told: Option<Duration>) {
+        metrics::counter!("soulbox_acme_failures_total").increment(1);
         let count = self.trouble.take().map_or(0, |trouble| trouble.count);
         let failed = Failed {
             count: count.saturating_add(1),
