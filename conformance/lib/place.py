@@ -79,9 +79,14 @@ class Place:
 
 def handshake(place: Place, name: str | None, trusted: Path) -> dict:
     """The certificate that a client with this trust is shown for a name."""
+    return handshake_at((place.address, place.port), name, trusted)
+
+
+def handshake_at(address: tuple[str, int], name: str | None, trusted: Path) -> dict:
+    """The same for any server."""
     context = ssl.create_default_context(cafile=str(trusted))
     context.check_hostname = name is not None
-    with socket.create_connection((place.address, place.port), timeout=10) as plain:
+    with socket.create_connection(address, timeout=10) as plain:
         with context.wrap_socket(plain, server_hostname=name) as secure:
             return secure.getpeercert()
 

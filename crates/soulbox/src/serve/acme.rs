@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use soulbox_acme::{Failure, Order, Peer, Present, Trouble, Validity, is_due, validity, wait};
+use soulbox_acme::{
+    Failure, Issued, Order, Peer, Present, Trouble, Validity, is_due, validity, wait,
+};
 use soulbox_edge::tls::{Awaited, Certificates};
 use soulbox_helper::{RecordAct, RemoteDriver};
 use soulbox_telemetry::chain;
@@ -65,11 +67,14 @@ impl Present for Records {
     async fn present(&self, value: &str) -> Result<(), String> {
         let noted = self.kept.note(value);
         noted.map_err(|error| format!("cannot note the record of a challenge: {error}"))?;
+        soulbox_fault::point!("acme.record-noted");
         let made = self
             .helper
             .challenge_record(RecordAct::Present, value)
             .await;
-        made.map_err(|error| chain(&error))
+        made.map_err(|error| chain(&error))?;
+        soulbox_fault::point!("acme.record-made");
+        Ok(())
     }
 }
 
@@ -164,14 +169,7 @@ impl Keeper {
                 continue;
             }
             match self.renew().await {
-                Ok(()) => {
-                    self.trouble = None;
-                    tracing::info!(
-                        domain = self.domain,
-                        until = self.held.map(|held| until(&held)),
-                        "the new certificate is used from now on"
-                    );
-                }
+                Ok(()) => self.trouble = None,
                 Err((error, told)) => self.note_failure(&error, told),
             }
         }
@@ -217,29 +215,44 @@ impl Keeper {
             domain: &self.domain,
             account_key: &account_key,
         };
+        soulbox_fault::point!("acme.account-kept");
         let obtained = timeout(ORDER_PATIENCE, order.obtain(&self.peer, &self.records)).await;
-        // Also after an order that was given up: what it has made is noted.
-        self.records.remove().await;
-        let issued = match obtained {
-            Ok(Ok(issued)) => issued,
-            Ok(Err(Failure { error, told })) => return Err((chain(&error), told)),
-            Err(_) => return Err(without("the order has taken an hour".to_owned())),
+        let taken = match obtained {
+            Ok(Ok(issued)) => self.take(issued).map_err(without),
+            Ok(Err(Failure { error, told })) => Err((chain(&error), told)),
+            Err(_) => Err(without("the order has taken an hour".to_owned())),
         };
+        // Also after an order that was given up: what it has made is noted. Last: the operator's program takes its time.
+        self.records.remove().await;
+        taken
+    }
+
+    /// Keeps and uses what was issued.
+    fn take(&mut self, issued: Issued) -> Result<(), String> {
+        soulbox_fault::point!("acme.issued");
         let certificate = Certificate {
             directory: self.acme.directory.clone(),
             chain: issued.chain,
             key: issued.key,
         };
-        // Kept first: authorities count what they issue.
-        let written = self.records.kept.write(&certificate);
-        written.map_err(|error| without(format!("cannot keep the new certificate: {error}")))?;
-        let validity = self.use_it(&certificate).map_err(without)?;
-        self.held = Some(validity);
-        if is_due(SystemTime::now(), validity) {
-            let until = until(&validity);
-            let error = format!("the new certificate ends at {until}: is the clock right?");
-            return Err(without(error));
+        // Authorities count what they issue: it is kept first, and used even where it cannot be.
+        if let Err(error) = self.records.kept.write(&certificate) {
+            tracing::error!(%error, "the new certificate cannot be kept: the next start asks for another. FIX: free space in the data directory");
         }
+        soulbox_fault::point!("acme.certificate-kept");
+        let validity = self.use_it(&certificate)?;
+        self.held = Some(validity);
+        let until = until(&validity);
+        if is_due(SystemTime::now(), validity) {
+            return Err(format!(
+                "the new certificate ends at {until}: is the clock right?"
+            ));
+        }
+        tracing::info!(
+            domain = self.domain,
+            until,
+            "the new certificate is used from now on"
+        );
         Ok(())
     }
 }
