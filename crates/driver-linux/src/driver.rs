@@ -66,6 +66,8 @@ pub struct Settings {
     pub disk: DiskSettings,
     /// Where CRIU is: Debian's package and those that it needs, unpacked. Without it no sandbox is written to disk.
     pub criu_dir: Option<PathBuf>,
+    /// Whether somebody hears what policies refuse, see [`soulbox_net::told`].
+    pub tells_refusals: bool,
 }
 
 type Present = HashMap<SandboxId, watch::Receiver<()>>;
@@ -94,14 +96,7 @@ impl NamespaceDriver {
     /// # Errors
     /// When the host lacks something; the text says what to do.
     pub fn new(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
-        let host = Host::prepare(
-            &settings.data_dir,
-            &settings.layers_dir,
-            settings.block,
-            settings.disk,
-            settings.criu_dir.as_deref(),
-            programs,
-        )?;
+        let host = Host::prepare(settings, programs)?;
         let guests = Arc::<Guests>::default();
         let kernel_log = KernelLog::follow(settings.block, Arc::clone(&guests))
             .inspect_err(|error| {

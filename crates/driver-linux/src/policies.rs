@@ -14,13 +14,16 @@ use crate::lock::locked;
 #[derive(Debug)]
 pub(crate) struct Policies {
     block: Block,
+    /// Whether somebody hears what they refuse.
+    tells: bool,
     slots: Mutex<HashSet<SlotIndex>>,
 }
 
 impl Policies {
-    pub(crate) fn of(block: Block) -> Self {
+    pub(crate) fn of(block: Block, tells: bool) -> Self {
         Self {
             block,
+            tells,
             slots: Mutex::default(),
         }
     }
@@ -55,7 +58,11 @@ impl Policies {
             .filter_map(|(slot, network)| Some((slot, network.policy()?)))
             .collect();
         let mut slots = locked(&self.slots);
-        firewall::apply(&policy::render_all(self.block, found.iter().copied()))?;
+        firewall::apply(&policy::render_all(
+            self.block,
+            self.tells,
+            found.iter().copied(),
+        ))?;
         *slots = found.into_iter().map(|(slot, _)| slot).collect();
         Ok(())
     }

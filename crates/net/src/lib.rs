@@ -10,3 +10,4 @@ pub mod gateway;
 pub mod limits;
 pub mod policy;
 pub mod resolver;
+pub mod told;

@@ -6,6 +6,8 @@
 
 use soulbox_types::slot::Block;
 
+use crate::told::{self, Refusal};
+
 /// What one sandbox may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -30,15 +32,17 @@ fn table(block: Block) -> String {
 }
 
 /// The commands that put the limits in force. What was counted under the same limits stays counted: a set bears its limit
-/// in its name, because elements keep the one that they were made with.
+/// in its name, because elements keep the one that they were made with. Whether it `tells` what is refused: see
+/// [`crate::told`].
 #[must_use]
-pub fn render(block: Block, limits: ConnectionLimits) -> String {
+pub fn render(block: Block, limits: ConnectionLimits, tells: bool) -> String {
     let (table, cables) = (table(block), format!("\"{}v*\"", block.prefix()));
     let ConnectionLimits {
         per_sandbox,
         new_per_second,
     } = limits;
     let burst = new_per_second.saturating_mul(2);
+    let tell = told::rule(&table, block, Refusal::Connections, tells);
     format!(
         r"add table {table}
 add set {table} open{per_sandbox} {{ type ifname; flags dynamic; size 4096; }}
@@ -47,7 +51,7 @@ add counter {table} too_many_open
 add counter {table} too_many_begun
 add chain {table} refuse
 flush chain {table} refuse
-add rule {table} refuse meta l4proto tcp reject with tcp reset
+{tell}add rule {table} refuse meta l4proto tcp reject with tcp reset
 add rule {table} refuse reject with icmpx type admin-prohibited
 add chain {table} judge
 flush chain {table} judge
@@ -80,7 +84,7 @@ mod tests {
     fn texts() {
         let block = Block::new(1).unwrap();
         insta::assert_snapshot!(
-            render(block, ConnectionLimits::default()) + &render_removal(block)
+            render(block, ConnectionLimits::default(), true) + &render_removal(block)
         );
     }
 }

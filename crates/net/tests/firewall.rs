@@ -225,8 +225,8 @@ fn sandboxes_reach_the_world_and_nothing_else() {
     }
     let mut world = World::build("r").expect("namespaces can be made");
     let block = Block::new(1).unwrap();
-    world.nft(&render(block, true));
-    world.nft(&render(block, true));
+    world.nft(&render(block, true, true));
+    world.nft(&render(block, true, true));
 
     world.listen("world", "93.184.216.34:80");
     world.listen("world", "10.1.1.1:80");
@@ -335,13 +335,13 @@ fn each_sandbox_has_so_many_connections() {
         per_sandbox: 20,
         new_per_second: 1000,
     };
-    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     world.listen("world", "93.184.216.34:80");
 
     let (greedy, held) = Many::begin(&world, "a");
     assert_eq!(held, "20 and ConnectionRefused");
     // What was counted stays counted when a server starts anew, and is nobody else's.
-    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     assert_eq!(
         world.probe("a", "tcp 93.184.216.34:80"),
         "ConnectionRefused"
@@ -353,7 +353,7 @@ fn each_sandbox_has_so_many_connections() {
         per_sandbox: 4096,
         new_per_second: 20,
     };
-    world.nft(&limits::render(block, slow));
+    world.nft(&limits::render(block, slow, true));
     let (hasty, held) = Many::begin(&world, "b");
     let (count, refused) = held.split_once(" and ").unwrap();
     assert_eq!(refused, "ConnectionRefused");

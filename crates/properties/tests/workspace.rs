@@ -97,7 +97,10 @@ const ARROWS: [(&str, &[&str]); 33] = [
         ],
     ),
     ("edge", &["driver", "types"]),
-    ("egress", &["driver", "net", "outbound", "secrets", "types"]),
+    (
+        "egress",
+        &["driver", "linux", "net", "outbound", "secrets", "types"],
+    ),
     ("bench", &["api-types", "client", "linux"]),
     ("doctor", &["artifacts", "linux"]),
     ("helper", &["driver", "linux", "types"]),

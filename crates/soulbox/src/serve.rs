@@ -39,7 +39,7 @@ use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Broker, Contact, Gate, proxy};
+use soulbox_egress::{Broker, Contact, Gate, proxy, witness};
 use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -71,7 +71,7 @@ use reached::Reached;
 const TIER: &str = "namespace";
 
 /// Descriptors that every server is left.
-const ALWAYS_LEFT: usize = 8;
+const ALWAYS_LEFT: usize = 10;
 
 /// What the server is left by [`launch`]: descriptors and a document.
 pub(crate) struct Inherited {
@@ -82,8 +82,23 @@ pub(crate) struct Inherited {
     proxy: [std::net::TcpListener; 2],
     /// For connections of sandboxes to names of this server.
     own_names: std::net::TcpListener,
+    told: Told,
     /// For HTTPS, if that has a listener of its own.
     secure: Option<std::net::TcpListener>,
+}
+
+/// What the kernel tells of sandboxes.
+struct Told {
+    refusals: OwnedFd,
+    starts: OwnedFd,
+}
+
+impl Told {
+    /// Hears it until the server ends.
+    fn hear(self, gate: &Arc<Gate>) {
+        tokio::spawn(witness::hear_refusals(Arc::clone(gate), self.refusals));
+        tokio::spawn(witness::hear_starts(Arc::clone(gate), self.starts));
+    }
 }
 
 impl Inherited {
@@ -99,8 +114,18 @@ impl Inherited {
         });
         let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
         let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
-        let [document, helper, listener, udp, tcp, http, tls, own_names] =
-            <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+        let [
+            document,
+            helper,
+            listener,
+            udp,
+            tcp,
+            http,
+            tls,
+            own_names,
+            refusals,
+            starts,
+        ] = <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
         let handover = serde_json::from_reader(document).with_context(strange)?;
@@ -111,6 +136,7 @@ impl Inherited {
             dns: (udp.into(), tcp.into()),
             proxy: [http.into(), tls.into()],
             own_names: own_names.into(),
+            told: Told { refusals, starts },
             secure: secure.map(Into::into),
         }))
     }
@@ -132,6 +158,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         dns,
         proxy,
         own_names,
+        told: heard,
         secure,
     } = inherited;
     let listeners = Listeners::of(listener, own_names, secure)?;
@@ -139,6 +166,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let keeper = Arc::clone(&gate);
+    heard.hear(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let handed = Handed {
         certificate: handover.certificate,

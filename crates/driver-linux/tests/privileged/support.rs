@@ -177,7 +177,7 @@ impl Place {
             new_per_second: 1_000_000,
             ..ConnectionLimits::default()
         };
-        let tables = firewall::render(block, true) + &limits::render(block, limits);
+        let tables = firewall::render(block, true, true) + &limits::render(block, limits, true);
         firewall::apply(&tables).unwrap();
         Self {
             data_dir,
@@ -208,6 +208,7 @@ impl Place {
             slots_ready,
             disk: self.disk,
             criu_dir: std::env::var_os("SOULBOX_TEST_CRIU").map(PathBuf::from),
+            tells_refusals: true,
         };
         let programs = Programs {
             jail: &needs.jail,

@@ -2,20 +2,26 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
+use soulbox_linux::told::logged_packets;
 use soulbox_net::limits::{self, ConnectionLimits};
-use soulbox_net::{block, firewall, gateway, policy};
+use soulbox_net::{block, firewall, gateway, policy, told};
 use soulbox_types::slot::Block;
 
 use super::{acme, certificates};
+
+/// How long an ending server may hold what only one can have, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
 const SERVER_FILES: [&str; 10] = [
@@ -41,6 +47,8 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Claim {
     data_dir: PathBuf,
     block: Block,
+    /// Hears what the kernel refuses by address, where it can tell.
+    refusals: Option<OwnedFd>,
     /// Held, not read: the lock ends with the process.
     _lock: File,
 }
@@ -63,10 +71,12 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
+        let refusals = hear_refusals(block).await;
+        let tells = refusals.is_some();
         let tables = [
-            firewall::render(block, true),
-            policy::render_base(block),
-            limits::render(block, limits),
+            firewall::render(block, true, tells),
+            policy::render_base(block, tells),
+            limits::render(block, limits, tells),
         ];
         firewall::apply(&tables.concat())
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
@@ -74,6 +84,7 @@ impl Claim {
         Ok(Self {
             data_dir,
             block,
+            refusals,
             _lock: lock,
         })
     }
@@ -84,6 +95,11 @@ impl Claim {
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// What hears what the kernel refuses by address. It is given away: from then on nobody else hears it.
+    pub(crate) fn take_refusals(&mut self) -> Option<OwnedFd> {
+        self.refusals.take()
     }
 
     /// Lets the server keep its own files in the data directory, and nothing else: the directory stays root's and is
@@ -121,6 +137,7 @@ impl Claim {
             slots_ready,
             disk,
             criu_dir: Some(soulbox_driver_linux::criu_dir(&self.data_dir)),
+            tells_refusals: self.refusals.is_some(),
         };
         NamespaceDriver::new(&settings, programs)
             .context("this host cannot run sandboxes\nFIX: soulbox doctor")
@@ -149,6 +166,25 @@ impl Claim {
         remove_run_dir(&self.data_dir.join("run"))?;
         block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
             .context("cannot release the address block")
+    }
+}
+
+/// The server that had the block before may still be closing its own.
+async fn hear_refusals(block: Block) -> Option<OwnedFd> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match logged_packets(told::group(block), told::BYTES) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < patience =>
+            {
+                tokio::time::sleep(RETRY).await;
+            }
+            Ok(socket) => return Some(socket),
+            Err(error) => {
+                tracing::warn!(%error, "what is refused by address is not told\n  FIX: modprobe nfnetlink_log nft_log, and start again");
+                return None;
+            }
+        }
     }
 }
 

@@ -56,8 +56,9 @@ pub(crate) struct Wanted {
 /// The helper's first word.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Started {
-    /// The place on the host is taken. Five sockets come with it: DNS over UDP and over TCP, and connections of sandboxes
-    /// to port 80, to port 443, and to names of the server itself.
+    /// The place on the host is taken. Seven sockets come with it: DNS over UDP and over TCP, connections of sandboxes to
+    /// port 80, to port 443, and to names of the server itself, and what tells of packets that were refused and of programs
+    /// that were started.
     Ready(Place),
     /// It could not be taken: what failed, and why, outermost first.
     Failed(Vec<String>),

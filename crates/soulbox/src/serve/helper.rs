@@ -12,6 +12,7 @@ use soulbox_driver_linux::NamespaceDriver;
 use soulbox_egress::proxy;
 use soulbox_helper::{Certificate, Channel, Ending, Operator, RecordAct};
 use soulbox_linux::socket;
+use soulbox_linux::told::started_programs;
 use soulbox_net::policy::OWN_NAMES_PORT;
 use soulbox_net::{firewall, resolver};
 use soulbox_telemetry::logs;
@@ -39,7 +40,16 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
             let [http, tls] = &held.sockets.proxy;
             let (udp, tcp) = &held.sockets.dns;
             let own = held.sockets.own_names.as_fd();
-            let handed = [udp.as_fd(), tcp.as_fd(), http.as_fd(), tls.as_fd(), own];
+            let [refusals, starts] = held.sockets.told.each_ref().map(AsFd::as_fd);
+            let handed = [
+                udp.as_fd(),
+                tcp.as_fd(),
+                http.as_fd(),
+                tls.as_fd(),
+                own,
+                refusals,
+                starts,
+            ];
             socket::send(&server, &word, &handed)?;
             held.serve(server).await
         }
@@ -103,6 +113,9 @@ struct Sockets {
     dns: (UdpSocket, TcpListener),
     proxy: [TcpListener; 2],
     own_names: TcpListener,
+    /// Packets of sandboxes that were refused, and programs that were started: see [`soulbox_linux::told`]. One that the
+    /// kernel does not have has ended.
+    told: [OwnedFd; 2],
 }
 
 impl Held {
@@ -113,8 +126,8 @@ impl Held {
         } = serde_json::from_slice(wanted)?;
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
-        let claim = Claim::take(&config.data_dir, config.connections).await?;
-        match Self::prepare(&claim, &config, https_port).await {
+        let mut claim = Claim::take(&config.data_dir, config.connections).await?;
+        match Self::prepare(&mut claim, &config, https_port).await {
             Ok((driver, sockets)) => Ok(Self {
                 claim,
                 driver,
@@ -132,7 +145,7 @@ impl Held {
     }
 
     async fn prepare(
-        claim: &Claim,
+        claim: &mut Claim,
         config: &Config,
         https_port: Option<u16>,
     ) -> anyhow::Result<(Arc<NamespaceDriver>, Sockets)> {
@@ -157,10 +170,16 @@ impl Held {
             firewall::apply(&firewall::render_own_names(claim.block(), port))
                 .context("cannot set up the firewall\nFIX: soulbox doctor")?;
         }
+        let refusals = claim.take_refusals().map_or_else(ended, Ok)?;
+        let starts = started_programs().or_else(|error| {
+            tracing::warn!(%error, "programs that start in sandboxes are not told");
+            ended()
+        })?;
         let sockets = Sockets {
             dns,
             proxy,
             own_names,
+            told: [refusals, starts],
         };
         Ok((driver, sockets))
     }
@@ -192,6 +211,11 @@ impl Held {
         }
         Ok(())
     }
+}
+
+/// A socket that has ended.
+fn ended() -> std::io::Result<OwnedFd> {
+    socket::seqpacket_pair().map(|(one, _other)| one)
 }
 
 /// Binds sockets of the gateway. The server that had the block before may still be closing its own.
