@@ -157,6 +157,29 @@ def test_a_certificate_is_renewed_while_clients_are_served():
         assert obtained(place, authority)["serialNumber"] not in (first, second), "by itself, without a restart"
 
 
+def test_another_authority_is_asked_at_once_and_the_old_certificate_stays_meanwhile():
+    with served("acme-another") as (place, first):
+        old = obtained(place, first)
+        place.server.stop()
+        second = Authority(loopback())
+        try:
+            second.set_mode("hang")
+            before = place.server.arguments
+            place.server.arguments = (*before[: before.index("--acme-directory")], *second.flags)
+            place.server.start()
+            pid = wait_until("the order", 30, second.hanging)
+            assert shown(place, first.root)["serialNumber"] == old["serialNumber"]
+            second.set_mode("work")
+            # A stop waits for no program.
+            place.server.stop()
+            wait_until("the end of the program", 10, lambda: not Path(f"/proc/{pid}").exists())
+            place.server.start()
+            assert set(obtained(place, second)["subjectAltName"]) == BOTH
+            assert shown(place, first.root) is None
+        finally:
+            second.close()
+
+
 def test_a_kill_in_the_middle_of_an_order():
     with served("acme-killed", mode="hang") as (place, authority):
         pid = wait_until("a program that hangs", 30, authority.hanging)

@@ -11,4 +11,4 @@ mod when;
 pub use order::{AcmeError, Failure, Issued, Order, Present, new_key};
 pub use peer::Peer;
 pub use validity::{Validity, validity};
-pub use when::{LONGEST_WAIT, Trouble, is_due, wait};
+pub use when::{Trouble, is_due, wait};

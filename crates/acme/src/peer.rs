@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use parking_lot::Mutex;
@@ -47,6 +47,7 @@ impl Peer {
         let (mut parts, body) = request.into_parts();
         let Ok(body) = body.collect().await;
         let url = Url::parse(&parts.uri.to_string()).map_err(other)?;
+        let is_signed = parts.method == Method::POST;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         parts.uri = path.parse::<Uri>()?;
         let request = Request::from_parts(parts, Full::new(body.to_bytes()));
@@ -58,8 +59,10 @@ impl Peer {
         ) {
             *self.told.lock() = retry_after(&parts.headers, SystemTime::now());
         }
-        // The library reads every refusal as JSON, and would tell of a syntax error only.
-        if !parts.status.is_success() && !is_json(&parts.headers) {
+        // The library takes what is not signed for a success, and reads every refusal as JSON: it would tell of a missing
+        // field, or of an error in the syntax.
+        let is_told = is_signed && is_json(&parts.headers);
+        if !parts.status.is_success() && !is_told {
             let shown = soulbox_outbound::shown(&url);
             return Err(other(format!("{shown} answers {}", parts.status)));
         }

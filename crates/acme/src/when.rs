@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::validity::Validity;
 
 /// Nothing is waited for longer than this before the clock is looked at again: it may have been set meanwhile.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A certificate is renewed when this part of its life is left.
 const LAST_PART: u32 = 3;
 /// How long is waited after the first failure. Each further one doubles it.
@@ -30,7 +30,7 @@ pub struct Trouble {
     pub jitter: f64,
 }
 
-/// How long to wait before a certificate is asked for. Zero: now. At most [`LONGEST_WAIT`]: then this is asked again.
+/// How long to wait before a certificate is asked for. Zero: now. At most a minute: then this is asked again.
 #[must_use]
 pub fn wait(now: SystemTime, held: Option<Validity>, trouble: Option<Trouble>) -> Duration {
     let due = held.map_or(Duration::ZERO, |held| until_due(now, held));
