@@ -41,6 +41,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Claim {
     data_dir: PathBuf,
     block: Block,
+    limits: ConnectionLimits,
     /// Held, not read: the lock ends with the process.
     _lock: File,
 }
@@ -74,6 +75,7 @@ impl Claim {
         Ok(Self {
             data_dir,
             block,
+            limits,
             _lock: lock,
         })
     }
@@ -115,6 +117,7 @@ impl Claim {
         programs: Programs<'_>,
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
+            connections_per_team: self.limits.per_team,
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
