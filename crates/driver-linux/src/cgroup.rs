@@ -65,6 +65,24 @@ impl Hierarchies {
         })
     }
 
+    /// Makes the kernel move processes between cgroups without waiting for every processor first, which takes it about ten
+    /// milliseconds, in which nobody on the host can start or end a process. That is one flag for all hierarchies, which the
+    /// unified one has (`favordynmods`, Linux 6.0); each fork costs some nanoseconds more with it.
+    ///
+    /// # Errors
+    /// When the kernel does not know it, or this process has no right to: all works, slower.
+    pub fn move_fast() -> io::Result<()> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+        let mut mounts = mountinfo.lines().filter_map(CgroupMount::parse);
+        let unified = mounts.find(|mount| mount.unified).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "no unified hierarchy is mounted")
+        })?;
+        match flags_to_move_fast(&unified.options) {
+            Some(flags) => soulbox_linux::mount::set_flags(&unified.path, &flags),
+            None => Ok(()),
+        }
+    }
+
     /// The pure part of [`Self::detect`]. `controllers` tells what a v2 mount offers. The error is what is missing.
     fn from_mountinfo(
         text: &str,
@@ -213,6 +231,20 @@ impl CgroupMount {
             options,
         })
     }
+}
+
+/// The flags that a unified hierarchy with these options is to have; `None` when it has them. Those that are not named would
+/// be taken away.
+fn flags_to_move_fast(options: &[String]) -> Option<Vec<&str>> {
+    const FLAG: &str = "favordynmods";
+    if options.iter().any(|option| option == FLAG) {
+        return None;
+    }
+    // Not of this kind of file system.
+    let others = ["rw", "ro", "seclabel"];
+    let own = options.iter().map(String::as_str);
+    let own = own.filter(|option| !others.contains(option));
+    Some(own.chain([FLAG]).collect())
 }
 
 /// The cgroups of one slot.
@@ -612,6 +644,20 @@ fn remove_dir(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unified_hierarchy_keeps_its_other_flags() {
+        let flags = |options: &str| {
+            let options: Vec<String> = options.split(',').map(str::to_owned).collect();
+            flags_to_move_fast(&options).map(|flags| flags.join(","))
+        };
+        assert_eq!(flags("rw").as_deref(), Some("favordynmods"));
+        assert_eq!(
+            flags("rw,seclabel,nsdelegate,memory_recursiveprot").as_deref(),
+            Some("nsdelegate,memory_recursiveprot,favordynmods")
+        );
+        assert_eq!(flags("rw,nsdelegate,favordynmods"), None);
+    }
 
     const HYBRID: &str = "\
 30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw

@@ -68,6 +68,9 @@ impl Host {
         let block = settings.block;
         let hierarchies = Hierarchies::detect()?;
         hierarchies.prepare_block(&block.prefix())?;
+        if let Err(error) = Hierarchies::move_fast() {
+            tracing::info!(%error, "this host moves processes between cgroups slowly: creates take some milliseconds more");
+        }
         let run = data_dir.join("run");
         let sandboxes = data_dir.join("sandboxes");
         // 0700: the files of sandboxes carry set-id bits and owners that must mean nothing to users of the host.

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen, mount, mount_change, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
+    MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, mount, mount_change,
+    move_mount, open_tree, unmount,
 };
 
 /// `PROC_SUPER_MAGIC` of `linux/magic.h`.
@@ -50,6 +51,18 @@ pub fn make_all_private() -> io::Result<()> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )?)
+}
+
+/// Gives the file system at a mount point exactly these flags of its own kind, for all of its mounts.
+///
+/// # Errors
+/// When the kernel does not know a flag, or this process has no right to.
+pub fn set_flags(path: &Path, flags: &[&str]) -> io::Result<()> {
+    let picked = fspick(CWD, path, FsPickFlags::FSPICK_CLOEXEC)?;
+    for flag in flags {
+        fsconfig_set_flag(picked.as_fd(), *flag)?;
+    }
+    Ok(fsconfig_reconfigure(picked.as_fd())?)
 }
 
 /// Makes a file system that is mounted nowhere yet.

@@ -43,6 +43,7 @@ const ARROWS: [(&str, &[&str]); 33] = [
     ("secrets", &["store", "types"]),
     ("client", &["api-types", "types"]),
     ("outbound", &["client", "types"]),
+    ("acme", &["client", "outbound"]),
     (
         "webhooks",
         &[
@@ -158,7 +159,7 @@ const WRAPPERS: [(&str, &[&str]); 16] = [
             "telemetry",
         ],
     ),
-    ("rustls", &["client", "edge", "egress", "outbound"]),
+    ("rustls", &["acme", "client", "edge", "egress", "outbound"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("ruzstd", &["tar"]),

@@ -6,14 +6,17 @@
 //! Starting is a list of steps that each either finish or say what to do; stopping undoes what no running sandbox
 //! needs. Sandboxes outlive the server.
 
+mod acme;
 mod certificates;
 mod claim;
 mod contacts;
 mod credentials;
+mod dns_command;
 mod handover;
 pub(crate) mod helper;
 mod key_command;
 mod launch;
+mod operators;
 mod reach;
 mod reached;
 mod secrets;
@@ -55,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::failure::Failure;
 
+pub(crate) use acme::Kept as AcmeKept;
 pub(crate) use certificates::PREFIX as AUTHORITY_PREFIX;
 pub(crate) use claim::Claim;
 use credentials::Credentials;
@@ -140,6 +144,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         certificate: handover.certificate,
         secrets_key: handover.secrets_key,
         rules_ca: handover.rules_ca,
+        acme_ca: handover.acme_ca,
     };
     let config = Config {
         data_dir: handover.place.data_dir,
@@ -160,6 +165,7 @@ struct Handed {
     certificate: Option<Certificate>,
     secrets_key: Option<SecretsKey>,
     rules_ca: Option<Vec<u8>>,
+    acme_ca: Option<Vec<u8>>,
 }
 
 async fn serve_until(
@@ -172,7 +178,8 @@ async fn serve_until(
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
     let shutdown = CancellationToken::new();
-    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
+    let given = (handed.certificate, handed.acme_ca);
+    let certificates = certificates(config, given, driver, &shutdown)?;
     let authority = certificates.as_ref().and_then(Certificates::authority);
     let settings = |seed| sandbox_settings(config, &reached, seed, authority);
     let server = Server::start(
@@ -260,19 +267,23 @@ impl Listeners {
 /// What clients are shown over HTTPS, if it is served.
 fn certificates(
     config: &Config,
-    given: Option<Certificate>,
+    (given, acme_ca): (Option<Certificate>, Option<Vec<u8>>),
     helper: &Arc<RemoteDriver>,
     until: &CancellationToken,
 ) -> anyhow::Result<Option<Certificates>> {
-    match (given, &config.tls, &config.domain) {
-        (Some(given), _, _) => {
-            certificates::of_operator(given, Arc::clone(helper), until.clone()).map(Some)
+    let (Some(tls), Some(domain)) = (&config.tls, &config.domain) else {
+        return Ok(None);
+    };
+    let (helper, until) = (Arc::clone(helper), until.clone());
+    let made = match (given, tls.acme()) {
+        (Some(given), _) => certificates::of_operator(given, helper, until),
+        (None, Some(acme)) => {
+            let trusted = acme_ca.unwrap_or_default();
+            acme::begin(acme, &trusted, domain, &config.data_dir, helper, until)
         }
-        (None, Some(_), Some(domain)) => {
-            certificates::of_authority(&config.data_dir, domain).map(Some)
-        }
-        _ => Ok(None),
-    }
+        (None, None) => certificates::of_authority(&config.data_dir, domain),
+    };
+    made.map(Some)
 }
 
 fn sandbox_settings(

@@ -18,6 +18,11 @@ pub(crate) enum Setting {
     TlsCert,
     TlsKey,
     TlsListen,
+    AcmeDirectory,
+    AcmeContact,
+    AcmeDnsCommand,
+    AcmeCaFile,
+    AcmeAcceptTerms,
     MetricsListen,
     LogLevel,
     LogFormat,
@@ -57,13 +62,18 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 41] = [
+    pub(crate) const ALL: [Self; 46] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
         Self::TlsCert,
         Self::TlsKey,
         Self::TlsListen,
+        Self::AcmeDirectory,
+        Self::AcmeContact,
+        Self::AcmeDnsCommand,
+        Self::AcmeCaFile,
+        Self::AcmeAcceptTerms,
         Self::MetricsListen,
         Self::LogLevel,
         Self::LogFormat,
@@ -110,6 +120,11 @@ impl Setting {
             Self::TlsCert => "tls_cert",
             Self::TlsKey => "tls_key",
             Self::TlsListen => "tls_listen",
+            Self::AcmeDirectory => "acme_directory",
+            Self::AcmeContact => "acme_contact",
+            Self::AcmeDnsCommand => "acme_dns_command",
+            Self::AcmeCaFile => "acme_ca_file",
+            Self::AcmeAcceptTerms => "acme_accept_terms",
             Self::MetricsListen => "metrics_listen",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
@@ -157,12 +172,17 @@ impl Setting {
             | Self::TlsCert
             | Self::TlsKey
             | Self::TlsListen
+            | Self::AcmeDirectory
+            | Self::AcmeContact
+            | Self::AcmeDnsCommand
+            | Self::AcmeCaFile
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks
             | Self::PrivateEgressProxies
             | Self::SecretsKeyCommand
             | Self::RulesCaFile => "",
+            Self::AcmeAcceptTerms => "false",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",

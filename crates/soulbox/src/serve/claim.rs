@@ -15,7 +15,7 @@ use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{block, firewall, gateway, policy};
 use soulbox_types::slot::Block;
 
-use super::certificates::PREFIX;
+use super::{acme, certificates};
 
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
 const SERVER_FILES: [&str; 10] = [
@@ -99,7 +99,7 @@ impl Claim {
             for name in SERVER_FILES {
                 give(&directory, name, id)?;
             }
-            for name in authorities(&self.data_dir)? {
+            for name in made_for_https(&self.data_dir)? {
                 give(&directory, &name, id)?;
             }
             SERVER_CACHES
@@ -184,12 +184,15 @@ fn is_empty(directory: &Path) -> io::Result<bool> {
 
 /// Gives one file to the server. What is no ordinary file, or has a second name somewhere, is not what the server made
 /// and is not given away.
-/// The files of the server's own certificate authorities: one for each domain that it has had.
-fn authorities(data_dir: &Path) -> io::Result<Vec<String>> {
+/// The files of the server's own certificate authorities and of others that it asks: some for each domain that it has had.
+fn made_for_https(data_dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let name = entry?.file_name();
-        let name = name.to_str().filter(|name| name.starts_with(PREFIX));
+        let name = name.to_str().filter(|name| {
+            let prefixes = [certificates::PREFIX, acme::PREFIX];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+        });
         found.extend(name.map(str::to_owned));
     }
     Ok(found)

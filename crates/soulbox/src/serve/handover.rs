@@ -86,6 +86,8 @@ pub(crate) struct Handover {
     pub(crate) secrets_key: Option<SecretsKey>,
     /// What is in `rules_ca_file`.
     pub(crate) rules_ca: Option<Vec<u8>>,
+    /// What is in `acme_ca_file`.
+    pub(crate) acme_ca: Option<Vec<u8>>,
 }
 
 /// The text of a key.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
 use soulbox_driver_linux::NamespaceDriver;
 use soulbox_egress::proxy;
-use soulbox_helper::{Channel, Ending, ReadCertificate};
+use soulbox_helper::{Certificate, Channel, Ending, Operator, RecordAct};
 use soulbox_linux::socket;
 use soulbox_net::policy::OWN_NAMES_PORT;
 use soulbox_net::{firewall, resolver};
@@ -18,8 +18,9 @@ use soulbox_telemetry::logs;
 
 use super::certificates;
 use super::claim::Claim;
+use super::dns_command::DnsCommand;
 use super::handover::{Place, Started, Wanted, texts};
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, Tls, TlsFiles};
 use crate::embed::PROGRAMS;
 
 /// Most bytes of the server's first word.
@@ -54,8 +55,47 @@ struct Held {
     claim: Claim,
     driver: Arc<NamespaceDriver>,
     sockets: Sockets,
+    operator: Configured,
+}
+
+/// What the operator has configured that only root may do.
+struct Configured {
     /// Of the certificate that only root may read.
     tls_files: Option<TlsFiles>,
+    dns_command: Option<DnsCommand>,
+}
+
+impl Configured {
+    fn of(config: &Config) -> std::io::Result<Self> {
+        let tls = config.tls.as_ref();
+        let acme = tls.and_then(Tls::acme).zip(config.domain.as_deref());
+        let dns_command =
+            acme.map(|(acme, domain)| DnsCommand::new(acme.dns_command.clone(), domain));
+        Ok(Self {
+            tls_files: tls.and_then(Tls::files).cloned(),
+            dns_command: dns_command.transpose()?,
+        })
+    }
+}
+
+impl Operator for Configured {
+    fn certificate(&self) -> std::io::Result<Certificate> {
+        match &self.tls_files {
+            Some(files) => certificates::read(files).map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn challenge_record(&self, act: RecordAct, value: &str) -> std::io::Result<()> {
+        match &self.dns_command {
+            Some(command) => command.run(act, value).map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn stop(&self) {
+        self.dns_command.iter().for_each(DnsCommand::stop);
+    }
 }
 
 /// Where the server hears what sandboxes ask. Only root can open them.
@@ -79,7 +119,7 @@ impl Held {
                 claim,
                 driver,
                 sockets,
-                tls_files: config.tls.and_then(|tls| tls.files),
+                operator: Configured::of(&config)?,
             }),
             Err(error) => {
                 // A start that fails leaves the host as it was.
@@ -140,17 +180,13 @@ impl Held {
             claim,
             driver,
             sockets,
-            tls_files,
+            operator,
         } = self;
         // The server has copies. No socket that hears the network stays open here.
         drop(sockets);
         let channel = Channel::new(server)?;
         let release = async move || claim.release_unused().map_err(std::io::Error::other);
-        let certificate: ReadCertificate = Arc::new(move || match &tls_files {
-            Some(files) => certificates::read(files).map_err(std::io::Error::other),
-            None => Err(std::io::ErrorKind::NotFound.into()),
-        });
-        match soulbox_helper::serve(channel, driver, certificate, release).await? {
+        match soulbox_helper::serve(channel, driver, Arc::new(operator), release).await? {
             Ending::Down => {}
             Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
         }
