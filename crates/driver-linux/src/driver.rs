@@ -62,6 +62,8 @@ pub struct Settings {
     pub block: Block,
     /// Slots to keep ready.
     pub slots_ready: usize,
+    /// Connections that all sandboxes of a team may have at a time, if that is bounded.
+    pub connections_per_team: Option<u32>,
     /// How disks are limited.
     pub disk: DiskSettings,
     /// Where CRIU is: Debian's package and those that it needs, unpacked. Without it no sandbox is written to disk.
@@ -244,7 +246,7 @@ impl NamespaceDriver {
         );
         drop(lost);
         let policies = found.running.iter();
-        let policies = policies.map(|finished| (finished.place.0, &finished.spec.network));
+        let policies = policies.map(|finished| (finished.place.0, &finished.spec));
         let restored = self.host.policies.restore(policies);
         restored.map_err(|error| {
             host_error(
@@ -424,7 +426,7 @@ pub(crate) fn in_a_slot(
     fault::point!("create.slot-leased");
     let files = host.files(spec.id.as_str());
     // Before there is anybody who could send something.
-    if let Err(error) = host.policies.put(slot.index, &spec.network) {
+    if let Err(error) = host.policies.enter(slot.index, spec) {
         undo(pool, slot, &files, &spec.id, None);
         return Err(host_error(
             "put the network policy of a sandbox in force",

@@ -64,16 +64,8 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn prepare(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
-        let Settings {
-            data_dir,
-            layers_dir,
-            block,
-            disk,
-            criu_dir,
-            tells_refusals,
-            slots_ready: _,
-        } = settings;
-        let block = *block;
+        let (data_dir, layers_dir) = (settings.data_dir.as_path(), settings.layers_dir.as_path());
+        let block = settings.block;
         let hierarchies = Hierarchies::detect()?;
         hierarchies.prepare_block(&block.prefix())?;
         if let Err(error) = Hierarchies::move_fast() {
@@ -100,12 +92,16 @@ impl Host {
         fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
         fs::write(covers.join("empty-file"), "")?;
         let envd = program::keep(&covers, programs.envd)?;
-        let disks = Disks::prepare(data_dir, *disk)?;
+        let disks = Disks::prepare(data_dir, settings.disk)?;
         Ok(Self {
             block,
-            policies: Policies::of(block, *tells_refusals),
+            policies: Policies::of(
+                block,
+                settings.tells_refusals,
+                settings.connections_per_team,
+            ),
             facts: facts(&hierarchies, disks.backing())?,
-            criu: criu_dir.as_deref().map_or_else(
+            criu: settings.criu_dir.as_deref().map_or_else(
                 || Err("no CRIU is configured\nFIX: soulbox criu".to_owned()),
                 Criu::find,
             ),

@@ -176,6 +176,18 @@ impl Gate {
         Arc::clone(connections).try_acquire_owned().ok()
     }
 
+    /// The same for a connection that takes one of places that all sandboxes share, of which so many are free: no sandbox has
+    /// more than are left, so that whatever some of them hold there is room for the next.
+    pub(crate) fn share(&self, client: Ipv4Addr, free: usize) -> Option<OwnedSemaphorePermit> {
+        let entries = self.entries.lock();
+        let connections = &entries.get(&client)?.connections;
+        let held = CONNECTIONS.saturating_sub(connections.available_permits());
+        if held >= free {
+            return None;
+        }
+        Arc::clone(connections).try_acquire_owned().ok()
+    }
+
     /// Whether a sandbox may connect to an address by a name as it is written, or by the address itself.
     pub(crate) fn judge(
         &self,
@@ -453,6 +465,20 @@ mod tests {
             deny: deny.iter().map(|n| Cidr::parse(n).unwrap()).collect(),
             ..EgressPolicy::default()
         })
+    }
+
+    #[test]
+    fn nobody_has_more_places_than_are_left() {
+        let (gate, _contacts) = Gate::new();
+        gate.enters(CLIENT, &SandboxId::random(), &network(&[], &[]));
+        let places = |free| {
+            let taken: Vec<_> = std::iter::from_fn(|| gate.share(CLIENT, free)).collect();
+            taken.len()
+        };
+        assert_eq!(places(4096), CONNECTIONS);
+        assert_eq!(places(3), 3);
+        assert_eq!(places(0), 0);
+        assert!(gate.share(SERVER, 4096).is_none());
     }
 
     #[test]

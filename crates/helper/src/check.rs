@@ -158,6 +158,7 @@ pub(crate) mod tests {
             env_vars: BTreeMap::new(),
             envd_access_token: "token".to_owned(),
             volumes: Vec::new(),
+            team: None,
         }
     }
 

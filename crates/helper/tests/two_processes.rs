@@ -45,6 +45,7 @@ fn spec() -> SandboxSpec {
         env_vars: BTreeMap::new(),
         envd_access_token: "token".to_owned(),
         volumes: Vec::new(),
+        team: None,
     }
 }
 

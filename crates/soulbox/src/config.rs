@@ -66,7 +66,8 @@ pub(crate) struct Config {
     /// How long a stop waits for what is paused to go to disk, 0 seconds (not at all) to an hour. Default 0.
     pub(crate) hibernate_on_stop: Duration,
     /// Connections out of a sandbox: at a time (`max_connections_per_sandbox`, 16 to 1,000,000, default 4096), and begun
-    /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000).
+    /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000). Those of all sandboxes of a team at a time
+    /// (`max_connections_per_team`, 0 (no bound) to 1,000,000, default 0).
     pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -271,6 +272,7 @@ impl Judge<'_> {
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
+        let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
@@ -310,6 +312,7 @@ impl Judge<'_> {
             connections: ConnectionLimits {
                 per_sandbox: connections?,
                 new_per_second: new_connections?,
+                per_team: Some(team_connections?).filter(|most| *most > 0),
             },
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,

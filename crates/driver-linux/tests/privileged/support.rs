@@ -202,6 +202,7 @@ impl Place {
         slots_ready: usize,
     ) -> NamespaceDriver {
         let settings = Settings {
+            connections_per_team: None,
             data_dir: data_dir.to_owned(),
             layers_dir: needs.layers_dir.clone(),
             block: self.block,
@@ -493,6 +494,7 @@ pub(crate) fn spec(needs: &Needs) -> SandboxSpec {
         env_vars: BTreeMap::new(),
         envd_access_token: "a-token-of-a-test".to_owned(),
         volumes: Vec::new(),
+        team: None,
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) enum Setting {
     SlotsReady,
     MaxConnectionsPerSandbox,
     NewConnectionsPerSecond,
+    MaxConnectionsPerTeam,
     SavePausedAfterSeconds,
     HibernateAfterSeconds,
     HibernateOnStopSeconds,
@@ -61,7 +62,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 45] = [
+    pub(crate) const ALL: [Self; 46] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -85,6 +86,7 @@ impl Setting {
         Self::SlotsReady,
         Self::MaxConnectionsPerSandbox,
         Self::NewConnectionsPerSecond,
+        Self::MaxConnectionsPerTeam,
         Self::SavePausedAfterSeconds,
         Self::HibernateAfterSeconds,
         Self::HibernateOnStopSeconds,
@@ -135,6 +137,7 @@ impl Setting {
             Self::SlotsReady => "slots_ready",
             Self::MaxConnectionsPerSandbox => "max_connections_per_sandbox",
             Self::NewConnectionsPerSecond => "new_connections_per_second",
+            Self::MaxConnectionsPerTeam => "max_connections_per_team",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
@@ -195,6 +198,7 @@ impl Setting {
             Self::SlotsReady => "8",
             Self::MaxConnectionsPerSandbox => "4096",
             Self::NewConnectionsPerSecond => "1000",
+            Self::MaxConnectionsPerTeam => "0",
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
             Self::HibernateOnStopSeconds => "0",

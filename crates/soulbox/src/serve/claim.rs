@@ -49,6 +49,7 @@ pub(crate) struct Claim {
     block: Block,
     /// Hears what the kernel refuses by address, where it can tell.
     refusals: Option<OwnedFd>,
+    limits: ConnectionLimits,
     /// Held, not read: the lock ends with the process.
     _lock: File,
 }
@@ -85,6 +86,7 @@ impl Claim {
             data_dir,
             block,
             refusals,
+            limits,
             _lock: lock,
         })
     }
@@ -131,6 +133,7 @@ impl Claim {
         programs: Programs<'_>,
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
+            connections_per_team: self.limits.per_team,
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
