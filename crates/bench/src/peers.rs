@@ -282,26 +282,29 @@ fn ways(name: &str, bundle: &Bundle) -> Vec<(&'static str, Vec<String>, bool)> {
                 false,
             ),
         ],
-        _ => {
-            let args = [
-                "--unshare-all",
-                "--unshare-user",
-                "--ro-bind",
-                &text(&bundle.rootfs),
-                "/",
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-                "/bin/true",
-            ];
-            vec![(
-                "all namespaces, no cgroup of its own",
-                args.map(ToOwned::to_owned).into(),
-                false,
-            )]
-        }
+        _ => vec![(
+            "all namespaces, no cgroup of its own",
+            bwrap(&bundle.rootfs),
+            false,
+        )],
     }
+}
+
+fn bwrap(rootfs: &Path) -> Vec<String> {
+    let files = rootfs.display().to_string();
+    let args = [
+        "--unshare-all",
+        "--unshare-user",
+        "--ro-bind",
+        &files,
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "/bin/true",
+    ];
+    args.map(ToOwned::to_owned).into()
 }
 
 fn podman(bundle: &Bundle, more: &[&str]) -> Vec<String> {
