@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 from e2b import ALL_TRAFFIC, Sandbox, SandboxException, Secret
 
-from server import from_environment
+from server import from_environment, patience, wait_until
 from upstream import Upstream
 
 VALUE = "sk-hidden-from-the-sandbox"
@@ -402,6 +402,60 @@ def test_a_fork_has_its_sources_rules(upstream, create):
         assert works(upstream, fork)
     finally:
         fork.kill()
+
+
+# Begins TLS to a name with a rule in several ways, many of each, and says how long the server let each wait.
+SLOW = r"""
+import json, socket, ssl, sys, threading, time
+name, told = sys.argv[1], {}
+def hello():
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try: ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    except ssl.SSLWantReadError: return outgoing.read()
+def spoken(protocol, said):
+    context = ssl.create_default_context()
+    context.set_alpn_protocols([protocol])
+    s = context.wrap_socket(socket.create_connection((name, 443), 10), server_hostname=name)
+    s.sendall(said)
+    return s
+def half_handshake():
+    s = socket.create_connection((name, 443), 10)
+    s.sendall(hello())
+    return s
+WAYS = {
+    "handshake": half_handshake,
+    "head": lambda: spoken("http/1.1", b"GET / HTTP/1.1\r\nHost: "),
+    "silent-h2": lambda: spoken("h2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5)),
+    "head-h2": lambda: spoken("h2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5) + b"\0\0\1\1\0\0\0\0\1\x82"),
+}
+def one(way):
+    s = WAYS[way]()
+    s.settimeout(120)
+    since = time.monotonic()
+    try:
+        while s.recv(65536): pass
+    except (OSError, ssl.SSLError): pass
+    told.setdefault(way, []).append(time.monotonic() - since)
+threads = [threading.Thread(target=one, args=(way,)) for way in WAYS for _ in range(20)]
+for thread in threads: thread.start()
+print("began", flush=True)
+for thread in threads: thread.join()
+print(json.dumps({way: [len(times), max(times)] for way, times in told.items()}), flush=True)
+"""
+
+
+def test_who_does_not_go_on_is_cut_off(upstream, ruled, create):
+    sandbox = create(network={"rules": rules(upstream)})
+    sandbox.files.write("/tmp/slow.py", SLOW)
+    sandbox.commands.run(f"nohup python3 /tmp/slow.py {upstream.name('ruled')} > /tmp/said 2>&1 &")
+    wait_until("all are begun", 20, lambda: "began" in sandbox.files.read("/tmp/said"))
+    assert works(upstream, sandbox) and works(upstream, ruled)
+    line = wait_until("all have ended", 100, lambda: sandbox.files.read("/tmp/said").splitlines()[1:], interval=0.5)[-1]
+    told = json.loads(line)
+    bounds = {"handshake": 10, "head": 60, "silent-h2": 60, "head-h2": 60}
+    assert {way: count for way, (count, _) in told.items()} == dict.fromkeys(bounds, 20), told
+    for way, (_, longest) in told.items():
+        assert longest < patience(bounds[way] + 5), told
 
 
 def test_after_the_server(upstream, server, create):
