@@ -468,6 +468,36 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_packet_is_told_with_the_entry_that_closed_it() {
+        let cidrs = |list: &[&str]| list.iter().map(|n| Cidr::parse(n).unwrap()).collect();
+        let policy = EgressPolicy {
+            allow: cidrs(&["11.22.33.0/24"]),
+            deny: cidrs(&["9.9.9.9", "0.0.0.0/0"]),
+            ..EgressPolicy::default()
+        };
+        let why = |refusal, to: [u8; 4], policy: Option<&EgressPolicy>| {
+            let packet = RefusedPacket {
+                refusal,
+                from: CLIENT,
+                to: to.into(),
+                protocol: 1,
+                port: None,
+            };
+            why_refused(&packet, policy)
+        };
+        let of_policy = |to| why(Refusal::Policy, to, Some(&policy));
+        assert_eq!(of_policy([9, 9, 9, 9]), "denyOut 9.9.9.9/32");
+        assert_eq!(of_policy([8, 8, 4, 4]), "denyOut 0.0.0.0/0");
+        assert_eq!(of_policy([10, 1, 2, 3]), "closed to every sandbox");
+        let closed = why(Refusal::Closed, SERVER.octets(), Some(&policy));
+        assert_eq!(closed, "closed to every sandbox");
+        let none = why(Refusal::Policy, SERVER.octets(), None);
+        assert_eq!(none, "closed to every sandbox");
+        let many = why(Refusal::Connections, SERVER.octets(), Some(&policy));
+        assert_eq!(many, "it has or begins too many connections");
+    }
+
+    #[test]
     fn nobody_has_more_places_than_are_left() {
         let (gate, _contacts) = Gate::new();
         gate.enters(CLIENT, &SandboxId::random(), &network(&[], &[]));

@@ -86,12 +86,11 @@ fn started(heard: &[u8]) -> impl Iterator<Item = u32> {
 }
 
 /// The sandbox's address, and what the process was started as. Whose it is says its user: each slot has a range of its own.
+/// Both are asked of one open file: the number may be somebody else's a moment later.
 fn look(pid: u32) -> Option<(Ipv4Addr, String)> {
-    let place = format!("/proc/{pid}");
-    let user = fs::metadata(&place).ok()?.uid();
-    let slot = SlotIndex::of_user(user)?;
+    let file = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    let slot = SlotIndex::of_user(file.metadata().ok()?.uid())?;
     let mut text = Vec::new();
-    let file = fs::File::open(format!("{place}/cmdline")).ok()?;
     file.take(COMMAND_BYTES).read_to_end(&mut text).ok()?;
     Some((slot.address(), command(&text)?))
 }
