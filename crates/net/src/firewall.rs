@@ -13,13 +13,10 @@ use soulbox_types::ErrorKind;
 use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
+use crate::limits;
 use crate::policy::{self, OWN_NAMES_PORT, PROXY_PORTS};
 
 const NFT_LIMIT: Duration = Duration::from_secs(10);
-
-/// Connections through the host that one sandbox may have at a time, UDP included. The host's table holds 65,536 on a
-/// small machine and 262,144 on others; a browser needs some hundred.
-pub const CONNECTIONS_PER_SANDBOX: u32 = 4096;
 
 /// The rules could not be put in place or removed.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +54,6 @@ pub fn render(block: Block, host_dns: bool) -> String {
     let cables = format!("\"{table}v*\"");
     let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
-    let limit = CONNECTIONS_PER_SANDBOX;
     let [http, tls] = PROXY_PORTS;
     let dns = if host_dns {
         format!(
@@ -77,13 +73,6 @@ table inet {table} {{
     elements = {{ {closed} }}
   }}
 
-  # Connections that sandboxes have open, by address. Room for every slot.
-  set connections {{
-    type ipv4_addr
-    flags dynamic
-    size 4096
-  }}
-
   # Before connection tracking: what bears a false source, or is IPv6, leaves no trace.
   chain anti_spoof {{
     type filter hook prerouting priority raw; policy accept;
@@ -93,8 +82,7 @@ table inet {table} {{
 
   # From a sandbox to this machine: DNS, connections that are led to the server, and nothing else.
   chain input {{
-    type filter hook input priority filter - 5; policy accept;
-    iifname {cables} jump limit_connections{dns}
+    type filter hook input priority filter - 5; policy accept;{dns}
     iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls}, {OWN_NAMES_PORT} }} accept
     iifname {cables} meta l4proto tcp reject with tcp reset
     iifname {cables} reject with icmp type admin-prohibited
@@ -120,17 +108,6 @@ table inet {table} {{
     ip daddr @closed meta l4proto tcp reject with tcp reset
     ip daddr @closed reject with icmp type admin-prohibited
     oifname {ours} drop
-    jump limit_connections
-  }}
-
-  # One sandbox must not fill the table of connections that all share. A reset is an answer that programs understand.
-  chain limit_connections {{
-    ct state new add @connections {{ ip saddr ct count over {limit} }} goto too_many_connections
-  }}
-
-  chain too_many_connections {{
-    meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
   }}
 
   chain postrouting {{
@@ -206,12 +183,13 @@ fn wait(child: &mut Child) -> Result<bool, FirewallError> {
     }
 }
 
-/// Removes the block's rules, policies included.
+/// Removes the block's rules, policies and limits included.
 ///
 /// # Errors
 /// When `nft` cannot be run or refuses.
 pub fn remove(block: Block) -> Result<(), FirewallError> {
-    apply(&(render_removal(block) + &policy::render_removal(block)))
+    let limits = limits::render_removal(block);
+    apply(&(render_removal(block) + &policy::render_removal(block) + &limits))
 }
 
 /// Chains of others that drop what a sandbox sends, out of the output of `nft list chains`: an `accept` of ours does

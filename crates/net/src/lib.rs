@@ -7,5 +7,6 @@ pub mod block;
 mod dns;
 pub mod firewall;
 pub mod gateway;
+pub mod limits;
 pub mod policy;
 pub mod resolver;

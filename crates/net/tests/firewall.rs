@@ -8,15 +8,18 @@
     reason = "a test program"
 )]
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use soulbox_net::firewall::{render, render_removal};
+use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_types::slot::Block;
 
 const PROBE: &str = "SOULBOX_NET_PROBE";
+/// Connections that the probe tries to hold.
+const MOST: usize = 200;
 
 /// Not a test by itself: this program, run again inside a namespace, listens or connects.
 #[test]
@@ -51,6 +54,22 @@ fn probe() {
             }
             Err(error) => println!("result: {:?}", error.kind()),
         },
+        // As many as are let in, held until somebody says something; then one more.
+        "many" => {
+            let mut held = Vec::new();
+            let refused = loop {
+                match TcpStream::connect_timeout(&address, Duration::from_secs(2)) {
+                    Ok(stream) if held.len() < MOST => held.push(stream),
+                    Ok(_) => break "nothing".to_owned(),
+                    Err(error) => break format!("{:?}", error.kind()),
+                }
+            };
+            println!("result: {} and {refused}", held.len());
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            drop(held);
+            let again = TcpStream::connect_timeout(&address, Duration::from_secs(2));
+            println!("again: {}", again.is_ok());
+        }
         "udp" => {
             let socket = UdpSocket::bind(if address.is_ipv4() {
                 "0.0.0.0:0"
@@ -102,9 +121,9 @@ impl Drop for World {
 }
 
 impl World {
-    fn build() -> Option<Self> {
+    fn build(name: &str) -> Option<Self> {
         let world = Self {
-            tag: format!("sbtest{}-", std::process::id()),
+            tag: format!("sbtest{}{name}-", std::process::id()),
             listeners: Vec::new(),
         };
         let (t, ip) = (&world.tag, "ip -n");
@@ -204,7 +223,7 @@ fn sandboxes_reach_the_world_and_nothing_else() {
         println!("SKIPPED: needs root, nft, ip and the right to make network namespaces");
         return;
     }
-    let mut world = World::build().expect("namespaces can be made");
+    let mut world = World::build("r").expect("namespaces can be made");
     let block = Block::new(1).unwrap();
     world.nft(&render(block, true));
     world.nft(&render(block, true));
@@ -266,4 +285,79 @@ fn sandboxes_reach_the_world_and_nothing_else() {
             .probe("world", "tcp 198.18.17.2:80")
             .starts_with("open")
     );
+}
+
+/// What `many` has come to, while it holds its connections.
+struct Many {
+    child: std::process::Child,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Many {
+    fn begin(world: &World, place: &str) -> (Self, String) {
+        let mut command = world.command(place, "many 93.184.216.34:80");
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut many = Self { child, output };
+        let held = many.line("result: ");
+        (many, held)
+    }
+
+    fn line(&mut self, word: &str) -> String {
+        let mut line = String::new();
+        while self.output.read_line(&mut line).unwrap() > 0 {
+            if let Some((_, rest)) = line.split_once(word) {
+                return rest.trim().to_owned();
+            }
+            line.clear();
+        }
+        panic!("no {word}");
+    }
+
+    /// Closes them; whether there can be another one.
+    fn end(mut self) -> String {
+        self.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let again = self.line("again: ");
+        self.child.wait().unwrap();
+        again
+    }
+}
+
+#[test]
+fn each_sandbox_has_so_many_connections() {
+    if !possible() {
+        println!("SKIPPED: needs root, nft, ip and the right to make network namespaces");
+        return;
+    }
+    let mut world = World::build("l").expect("namespaces can be made");
+    let block = Block::new(1).unwrap();
+    let limits = ConnectionLimits {
+        per_sandbox: 20,
+        new_per_second: 1000,
+    };
+    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    world.listen("world", "93.184.216.34:80");
+
+    let (greedy, held) = Many::begin(&world, "a");
+    assert_eq!(held, "20 and ConnectionRefused");
+    // What was counted stays counted when a server starts anew, and is nobody else's.
+    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    assert_eq!(
+        world.probe("a", "tcp 93.184.216.34:80"),
+        "ConnectionRefused"
+    );
+    assert!(world.probe("b", "tcp 93.184.216.34:80").starts_with("open"));
+    assert_eq!(greedy.end(), "true");
+
+    let slow = ConnectionLimits {
+        per_sandbox: 4096,
+        new_per_second: 20,
+    };
+    world.nft(&limits::render(block, slow));
+    let (hasty, held) = Many::begin(&world, "b");
+    let (count, refused) = held.split_once(" and ").unwrap();
+    assert_eq!(refused, "ConnectionRefused");
+    assert!((40..MOST).contains(&count.parse().unwrap()), "{held}");
+    drop(hasty.end());
+    world.nft(&limits::render_removal(block));
 }

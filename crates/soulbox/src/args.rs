@@ -180,6 +180,12 @@ pub(crate) struct ServeArgs {
     /// Slots kept prepared for the next creates [default: 8]
     #[arg(long, value_name = "N")]
     pub(crate) slots_ready: Option<String>,
+    /// Connections that a sandbox may have open to the network at a time [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections_per_sandbox: Option<String>,
+    /// Connections to the network that a sandbox may begin in a second [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(crate) new_connections_per_second: Option<String>,
     /// When the files of a sandbox that is paused with its memory are saved, in seconds after the pause [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) save_paused_after_seconds: Option<String>,
@@ -270,6 +276,14 @@ impl ServeArgs {
             (Setting::MaxVcpu, &self.max_vcpu),
             (Setting::MaxMemoryMib, &self.max_memory_mib),
             (Setting::SlotsReady, &self.slots_ready),
+            (
+                Setting::MaxConnectionsPerSandbox,
+                &self.max_connections_per_sandbox,
+            ),
+            (
+                Setting::NewConnectionsPerSecond,
+                &self.new_connections_per_second,
+            ),
             (
                 Setting::SavePausedAfterSeconds,
                 &self.save_paused_after_seconds,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
+use soulbox_net::limits::ConnectionLimits;
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
 use soulbox_types::{Cidr, Limits};
@@ -64,6 +65,9 @@ pub(crate) struct Config {
     pub(crate) hibernate_after: Duration,
     /// How long a stop waits for what is paused to go to disk, 0 seconds (not at all) to an hour. Default 0.
     pub(crate) hibernate_on_stop: Duration,
+    /// Connections out of a sandbox: at a time (`max_connections_per_sandbox`, 16 to 1,000,000, default 4096), and begun
+    /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000).
+    pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
@@ -223,6 +227,8 @@ impl Judge<'_> {
         let hibernate_after = self.number(Setting::HibernateAfterSeconds, 0, 31_536_000);
         let hibernate_on_stop = self.number(Setting::HibernateOnStopSeconds, 0, 3600);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
+        let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
+        let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
@@ -259,6 +265,10 @@ impl Judge<'_> {
             hibernate_after: Duration::from_secs(u64::from(hibernate_after?)),
             hibernate_on_stop: Duration::from_secs(u64::from(hibernate_on_stop?)),
             slots_ready: u16::try_from(slots_ready?).ok()?,
+            connections: ConnectionLimits {
+                per_sandbox: connections?,
+                new_per_second: new_connections?,
+            },
             dns_upstreams: dns_upstreams?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use soulbox_linux::link::Netlink;
 use soulbox_linux::namespace;
+use soulbox_net::limits;
 use soulbox_types::NetworkMode;
 
 use crate::commands::{ENVD_PORT, Sandbox};
@@ -425,7 +426,7 @@ fn connections_of_one_leave_room_for_others() {
         let (greedy, other) = (stage.create().await, stage.create().await);
         let flood = FLOOD.replace("TARGET", &internet.public.to_string());
         greedy.python("user", &flood).await;
-        let limit = usize::try_from(soulbox_net::firewall::CONNECTIONS_PER_SANDBOX).unwrap();
+        let limit = usize::try_from(limits::ConnectionLimits::default().per_sandbox).unwrap();
         let held = connections_of(greedy.slot.address());
         assert!((limit / 2..=limit).contains(&held), "{held} of {limit}");
         // A new one is refused with an answer at once, not left to time out.

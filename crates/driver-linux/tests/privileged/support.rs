@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use soulbox_driver::{Driver, DriverError, Guest};
 use soulbox_driver_linux::cgroup::{Hierarchies, SlotCgroup};
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
+use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::{Block, SLOTS_PER_BLOCK, UIDS_PER_SLOT};
 use soulbox_types::{
@@ -171,7 +172,13 @@ impl Place {
     pub(crate) fn at(data_dir: PathBuf) -> Self {
         let block = block::claim(Path::new(RUN_DIR), &data_dir).unwrap();
         gateway::ensure(block).unwrap();
-        firewall::apply(&firewall::render(block, true)).unwrap();
+        let limits = ConnectionLimits {
+            // What tests begin at once is to meet the other limit.
+            new_per_second: 1_000_000,
+            ..ConnectionLimits::default()
+        };
+        let tables = firewall::render(block, true) + &limits::render(block, limits);
+        firewall::apply(&tables).unwrap();
         Self {
             data_dir,
             block,

@@ -28,6 +28,8 @@ pub(crate) enum Setting {
     MaxVcpu,
     MaxMemoryMib,
     SlotsReady,
+    MaxConnectionsPerSandbox,
+    NewConnectionsPerSecond,
     SavePausedAfterSeconds,
     HibernateAfterSeconds,
     HibernateOnStopSeconds,
@@ -54,7 +56,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 38] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -71,6 +73,8 @@ impl Setting {
         Self::MaxVcpu,
         Self::MaxMemoryMib,
         Self::SlotsReady,
+        Self::MaxConnectionsPerSandbox,
+        Self::NewConnectionsPerSecond,
         Self::SavePausedAfterSeconds,
         Self::HibernateAfterSeconds,
         Self::HibernateOnStopSeconds,
@@ -114,6 +118,8 @@ impl Setting {
             Self::MaxVcpu => "max_vcpu",
             Self::MaxMemoryMib => "max_memory_mib",
             Self::SlotsReady => "slots_ready",
+            Self::MaxConnectionsPerSandbox => "max_connections_per_sandbox",
+            Self::NewConnectionsPerSecond => "new_connections_per_second",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
@@ -167,6 +173,8 @@ impl Setting {
             Self::MaxVcpu => "32",
             Self::MaxMemoryMib => "65536",
             Self::SlotsReady => "8",
+            Self::MaxConnectionsPerSandbox => "4096",
+            Self::NewConnectionsPerSecond => "1000",
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
             Self::HibernateOnStopSeconds => "0",

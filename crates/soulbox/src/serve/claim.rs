@@ -11,6 +11,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
+use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{block, firewall, gateway, policy};
 use soulbox_types::slot::Block;
 
@@ -46,7 +47,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
-    pub(crate) async fn take(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn take(data_dir: &Path, limits: ConnectionLimits) -> anyhow::Result<Self> {
         require_root()?;
         // First: a host that lacks one is refused before anything is put up that would have to be taken down.
         Hierarchies::detect().context("this host cannot run sandboxes")?;
@@ -62,7 +63,12 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
-        firewall::apply(&(firewall::render(block, true) + &policy::render_base(block)))
+        let tables = [
+            firewall::render(block, true),
+            policy::render_base(block),
+            limits::render(block, limits),
+        ];
+        firewall::apply(&tables.concat())
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.firewall-up");
         Ok(Self {
