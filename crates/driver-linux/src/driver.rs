@@ -60,6 +60,8 @@ pub struct Settings {
     pub layers_dir: PathBuf,
     /// The block of slots of this server.
     pub block: Block,
+    /// Whether sandboxes with a cable have IPv6. The host's rules must be there then.
+    pub has_ipv6: bool,
     /// Slots to keep ready.
     pub slots_ready: usize,
     /// How disks are limited.
@@ -97,7 +99,7 @@ impl NamespaceDriver {
         let host = Host::prepare(
             &settings.data_dir,
             &settings.layers_dir,
-            settings.block,
+            (settings.block, settings.has_ipv6),
             settings.disk,
             settings.criu_dir.as_deref(),
             programs,

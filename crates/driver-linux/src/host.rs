@@ -41,6 +41,8 @@ const COVERS: &str = ".covers";
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) block: Block,
+    /// Whether cables have IPv6.
+    pub(crate) has_ipv6: bool,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) disks: Disks,
     pub(crate) layers: Layers,
@@ -65,7 +67,7 @@ impl Host {
     pub(crate) fn prepare(
         data_dir: &Path,
         layers_dir: &Path,
-        block: Block,
+        (block, has_ipv6): (Block, bool),
         disk: DiskSettings,
         criu_dir: Option<&Path>,
         programs: Programs<'_>,
@@ -99,6 +101,7 @@ impl Host {
         let disks = Disks::prepare(data_dir, disk)?;
         Ok(Self {
             block,
+            has_ipv6,
             policies: Policies::of(block),
             facts: facts(&hierarchies, disks.backing())?,
             criu: criu_dir.map_or_else(
@@ -207,7 +210,12 @@ pub fn plans_for(
     };
     let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
     Ok((
-        slot_plan(slot, &SlotCgroup::new(hierarchies, slot), &spec.network),
+        slot_plan(
+            slot,
+            &SlotCgroup::new(hierarchies, slot),
+            &spec.network,
+            false,
+        ),
         launch,
     ))
 }

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use soulbox_net::firewall::{render, render_removal};
 use soulbox_net::limits::{self, ConnectionLimits};
+use soulbox_net::{ipv6, policy};
 use soulbox_types::slot::Block;
+use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
 const PROBE: &str = "SOULBOX_NET_PROBE";
 /// Connections that the probe tries to hold.
@@ -215,6 +217,127 @@ fn possible() -> bool {
     run(
         "test \"$(id -u)\" = 0 && command -v nft && command -v ip && unshare -n true >/dev/null 2>&1",
     )
+}
+
+/// Two sandboxes, the host and the world in IPv6, as the jail lays cables.
+const IPV6_WORLD: &str = "
+    hw() { ip -n $1 -o link show $2 | sed 's/.*ether \\([^ ]*\\).*/\\1/'; }
+    ip netns exec ${t}host sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'
+    i=1; for n in a b; do
+      ip -n ${t}host -6 route add fd7c:9e24:51b3:1::1:$i dev sb1v$i
+      ip -n ${t}host -6 neigh replace fd7c:9e24:51b3:1::1:$i lladdr $(hw ${t}$n eth0) dev sb1v$i
+      ip -n ${t}$n -6 addr add fd7c:9e24:51b3:1::1:$i/128 dev eth0 nodad
+      ip -n ${t}$n -6 route add fd7c:9e24:51b3:1::1 dev eth0
+      ip -n ${t}$n -6 neigh replace fd7c:9e24:51b3:1::1 lladdr $(hw ${t}host sb1v$i) dev eth0
+      ip -n ${t}$n -6 route add default via fd7c:9e24:51b3:1::1 dev eth0
+      i=$((i+1)); done
+    ip -n ${t}host -6 addr add 2a0b:11::1/64 dev wan nodad
+    for a in 2a0b:11::2/64 2a0b:11::3/64; do ip -n ${t}world -6 addr add $a dev eth0 nodad; done
+    for a in fd00:ec2::254 2002:808:808::1 64:ff9b::808:808 2001::1 2001:db8::1 3fff::1 100::1 fec0::1; do
+      ip -n ${t}world -6 addr add $a/128 dev lo nodad
+      ip -n ${t}host -6 route add $a via 2a0b:11::2 dev wan; done
+    ip -n ${t}host -6 route add default via 2a0b:11::2 dev wan
+    ip -n ${t}world -6 route add fd7c:9e24:51b3::/48 via 2a0b:11::1 dev eth0";
+
+#[test]
+fn ipv6_reaches_the_world_and_nothing_else() {
+    if !possible() {
+        println!("SKIPPED: needs root, nft, ip and the right to make network namespaces");
+        return;
+    }
+    let mut world = World::build("six").expect("namespaces can be made");
+    assert!(run(&format!("t={}; {IPV6_WORLD}", world.tag)));
+    let block = Block::new(1).unwrap();
+    let closed = render(block, true) + &policy::render_base(block);
+    world.nft(&closed);
+    let others = [
+        "[fd00:ec2::254]:80",
+        "[2002:808:808::1]:80",
+        "[64:ff9b::808:808]:80",
+        "[2001::1]:80",
+        "[2001:db8::1]:80",
+        "[3fff::1]:80",
+        "[100::1]:80",
+        "[fec0::1]:80",
+    ];
+    for address in ["[2a0b:11::2]:80", "[2a0b:11::3]:80"].iter().chain(&others) {
+        world.listen("world", address);
+    }
+    world.listen("host", "[2a0b:11::1]:80");
+    world.listen("b", "[fd7c:9e24:51b3:1::1:2]:80");
+    let check = |place: &str, order: &str, want: &str| {
+        let got = world.probe(place, order);
+        assert!(
+            got.starts_with(want),
+            "{order} from {place}: {got}, not {want}"
+        );
+    };
+    let refused = |address: &str| {
+        check("a", &format!("tcp {address}"), "ConnectionRefused");
+        // Told at once, but only so often in a second (icmp.ratelimit).
+        check("a", &format!("udp {address}"), "Err(");
+    };
+    // Without the table of IPv6 nothing comes out of a cable.
+    check("a", "tcp [2a0b:11::2]:80", "TimedOut");
+    world.nft(&(closed.clone() + &ipv6::render(block)));
+    world.nft(&(closed.clone() + &ipv6::render(block)));
+    check("a", "tcp [2a0b:11::2]:80", "open, seen as 2a0b:11::1");
+    check("a", "udp [2a0b:11::2]:80", "Ok(1)");
+    for address in others.iter().chain(&[
+        "[2a0b:11::1]:80",
+        "[fd7c:9e24:51b3:1::1]:53",
+        "[fd7c:9e24:51b3:1::1:2]:80",
+    ]) {
+        refused(address);
+    }
+    check("world", "tcp [fd7c:9e24:51b3:1::1:2]:80", "TimedOut");
+    let from_host = world.probe("host", "tcp [fd7c:9e24:51b3:1::1:2]:80");
+    assert!(!from_host.starts_with("open"), "{from_host}");
+    // A policy of one sandbox, which says nothing to the other.
+    let slot = SlotIndex::new(block, 1).unwrap();
+    let cidrs = |list: &[&str]| list.iter().map(|it| Cidr::parse(it).unwrap()).collect();
+    for (allow, deny, open) in [
+        (&[][..], &["2a0b:11::3"][..], true),
+        (&["2a0b:11::2"], &["0.0.0.0/0"], true),
+        (&["2a0b:11::2"], &["::/0"], true),
+        (&["93.184.216.34"], &["0.0.0.0/0"], false),
+        (&[], &["2a0b:11::/64"], false),
+    ] {
+        let lists = EgressPolicy {
+            allow: cidrs(allow),
+            deny: cidrs(deny),
+            ..EgressPolicy::default()
+        };
+        world.nft(&policy::render(slot, &lists));
+        match open {
+            true => check("a", "tcp [2a0b:11::2]:80", "open"),
+            false => refused("[2a0b:11::2]:80"),
+        }
+        refused("[2a0b:11::3]:80");
+        check("b", "tcp [2a0b:11::3]:80", "open");
+    }
+    world.nft(&policy::render_end(slot));
+    // The address of the neighbour, as IPV6_FREEBIND would have it: nothing comes back, nor goes out.
+    assert!(run(&format!(
+        "ip -n {}a -6 addr add fd7c:9e24:51b3:1::1:2/128 dev eth0 nodad && \
+         ip -n {0}a -6 route replace default via fd7c:9e24:51b3:1::1 dev eth0 src fd7c:9e24:51b3:1::1:2",
+        world.tag
+    )));
+    check("a", "tcp [2a0b:11::2]:80", "TimedOut");
+    // Without the rules the same attempts succeed: the checks above have tested the rules, not the wiring.
+    world.nft(&(render_removal(block) + &policy::render_removal(block)));
+    world.nft(&ipv6::render_removal(block));
+    assert!(run(&format!(
+        "ip -n {}a -6 addr del fd7c:9e24:51b3:1::1:2/128 dev eth0 && \
+         ip -n {0}a -6 route replace default via fd7c:9e24:51b3:1::1 dev eth0",
+        world.tag
+    )));
+    for address in others
+        .iter()
+        .chain(&["[2a0b:11::1]:80", "[fd7c:9e24:51b3:1::1:2]:80"])
+    {
+        check("a", &format!("tcp {address}"), "open");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
+use soulbox_net::ipv6::Ipv6;
 use soulbox_net::limits::ConnectionLimits;
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
@@ -70,6 +71,9 @@ pub(crate) struct Config {
     pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Whether sandboxes have IPv6: `auto` (where the host has a public address and a default route of it), `on`, `off`.
+    /// Default `auto`.
+    pub(crate) ipv6: Ipv6,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
     /// `10.0.0.5:5000`, `http://127.0.0.1:5000`. Default none.
     pub(crate) private_registries: Vec<PrivateRegistry>,
@@ -230,6 +234,7 @@ impl Judge<'_> {
         let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
+        let ipv6 = self.ipv6();
         let private_registries = self.private_registries();
         let private_webhooks = self.private_webhooks();
         let private_egress_proxies = self.private_egress_proxies();
@@ -270,6 +275,7 @@ impl Judge<'_> {
                 new_per_second: new_connections?,
             },
             dns_upstreams: dns_upstreams?,
+            ipv6: ipv6?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
             private_egress_proxies: private_egress_proxies?,
@@ -500,6 +506,10 @@ impl Judge<'_> {
         }
         self.problem(Setting::EcrEndpoint, "an address that begins with https://");
         None
+    }
+
+    fn ipv6(&mut self) -> Option<Ipv6> {
+        self.parsed(Setting::Ipv6, "auto, on or off")
     }
 
     fn disk_backing(&mut self) -> Option<BackingChoice> {

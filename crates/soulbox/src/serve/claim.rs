@@ -11,6 +11,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
+use soulbox_net::ipv6::{self, Ipv6};
 use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{block, firewall, gateway, policy};
 use soulbox_types::slot::Block;
@@ -41,13 +42,18 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Claim {
     data_dir: PathBuf,
     block: Block,
+    has_ipv6: bool,
     /// Held, not read: the lock ends with the process.
     _lock: File,
 }
 
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
-    pub(crate) async fn take(data_dir: &Path, limits: ConnectionLimits) -> anyhow::Result<Self> {
+    pub(crate) async fn take(
+        data_dir: &Path,
+        limits: ConnectionLimits,
+        ipv6: Ipv6,
+    ) -> anyhow::Result<Self> {
         require_root()?;
         // First: a host that lacks one is refused before anything is put up that would have to be taken down.
         Hierarchies::detect().context("this host cannot run sandboxes")?;
@@ -63,8 +69,14 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
+        let has_ipv6 = prepare_ipv6(ipv6)?;
+        let of_ipv6 = match has_ipv6 {
+            true => ipv6::render(block),
+            false => ipv6::render_removal(block),
+        };
         let tables = [
             firewall::render(block, true),
+            of_ipv6,
             policy::render_base(block),
             limits::render(block, limits),
         ];
@@ -74,6 +86,7 @@ impl Claim {
         Ok(Self {
             data_dir,
             block,
+            has_ipv6,
             _lock: lock,
         })
     }
@@ -118,6 +131,7 @@ impl Claim {
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
+            has_ipv6: self.has_ipv6,
             slots_ready,
             disk,
             criu_dir: Some(soulbox_driver_linux::criu_dir(&self.data_dir)),
@@ -150,6 +164,16 @@ impl Claim {
         block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
             .context("cannot release the address block")
     }
+}
+
+/// Whether sandboxes have IPv6; then the host forwards it.
+fn prepare_ipv6(ipv6: Ipv6) -> anyhow::Result<bool> {
+    let wanted = ipv6::is_wanted(ipv6).context("cannot read the host's addresses")?;
+    if wanted {
+        ipv6::ensure_forwarding()
+            .context("cannot forward IPv6\nFIX: set ipv6 = \"off\" in the configuration")?;
+    }
+    Ok(wanted)
 }
 
 /// Removes what launches use: made again at the next start.
