@@ -42,7 +42,8 @@ for port in (80, 443, 8081):
     listener = socket.create_server(("::", port), family=socket.AF_INET6)
     threading.Thread(target=serve, args=[listener], daemon=True).start()
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-s.bind(("::", 9999))
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+s.bind((sys.argv[2], 9999))
 print("up", flush=True)
 echo(s)
 """
@@ -67,6 +68,8 @@ print(json.dumps(answers))
 class FarSide6(FarSide):
     """A far side that has IPv6, too."""
 
+    server6: subprocess.Popen | None = None
+
     def open(self) -> "FarSide6":
         super().open()
         number = os.getpid() % 50_000
@@ -83,23 +86,26 @@ class FarSide6(FarSide):
         self.log6 = Path(self.work.name, "log6")
         self.log6.touch()
         self.server6 = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _SERVER, str(self.log6)],
+            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _SERVER, str(self.log6), self.inside6],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )
         assert self.server6.stdout.readline().strip() == "up"
         return self
 
     def close(self) -> None:
-        self.server6.kill()
-        self.server6.wait()
+        if self.server6 is not None:
+            self.server6.kill()
+            self.server6.wait()
         super().close()
 
 
 @pytest.fixture(scope="module")
 def far():
-    far = FarSide6().open()
-    yield far
-    far.close()
+    far = FarSide6()
+    try:
+        yield far.open()
+    finally:
+        far.close()
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,7 @@ def test_the_internet_is_reached_under_the_hosts_address(far, create):
 
 
 def test_private_and_transition_addresses_are_closed(far, create):
-    for network in ({}, {"allow_out": [*CLOSED, "::/0"], "deny_out": [ALL_TRAFFIC]}):
+    for network in ({}, {"allow_out": [*CLOSED, "2000::/3"], "deny_out": [ALL_TRAFFIC]}):
         sandbox = create(network=network)
         for address in CLOSED:
             with socket.create_connection((address, 80), 5) as control:
@@ -195,9 +201,9 @@ def test_lists_of_addresses(far, create):
     for network, want in (
         ({"deny_out": [far.outside6]}, (True, False)),
         ({"deny_out": [f"{far.host6}/64"]}, (False, False)),
-        ({"deny_out": ["::/0"]}, (False, False)),
+        ({"deny_out": ["2000::/3"]}, (False, False)),
         ({"deny_out": [far.outside]}, (True, True)),
-        ({"allow_out": [far.inside6], "deny_out": ["::/0"]}, (True, False)),
+        ({"allow_out": [far.inside6], "deny_out": ["2000::/3"]}, (True, False)),
         ({"allow_out": [far.inside6], "deny_out": [ALL_TRAFFIC]}, (True, False)),
         ({"allow_out": [far.inside], "deny_out": [ALL_TRAFFIC]}, (False, False)),
         ({"deny_out": [ALL_TRAFFIC]}, (False, False)),
