@@ -190,6 +190,21 @@ impl World {
         text[at + 8..].lines().next().unwrap().to_owned()
     }
 
+    fn check(&self, place: &str, order: &str, want: &str) {
+        let got = self.probe(place, order);
+        assert!(
+            got.starts_with(want),
+            "{order} from {place}: {got}, not {want}"
+        );
+    }
+
+    /// From the first sandbox, over TCP and UDP.
+    fn refused(&self, address: &str) {
+        self.check("a", &format!("tcp {address}"), "ConnectionRefused");
+        // Told at once, but only so often in a second (icmp.ratelimit).
+        self.check("a", &format!("udp {address}"), "Err(");
+    }
+
     fn nft(&self, text: &str) {
         let mut child = Command::new("ip")
             .args([
@@ -239,6 +254,33 @@ const IPV6_WORLD: &str = "
     ip -n ${t}host -6 route add default via 2a0b:11::2 dev wan
     ip -n ${t}world -6 route add fd7c:9e24:51b3::/48 via 2a0b:11::1 dev eth0";
 
+/// A policy of one sandbox, which says nothing to the other.
+fn lists_of_ipv6(world: &World, block: Block) {
+    let slot = SlotIndex::new(block, 1).unwrap();
+    let cidrs = |list: &[&str]| list.iter().map(|it| Cidr::parse(it).unwrap()).collect();
+    for (allow, deny, open) in [
+        (&[][..], &["2a0b:11::3"][..], true),
+        (&["2a0b:11::2"], &["0.0.0.0/0"], true),
+        (&["2a0b:11::2"], &["::/0"], true),
+        (&["93.184.216.34"], &["0.0.0.0/0"], false),
+        (&[], &["2a0b:11::/64"], false),
+    ] {
+        let lists = EgressPolicy {
+            allow: cidrs(allow),
+            deny: cidrs(deny),
+            ..EgressPolicy::default()
+        };
+        world.nft(&policy::render(slot, &lists));
+        match open {
+            true => world.check("a", "tcp [2a0b:11::2]:80", "open"),
+            false => world.refused("[2a0b:11::2]:80"),
+        }
+        world.refused("[2a0b:11::3]:80");
+        world.check("b", "tcp [2a0b:11::3]:80", "open");
+    }
+    world.nft(&policy::render_end(slot));
+}
+
 #[test]
 fn ipv6_reaches_the_world_and_nothing_else() {
     if !possible() {
@@ -265,65 +307,30 @@ fn ipv6_reaches_the_world_and_nothing_else() {
     }
     world.listen("host", "[2a0b:11::1]:80");
     world.listen("b", "[fd7c:9e24:51b3:1::1:2]:80");
-    let check = |place: &str, order: &str, want: &str| {
-        let got = world.probe(place, order);
-        assert!(
-            got.starts_with(want),
-            "{order} from {place}: {got}, not {want}"
-        );
-    };
-    let refused = |address: &str| {
-        check("a", &format!("tcp {address}"), "ConnectionRefused");
-        // Told at once, but only so often in a second (icmp.ratelimit).
-        check("a", &format!("udp {address}"), "Err(");
-    };
     // Without the table of IPv6 nothing comes out of a cable.
-    check("a", "tcp [2a0b:11::2]:80", "TimedOut");
+    world.check("a", "tcp [2a0b:11::2]:80", "TimedOut");
     world.nft(&(closed.clone() + &ipv6::render(block)));
     world.nft(&(closed.clone() + &ipv6::render(block)));
-    check("a", "tcp [2a0b:11::2]:80", "open, seen as 2a0b:11::1");
-    check("a", "udp [2a0b:11::2]:80", "Ok(1)");
+    world.check("a", "tcp [2a0b:11::2]:80", "open, seen as 2a0b:11::1");
+    world.check("a", "udp [2a0b:11::2]:80", "Ok(1)");
     for address in others.iter().chain(&[
         "[2a0b:11::1]:80",
         "[fd7c:9e24:51b3:1::1]:53",
         "[fd7c:9e24:51b3:1::1:2]:80",
     ]) {
-        refused(address);
+        world.refused(address);
     }
-    check("world", "tcp [fd7c:9e24:51b3:1::1:2]:80", "TimedOut");
+    world.check("world", "tcp [fd7c:9e24:51b3:1::1:2]:80", "TimedOut");
     let from_host = world.probe("host", "tcp [fd7c:9e24:51b3:1::1:2]:80");
     assert!(!from_host.starts_with("open"), "{from_host}");
-    // A policy of one sandbox, which says nothing to the other.
-    let slot = SlotIndex::new(block, 1).unwrap();
-    let cidrs = |list: &[&str]| list.iter().map(|it| Cidr::parse(it).unwrap()).collect();
-    for (allow, deny, open) in [
-        (&[][..], &["2a0b:11::3"][..], true),
-        (&["2a0b:11::2"], &["0.0.0.0/0"], true),
-        (&["2a0b:11::2"], &["::/0"], true),
-        (&["93.184.216.34"], &["0.0.0.0/0"], false),
-        (&[], &["2a0b:11::/64"], false),
-    ] {
-        let lists = EgressPolicy {
-            allow: cidrs(allow),
-            deny: cidrs(deny),
-            ..EgressPolicy::default()
-        };
-        world.nft(&policy::render(slot, &lists));
-        match open {
-            true => check("a", "tcp [2a0b:11::2]:80", "open"),
-            false => refused("[2a0b:11::2]:80"),
-        }
-        refused("[2a0b:11::3]:80");
-        check("b", "tcp [2a0b:11::3]:80", "open");
-    }
-    world.nft(&policy::render_end(slot));
+    lists_of_ipv6(&world, block);
     // The address of the neighbour, as IPV6_FREEBIND would have it: nothing comes back, nor goes out.
     assert!(run(&format!(
         "ip -n {}a -6 addr add fd7c:9e24:51b3:1::1:2/128 dev eth0 nodad && \
          ip -n {0}a -6 route replace default via fd7c:9e24:51b3:1::1 dev eth0 src fd7c:9e24:51b3:1::1:2",
         world.tag
     )));
-    check("a", "tcp [2a0b:11::2]:80", "TimedOut");
+    world.check("a", "tcp [2a0b:11::2]:80", "TimedOut");
     // Without the rules the same attempts succeed: the checks above have tested the rules, not the wiring.
     world.nft(&(render_removal(block) + &policy::render_removal(block)));
     world.nft(&ipv6::render_removal(block));
@@ -336,7 +343,7 @@ fn ipv6_reaches_the_world_and_nothing_else() {
         .iter()
         .chain(&["[2a0b:11::1]:80", "[fd7c:9e24:51b3:1::1:2]:80"])
     {
-        check("a", &format!("tcp {address}"), "open");
+        world.check("a", &format!("tcp {address}"), "open");
     }
 }
 
@@ -357,13 +364,7 @@ fn sandboxes_reach_the_world_and_nothing_else() {
     world.listen("host", "198.18.16.1:80");
     world.listen("host", "93.184.216.1:80");
     world.listen("b", "198.18.17.2:80");
-    let check = |place: &str, order: &str, want: &str| {
-        let got = world.probe(place, order);
-        assert!(
-            got.starts_with(want),
-            "{order} from {place}: {got}, not {want}"
-        );
-    };
+    let check = |place: &str, order: &str, want: &str| world.check(place, order, want);
     check("a", "tcp 93.184.216.34:80", "open, seen as 93.184.216.1");
     check("a", "udp 93.184.216.34:80", "Ok(1)");
     check("a", "tcp 198.18.16.1:53", "open");
