@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import server as servers
-from place import DOMAIN, Place
+from place import DOMAIN, Place, handshake
 from server import wait_until
 
 
@@ -58,15 +57,6 @@ def test_javascript(place, trusted):
 def test_the_plain_port_goes_on(place):
     seen = servers.urllib.request.urlopen(f"{place.server.env['E2B_API_URL']}/health", timeout=10).status
     assert seen in (200, 204)
-
-
-def handshake(place: Place, name: str | None, trusted: Path) -> dict:
-    """The certificate that a client with this trust is shown for a name."""
-    context = ssl.create_default_context(cafile=str(trusted))
-    context.check_hostname = name is not None
-    with socket.create_connection((place.address, place.port), timeout=10) as plain:
-        with context.wrap_socket(plain, server_hostname=name) as secure:
-            return secure.getpeercert()
 
 
 def test_certificates_are_for_names_below_the_domain_only(place, trusted):

@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import ssl
 import subprocess
 import tempfile
 import time
@@ -28,8 +29,10 @@ import pytest
 from e2b import Sandbox
 
 import host
+from acme import Authority
 from counter import HAS_CRIU
 from crashing import call, options
+from place import DOMAIN, handshake_at, loopback
 from receiver import SECRET, Receiver
 from registry import small_system
 from server import Server, ServerError, from_environment, kill_every_sandbox, patience, wait_until
@@ -102,6 +105,8 @@ class Case:
         self.volume = ""
         # Who is told of events.
         self.receiver: Receiver | None = None
+        # Who is asked for certificates.
+        self.authority: Authority | None = None
 
     def run(self) -> None:
         try:
@@ -393,6 +398,36 @@ class Case:
         assert log()[0]["sandboxId"] == told["sandbox_id"]
         self.receiver.close()
 
+    def die_in_acme(self) -> None:
+        """An authority is asked for a certificate, at the start and by itself."""
+        self.authority = Authority(loopback())
+        self.server.arguments = ("--domain", DOMAIN, "--tls-listen", f"{self.authority.address}:0", *self.authority.flags)
+        try:
+            self.server.start(fault=self.armed())
+        except ServerError:
+            pass
+        self.await_death()
+
+    def check_acme(self) -> None:
+        """There is a certificate and one account, what was kept is used, and no record is left."""
+        port = int(self.server.env["E2B_DOMAIN"].partition(":")[2])
+
+        def is_shown() -> bool:
+            try:
+                return bool(handshake_at((self.authority.address, port), f"api.{DOMAIN}", self.authority.root))
+            except ssl.SSLError:
+                return False
+
+        wait_until("a certificate", 30, is_shown)
+        wait_until("the records to be removed", 10, lambda: not list(self.server.data_dir.glob("acme-*.records")))
+        assert self.authority.records() == []
+        calls = [(act, value) for act, _, value in self.authority.calls()]
+        made = {value for act, value in calls if act == "present"}
+        assert made <= {value for act, value in calls if act == "cleanup"}, calls
+        orders = {"acme.account-kept": 2, "acme.record-noted": 2, "acme.record-made": 3, "acme.issued": 4, "acme.certificate-kept": 2}
+        assert len(made) == orders[self.point], calls
+        self.authority.close()
+
     def check_events(self, listed: dict[str, dict]) -> None:
         """What is told is so: who is there was created once and not killed, who is not there was killed once."""
         told: dict[str, list[str]] = {}
@@ -468,6 +503,8 @@ class Case:
             self.check_webhook()
         if self.operation == "network":
             self.check_network()
+        if self.operation == "acme":
+            self.check_acme()
         if self.operation == "volume":
             self.check_volumes(next(iter(listed)))
         fresh = Sandbox.create(timeout=60, **options(server))
@@ -488,6 +525,8 @@ class Case:
         """Whatever went wrong: nothing may stay on the host. The log stays, for whoever looks."""
         if self.server.process is not None and self.server.alive():
             self.server.kill()
+        if self.authority is not None and self.authority.process.poll() is None:
+            self.authority.close()
         subprocess.run([str(self.server.binary), "purge", "--data-dir", str(self.server.data_dir), "--yes"], capture_output=True)
         shutil.rmtree(self.server.data_dir, ignore_errors=True)
 

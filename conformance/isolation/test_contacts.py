@@ -120,3 +120,54 @@ def test_who_talks_without_end_is_bounded(sandbox):
     curl(sandbox, "https://last.example/")
     shown = wait_until("some that were skipped", 15, lambda: [it for it in contacts(sandbox) if it.get("skippedBefore", 0) > 0])
     assert shown and len(contacts(sandbox)) <= 1000
+
+
+# Sends one datagram, or so many.
+DATAGRAMS = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(int(sys.argv[3])):
+    try: s.sendto(b"x", (sys.argv[1], int(sys.argv[2]) + n % 50))
+    except OSError: pass
+"""
+
+
+def test_what_the_kernel_refuses_by_address_is_told(sandbox, far):
+    """With the entry that closed it, whatever the protocol; what is closed to everybody, too."""
+    curl(sandbox, f"http://{far.outside}:8080/")
+    refused = seen(sandbox, "tcp", f"{far.outside}:8080")
+    assert (refused["verdict"], refused["rule"], refused["address"]) == ("refused", "denyOut 0.0.0.0/0", f"{far.outside}:8080")
+    sandbox.files.write("/tmp/datagrams.py", DATAGRAMS)
+    sandbox.commands.run(f"python3 /tmp/datagrams.py {far.outside} 9999 1")
+    assert seen(sandbox, "udp", f"{far.outside}:9999")["rule"] == "denyOut 0.0.0.0/0"
+    for closed in ("169.254.169.254:80", "10.1.2.3:22"):
+        curl(sandbox, f"http://{closed}/")
+        assert seen(sandbox, "tcp", closed)["rule"] == "closed to every sandbox"
+    with Sandbox.create(timeout=60) as free:
+        curl(free, "http://192.168.1.1:81/")
+        assert seen(free, "tcp", "192.168.1.1:81")["rule"] == "closed to every sandbox"
+        assert "192.168.1.1:81" in soulbox("logs", free.sandbox_id).stdout
+
+
+def test_a_flood_of_refusals_is_heard_now_and_then(sandbox, far):
+    sandbox.files.write("/tmp/datagrams.py", DATAGRAMS)
+    sandbox.commands.run(f"python3 /tmp/datagrams.py {far.outside} 20000 50000", timeout=60)
+    curl(sandbox, f"http://{far.outside}:8080/")
+    told = [it for it in contacts(sandbox) if it["kind"] == "udp"]
+    assert 0 < len(told) < 300, len(told)
+    # Nobody else is drowned.
+    with Sandbox.create(timeout=60) as other:
+        curl(other, "http://192.168.1.1:81/")
+        seen(other, "tcp", "192.168.1.1:81")
+
+
+def test_programs_that_start_are_told(sandbox):
+    sandbox.commands.run("/usr/bin/env told=by-name sleep 0.2")
+    started = lambda: [it for it in contacts(sandbox) if it["kind"] == "process" and "told=by-name" in it["target"]]
+    (first, *_) = wait_until("a start", 10, started)
+    assert first["verdict"] == "allowed" and "address" not in first
+    # One that starts many is heard now and then, and drowns nothing of what it says to the network.
+    sandbox.commands.run("for n in $(seq 1000); do /bin/true; done", timeout=60)
+    assert len([it for it in contacts(sandbox) if it["kind"] == "process"]) < 400
+    curl(sandbox, "https://last.example/")
+    seen(sandbox, "dns", "last.example")

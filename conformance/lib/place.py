@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,20 @@ class Place:
             self.server.remove()
         finally:
             self.names.close()
+
+
+def handshake(place: Place, name: str | None, trusted: Path) -> dict:
+    """The certificate that a client with this trust is shown for a name."""
+    return handshake_at((place.address, place.port), name, trusted)
+
+
+def handshake_at(address: tuple[str, int], name: str | None, trusted: Path) -> dict:
+    """The same for any server."""
+    context = ssl.create_default_context(cafile=str(trusted))
+    context.check_hostname = name is not None
+    with socket.create_connection(address, timeout=10) as plain:
+        with context.wrap_socket(plain, server_hostname=name) as secure:
+            return secure.getpeercert()
 
 
 def result(done: subprocess.CompletedProcess) -> dict:

@@ -13,9 +13,17 @@ import tempfile
 from pathlib import Path
 
 PROXY_HOST = "proxy.socks.test"
+# What else there is on ports of their own, and no proxy should be.
+HOSTILE = {
+    mode: 1100 + number
+    for number, mode in enumerate((
+        "closes", "wrong-version", "wrong-method", "half-greeting", "endless", "silence", "half-reply", "half-reply-silence",
+        "wrong-kind", "unknown-error", "no-text", "huge-domain", "single-bytes",
+    ))
+}  # fmt: skip
 
 _SERVER = r"""
-import json, os, socket, ssl, struct, sys, threading
+import json, os, socket, ssl, struct, sys, threading, time
 address, log, cert, names = sys.argv[1:5]
 names = json.loads(names)
 out = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -33,6 +41,41 @@ def pump(one, other):
     except OSError: pass
     try: other.shutdown(socket.SHUT_WR)
     except OSError: pass
+def reach(target, port):
+    far = socket.create_connection((names.get(target, target), port), 5, source_address=(address, 0))
+    far.settimeout(None)
+    return far
+def both(s, far):
+    other = threading.Thread(target=pump, args=(s, far), daemon=True)
+    other.start()
+    pump(far, s)
+    other.join()
+def hostile(s, mode):
+    if mode == "closes": return
+    exactly(s, exactly(s, 2)[1])
+    if mode == "wrong-version": return s.sendall(b"\4\0")
+    if mode == "wrong-method": return s.sendall(b"\5\7")
+    if mode == "half-greeting": return s.sendall(b"\5")
+    if mode == "endless":
+        while True: s.sendall(b"\5\0" * 4096)
+    s.sendall(b"\5\0")
+    _, _, _, kind = exactly(s, 4)
+    target = socket.inet_ntoa(exactly(s, 4)) if kind == 1 else exactly(s, exactly(s, 1)[0]).decode()
+    port = struct.unpack("!H", exactly(s, 2))[0]
+    if mode == "silence": return s.recv(1)
+    if mode == "half-reply": return s.sendall(b"\5\0\0\1\0")
+    if mode == "half-reply-silence":
+        s.sendall(b"\5\0\0\3\xff" + b"x" * 9)
+        return s.recv(1)
+    if mode == "wrong-kind": return s.sendall(b"\5\0\0\x09" + bytes(64))
+    if mode == "unknown-error": return s.sendall(b"\5\xee\0\1" + bytes(6))
+    if mode == "no-text": return s.sendall(b"\5\0\0\3\xff" + b"\xff" * 255 + b"\0\0")
+    if mode == "huge-domain": s.sendall(b"\5\0\0\3\xff" + b"x" * 255 + b"\0\0")
+    if mode == "single-bytes":
+        for byte in b"\5\0\0\1" + bytes(6):
+            s.sendall(bytes([byte]))
+            time.sleep(0.02)
+    both(s, reach(target, port))
 def serve(s, mode):
     if mode == "tls":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -59,17 +102,11 @@ def serve(s, mode):
     else: target = exactly(s, exactly(s, 1)[0]).decode()
     port = struct.unpack("!H", exactly(s, 2))[0]
     note(mode=mode, user=user, kind="address" if kind == 1 else "name", target=target, port=port)
-    try:
-        far = socket.create_connection((names.get(target, target), port), 5, source_address=(address, 0))
-        far.settimeout(None)
-    except OSError:
-        return s.sendall(b"\5\5\0\1" + bytes(6))
+    try: far = reach(target, port)
+    except OSError: return s.sendall(b"\5\5\0\1" + bytes(6))
     s.sendall(b"\5\0\0\1" + bytes(6))
-    other = threading.Thread(target=pump, args=(s, far), daemon=True)
-    other.start()
-    pump(far, s)
-    other.join()
-def listen(mode, port):
+    both(s, far)
+def listen(mode, port, serve):
     listener = socket.create_server((address, port), backlog=64)
     def one(s):
         try: serve(s, mode)
@@ -79,7 +116,8 @@ def listen(mode, port):
         s, _ = listener.accept()
         threading.Thread(target=one, args=(s,), daemon=True).start()
 PORTS = {"open": 1080, "password": 1081, "tls": 1082, "silent": 1083}
-for mode, port in PORTS.items(): threading.Thread(target=listen, args=(mode, port), daemon=True).start()
+for mode, port in PORTS.items(): threading.Thread(target=listen, args=(mode, port, serve), daemon=True).start()
+for mode, port in HOSTILE.items(): threading.Thread(target=listen, args=(mode, port, hostile), daemon=True).start()
 print("up", flush=True)
 threading.Event().wait()
 """
@@ -110,7 +148,7 @@ class Socks:
         self.log.touch()
         names = json.dumps({far.name: far.inside, far.other_name: far.outside})
         self.server = subprocess.Popen(
-            ["ip", "netns", "exec", far.namespace, sys.executable, "-c", _SERVER, self.address, str(self.log), str(cert), names],
+            ["ip", "netns", "exec", far.namespace, sys.executable, "-c", f"HOSTILE = {HOSTILE}\n{_SERVER}", self.address, str(self.log), str(cert), names],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )
         assert self.server.stdout.readline().strip() == "up"

@@ -13,7 +13,7 @@ pub struct SandboxContacts {
     pub next: i64,
 }
 
-/// One DNS question, connection or request of a sandbox.
+/// One DNS question, connection, request, refused packet or started program of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxContact {
@@ -21,9 +21,10 @@ pub struct SandboxContact {
     pub seq: i64,
     /// When it began.
     pub timestamp: String,
-    /// `dns`, `tls`, `tcp`, `http` or `https`.
+    /// `dns`, `tls`, `tcp`, `http` or `https`; `udp`, `icmp` or `ip` of packets that the kernel has refused; `process` of a
+    /// program that was started.
     pub kind: String,
-    /// The name or address that was asked for.
+    /// The name or address that was asked for, or the command line.
     pub target: String,
     /// Where a connection went, with the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,6 +14,7 @@ use crate::trace::Steps;
 use crate::{Report, ratio};
 
 const ROUNDS: u32 = 100;
+const COLD_ROUNDS: u32 = 10;
 
 #[derive(Default)]
 struct Ours {
@@ -21,6 +22,7 @@ struct Ours {
     usable: Samples,
     kill: Samples,
     whole: Samples,
+    closed: Samples,
     steps: Steps,
 }
 
@@ -42,6 +44,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
     let mut ours = Ours::default();
     for _ in 0..rounds {
         round(api, options, &mut ours).await;
+        ours.closed.record(closed(api, options).await);
         bare.round().await;
         for (peer, samples) in &mut rivals {
             samples.record(peer.run().await);
@@ -55,7 +58,11 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
         &ours.whole,
         Some(Target::p50(20.0)),
     );
+    report.timing("without a way out: create (answer)", &ours.closed, None);
     beside_bare(&mut report, &ours, &bare);
+    if options.cold {
+        cold(api, options, &mut report).await?;
+    }
     if options.trace {
         ours.steps.tell("our create", &mut report);
         let mut calls = Steps::default();
@@ -104,6 +111,48 @@ async fn round(api: &Api, options: &Options, ours: &mut Ours) {
         Ok(false) => ours.kill.fail(&"the sandbox was gone before it was killed"),
         Err(error) => ours.kill.fail(&error),
     }
+}
+
+/// The same of a sandbox that may connect to nowhere.
+async fn closed(api: &Api, options: &Options) -> Result<Duration, String> {
+    let mut request = request(&options.template);
+    request.allow_internet_access = Some(false);
+    let created = create_usable(api, &request).await;
+    let created = created.map_err(|error| reason(&error))?;
+    let killed = api.kill(&created.sandbox.sandbox_id).await;
+    killed.map_err(|error| error.to_string())?;
+    Ok(created.create)
+}
+
+/// Creates after the kernel has forgotten every file: as the first one after the machine was started.
+async fn cold(api: &Api, options: &Options, report: &mut Report) -> Result<(), BenchError> {
+    let mut ours = Ours::default();
+    let mut bare = Reference::start(&options.rootfs, true).await;
+    for _ in 0..COLD_ROUNDS {
+        forget()?;
+        round(api, options, &mut ours).await;
+        forget()?;
+        bare.round().await;
+    }
+    report.timing("cold page cache: create (answer)", &ours.create, None);
+    report.timing(
+        "cold page cache: create + first command",
+        &ours.usable,
+        None,
+    );
+    if bare.missing.is_none() {
+        let name = "cold page cache: the bare system calls of a sandbox";
+        report.timing(name, &bare.whole, None);
+    }
+    Ok(())
+}
+
+/// Has the kernel drop what it keeps of files, their names and directories: of the whole machine.
+fn forget() -> Result<(), BenchError> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").map_err(|error| {
+        BenchError::Reference(format!("the page cache cannot be dropped: {error}"))
+    })
 }
 
 fn beside_bare(report: &mut Report, ours: &Ours, bare: &Reference) {

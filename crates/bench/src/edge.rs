@@ -1,5 +1,5 @@
-//! Requests to one sandbox through the edge, beside nginx in front of the same server in the same sandbox: small ones on
-//! few and on many connections, and large answers.
+//! Requests to one sandbox through the edge, beside nginx in front of the same servers in the same sandbox: small ones on
+//! few and on many connections, large answers, streams of small pieces, and messages of WebSockets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,10 +13,13 @@ use crate::report::Bound;
 use crate::run::{BenchError, Options, create_usable, request, run_shell};
 use crate::stats::Samples;
 
+mod echo;
+mod inside;
 mod load;
 mod nginx;
 
-use load::{Answered, Load};
+use inside::Inside;
+use load::{Answered, Load, Work};
 use nginx::Nginx;
 
 const ENVD_PORT: u16 = 49_983;
@@ -24,6 +27,8 @@ const ENVD_PORT: u16 = 49_983;
 const ASKING: [u32; 3] = [1, 64, 1000];
 /// How many fetch the large file at once.
 const FETCHING: u32 = 4;
+/// How many WebSockets, each with one message on its way.
+const MESSAGING: [u32; 2] = [1, 64];
 const LARGE: &str = "/tmp/large";
 const LARGE_MIB: u32 = 32;
 /// Each side's turns, and how long one lasts.
@@ -56,26 +61,58 @@ async fn measure(address: SocketAddr, sandbox: &Sandbox, options: &Options) -> R
         }
     };
     let sides = Sides { address, nginx };
+    let inside = Inside::start(&sandbox.sandbox_id);
     let turns = options.count.unwrap_or(TURNS);
     for connections in ASKING {
-        let request = get("/health", sandbox);
-        let turns = sides.turns(&request, connections, turns).await;
-        turns.tell(
+        let request = get("/health", ENVD_PORT, sandbox);
+        let small = sides
+            .turns(Work::Answer, &request, connections, turns)
+            .await;
+        small.tell(
             &format!("small requests on {connections}"),
             "per second",
             Answered::requests_per_second,
             &mut report,
         );
     }
-    let request = get(&format!("/files?path={LARGE}"), sandbox);
-    let turns = sides.turns(&request, FETCHING, turns).await;
-    turns.tell(
+    let request = get(&format!("/files?path={LARGE}"), ENVD_PORT, sandbox);
+    let large = sides.turns(Work::Answer, &request, FETCHING, turns).await;
+    large.tell(
         &format!("files of {LARGE_MIB} MiB on {FETCHING}"),
         "MB/s",
         Answered::megabytes_per_second,
         &mut report,
     );
+    match inside {
+        Ok(_serving) => streams_and_messages(&sides, sandbox, turns, &mut report).await,
+        Err(reason) => report.note(format!(
+            "streams and WebSockets were not measured: {reason}"
+        )),
+    }
     report
+}
+
+async fn streams_and_messages(sides: &Sides, sandbox: &Sandbox, turns: u32, report: &mut Report) {
+    let request = get("/stream", echo::PORT, sandbox);
+    let work = Work::Stream(echo::STREAM_BYTES);
+    let streams = sides.turns(work, &request, FETCHING, turns).await;
+    streams.tell(
+        &format!("streams of 1 KiB pieces on {FETCHING}"),
+        "MB/s",
+        Answered::megabytes_per_second,
+        report,
+    );
+    let upgrade = "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    let request = get("/echo", echo::PORT, sandbox).replacen("\r\n\r\n", upgrade, 1);
+    for connections in MESSAGING {
+        let messages = sides.turns(Work::Echo, &request, connections, turns).await;
+        messages.tell(
+            &format!("WebSocket messages on {connections}"),
+            "per second",
+            Answered::requests_per_second,
+            report,
+        );
+    }
 }
 
 /// Where the edge listens, when all goes to one address.
@@ -87,11 +124,11 @@ fn address(api: &Api) -> Option<SocketAddr> {
 }
 
 /// The same request for both: the edge reads the headers that name the sandbox, nginx passes them on.
-fn get(path: &str, sandbox: &Sandbox) -> String {
+fn get(path: &str, port: u16, sandbox: &Sandbox) -> String {
     let id = &sandbox.sandbox_id;
     let token = sandbox.envd_access_token.as_deref().unwrap_or_default();
     format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nE2b-Sandbox-Id: {id}\r\nE2b-Sandbox-Port: {ENVD_PORT}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nE2b-Sandbox-Id: {id}\r\nE2b-Sandbox-Port: {port}\r\n\
          X-Access-Token: {token}\r\nAccept-Encoding: identity\r\n\r\n"
     )
 }
@@ -110,11 +147,12 @@ struct Turns {
 
 impl Sides {
     /// One turn each that does not count, then in turns.
-    async fn turns(&self, request: &str, connections: u32, turns: u32) -> Turns {
+    async fn turns(&self, work: Work, request: &str, connections: u32, turns: u32) -> Turns {
         let mut all = Turns::default();
         for turn in 0..=turns {
             let load = |address| Load {
                 address,
+                work,
                 request: request.to_owned(),
                 connections,
                 lasting: TURN,

@@ -175,7 +175,7 @@ impl Peer {
 /// what does not.
 pub async fn find(bundle: &Bundle) -> (Vec<Peer>, Vec<String>) {
     let (mut found, mut notes) = (Vec::new(), Vec::new());
-    for name in ["crun", "runc", "bwrap", "runsc"] {
+    for name in ["crun", "runc", "bwrap", "runsc", "podman"] {
         let Some(program) = which(name) else {
             notes.push(format!("{name} is not installed"));
             continue;
@@ -274,26 +274,60 @@ fn ways(name: &str, bundle: &Bundle) -> Vec<(&'static str, Vec<String>, bool)> {
                 true,
             ),
         ],
-        _ => {
-            let args = [
-                "--unshare-all",
-                "--unshare-user",
-                "--ro-bind",
-                &text(&bundle.rootfs),
-                "/",
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-                "/bin/true",
-            ];
-            vec![(
-                "all namespaces, no cgroup of its own",
-                args.map(ToOwned::to_owned).into(),
+        "podman" => vec![
+            ("without user namespace", podman(bundle, &[]), false),
+            (
+                "without user namespace and without cgroup",
+                podman(bundle, &["--cgroups=disabled"]),
                 false,
-            )]
-        }
+            ),
+        ],
+        _ => vec![(
+            "all namespaces, no cgroup of its own",
+            bwrap(&bundle.rootfs),
+            false,
+        )],
     }
+}
+
+fn bwrap(rootfs: &Path) -> Vec<String> {
+    let files = rootfs.display().to_string();
+    let args = [
+        "--unshare-all",
+        "--unshare-user",
+        "--ro-bind",
+        &files,
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "/bin/true",
+    ];
+    args.map(ToOwned::to_owned).into()
+}
+
+fn podman(bundle: &Bundle, more: &[&str]) -> Vec<String> {
+    let state = bundle.state("podman").display().to_string();
+    let files = format!("{}:O", bundle.rootfs.display());
+    let before = [
+        format!("--root={state}/root"),
+        format!("--runroot={state}/run"),
+        // With another one a mount would stay behind.
+        "--storage-driver=vfs".to_owned(),
+    ];
+    // Limits of its own would be more than this process may give.
+    let run = [
+        "run",
+        "--rm",
+        "--network=none",
+        "--ulimit=nofile=1024:1024",
+        "--ulimit=nproc=1024:1024",
+    ];
+    let command = ["--rootfs", &files, "/bin/true"];
+    let behind = run.iter().chain(more).chain(&command);
+    let behind = behind.map(|&arg| arg.to_owned());
+    before.into_iter().chain(behind).collect()
 }
 
 pub(crate) fn which(name: &str) -> Option<PathBuf> {
@@ -328,7 +362,7 @@ mod tests {
     #[test]
     fn every_peer_has_a_way() {
         let bundle = Bundle::new(Path::new("/layer")).unwrap();
-        for name in ["crun", "runc", "bwrap", "runsc"] {
+        for name in ["crun", "runc", "bwrap", "runsc", "podman"] {
             assert!(!ways(name, &bundle).is_empty(), "{name}");
         }
     }

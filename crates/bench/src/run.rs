@@ -41,6 +41,8 @@ pub struct Options {
     pub peers: bool,
     /// Whether each step of a create is.
     pub trace: bool,
+    /// Whether creates with a cold page cache are: the kernel then forgets the files of the whole machine.
+    pub cold: bool,
     /// Certificate and key for `ruled.bench.test` that the server trusts, for network.
     pub far_pem: Option<PathBuf>,
 }

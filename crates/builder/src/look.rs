@@ -172,6 +172,7 @@ impl Looks {
             build: build.id.to_string(),
         })?;
         let ground = Ground {
+            team: None,
             template: build.template.clone(),
             limits: build.limits,
             tokens: Arc::clone(&self.tokens),

@@ -12,8 +12,8 @@ use soulbox_client::{ClientError, Code, Dial, Envd, Secret};
 use soulbox_driver::{Driver, DriverError, Guest, SavedLayer};
 use soulbox_envd_proto::PORT;
 use soulbox_types::{
-    BuildContext, LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TemplateId,
-    TemplateImage,
+    BuildContext, LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TeamId,
+    TemplateId, TemplateImage,
 };
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
@@ -38,6 +38,8 @@ pub(crate) struct Stage {
 /// What the sandboxes of a build have in common.
 #[derive(Clone)]
 pub(crate) struct Ground {
+    /// Whose code runs in them; nobody's where files are only read.
+    pub(crate) team: Option<TeamId>,
     pub(crate) template: TemplateId,
     pub(crate) limits: Limits,
     pub(crate) tokens: EnvdTokens,
@@ -65,6 +67,7 @@ impl Stage {
             network: NetworkMode::Internet,
             env_vars: BTreeMap::new(),
             volumes: Vec::new(),
+            team: ground.team.clone(),
         };
         let making = Arc::clone(driver);
         let make = async move { making.create(&spec).await };

@@ -45,6 +45,7 @@ impl Work {
         step: &str,
     ) -> Result<Stage, Failure> {
         let ground = Ground {
+            team: Some(self.team.id.clone()),
             template: self.template.id.clone(),
             limits: self.build.limits,
             tokens: Arc::clone(&self.tokens),

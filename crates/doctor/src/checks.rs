@@ -1,6 +1,7 @@
 //! The judgements. Each is a pure function from facts to a check.
 
 mod exposure;
+mod https;
 mod machine;
 mod needs;
 
@@ -11,6 +12,7 @@ use crate::report::Check;
 pub(crate) fn all(facts: &Facts) -> Vec<Check> {
     let mut checks = needs::all(facts);
     checks.extend(machine::all(facts));
+    checks.extend(https::all(facts));
     checks.extend(exposure::all(facts));
     checks
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use soulbox_artifacts::Suite;
 
@@ -59,6 +60,35 @@ pub struct Port {
     pub server_runs: bool,
 }
 
+/// Who gets the next certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenewedBy {
+    /// Whoever writes its files.
+    Operator,
+    /// The server, which asks an authority for it.
+    Server,
+}
+
+/// How long a certificate lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// From its first moment to its last.
+    pub whole: Duration,
+    /// What is left of that; zero when it has ended.
+    pub left: Duration,
+}
+
+/// The certificate that clients are shown over HTTPS, where it is not made by the server itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsCertificate {
+    /// Where it comes from.
+    pub from: String,
+    /// Who gets the next one.
+    pub renewed_by: RenewedBy,
+    /// How long it lives, or why there is nothing to say about that.
+    pub life: Result<Life, String>,
+}
+
 /// What only the caller knows or can try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
@@ -70,6 +100,10 @@ pub struct Asked {
     pub disk_backing: Result<String, String>,
     /// Whether there is a CRIU that can keep memory of sandboxes on disk. The error ends with a line `FIX: …`.
     pub criu: Probe,
+    /// The certificate of HTTPS, if somebody else makes it.
+    pub https_certificate: Option<HttpsCertificate>,
+    /// Whether `acme_dns_command` can be run, if there is one.
+    pub acme_dns_command: Option<Probe>,
 }
 
 /// Everything the checks look at. Missing files are `None`, not errors: many machines lack some of them.
@@ -149,6 +183,10 @@ pub struct Facts {
     pub disk_backing: Result<String, String>,
     /// Whether there is a CRIU that can keep memory of sandboxes on disk. The error ends with a line `FIX: …`.
     pub criu: Probe,
+    /// As [`Asked::https_certificate`].
+    pub https_certificate: Option<HttpsCertificate>,
+    /// As [`Asked::acme_dns_command`].
+    pub acme_dns_command: Option<Probe>,
     /// Whether any user may make a user namespace; `None` when the kernel has no such switch.
     pub unprivileged_user_namespaces: Option<bool>,
     /// Contents of `/sys/kernel/security/lsm`.

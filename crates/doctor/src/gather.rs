@@ -92,6 +92,8 @@ pub fn gather(data_dir: &Path, asked: Asked) -> Facts {
         }),
         disk_backing: asked.disk_backing,
         criu: asked.criu,
+        https_certificate: asked.https_certificate,
+        acme_dns_command: asked.acme_dns_command,
         modules: risky_modules(&release),
         unprivileged_user_namespaces: read("/proc/sys/kernel/unprivileged_userns_clone")
             .map(|text| text.trim() == "1"),
@@ -373,6 +375,8 @@ mod tests {
             listen: Some(listener.local_addr().unwrap()),
             disk_backing: Ok("image".into()),
             criu: Ok(()),
+            https_certificate: None,
+            acme_dns_command: None,
         };
         let facts = gather(&dir.path().join("not/there/yet"), asked);
         let port = facts.port.as_ref().unwrap();

@@ -14,7 +14,9 @@ mod report;
 mod tiers;
 mod vulnerabilities;
 
-pub use facts::{Asked, CgroupLayout, Facts, Kvm, Numbers, Port, Probe};
+pub use facts::{
+    Asked, CgroupLayout, Facts, HttpsCertificate, Kvm, Life, Numbers, Port, Probe, RenewedBy,
+};
 pub use gather::gather;
 pub use report::{Check, Report, SCHEMA, Status, Tier};
 

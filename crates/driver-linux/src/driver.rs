@@ -64,10 +64,14 @@ pub struct Settings {
     pub has_ipv6: bool,
     /// Slots to keep ready.
     pub slots_ready: usize,
+    /// Connections that all sandboxes of a team may have at a time, if that is bounded.
+    pub connections_per_team: Option<u32>,
     /// How disks are limited.
     pub disk: DiskSettings,
     /// Where CRIU is: Debian's package and those that it needs, unpacked. Without it no sandbox is written to disk.
     pub criu_dir: Option<PathBuf>,
+    /// Whether somebody hears what policies refuse, see [`soulbox_net::told`].
+    pub tells_refusals: bool,
 }
 
 type Present = HashMap<SandboxId, watch::Receiver<()>>;
@@ -96,14 +100,7 @@ impl NamespaceDriver {
     /// # Errors
     /// When the host lacks something; the text says what to do.
     pub fn new(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
-        let host = Host::prepare(
-            &settings.data_dir,
-            &settings.layers_dir,
-            (settings.block, settings.has_ipv6),
-            settings.disk,
-            settings.criu_dir.as_deref(),
-            programs,
-        )?;
+        let host = Host::prepare(settings, programs)?;
         let guests = Arc::<Guests>::default();
         let kernel_log = KernelLog::follow(settings.block, Arc::clone(&guests))
             .inspect_err(|error| {
@@ -251,7 +248,7 @@ impl NamespaceDriver {
         );
         drop(lost);
         let policies = found.running.iter();
-        let policies = policies.map(|finished| (finished.place.0, &finished.spec.network));
+        let policies = policies.map(|finished| (finished.place.0, &finished.spec));
         let restored = self.host.policies.restore(policies);
         restored.map_err(|error| {
             host_error(
@@ -431,7 +428,7 @@ pub(crate) fn in_a_slot(
     fault::point!("create.slot-leased");
     let files = host.files(spec.id.as_str());
     // Before there is anybody who could send something.
-    if let Err(error) = host.policies.put(slot.index, &spec.network) {
+    if let Err(error) = host.policies.enter(slot.index, spec) {
         undo(pool, slot, &files, &spec.id, None);
         return Err(host_error(
             "put the network policy of a sandbox in force",

@@ -14,7 +14,8 @@ use soulbox_types::slot::Block;
 use soulbox_types::{SandboxSpec, SlotIndex};
 
 use crate::cgroup::{Hierarchies, SlotCgroup, make_shared_dir};
-use crate::disk::{self, Backing, BackingChoice, DiskSettings, Disks};
+use crate::disk::{self, Backing, BackingChoice, Disks};
+use crate::driver::Settings;
 use crate::layers::Layers;
 use crate::memory::Criu;
 use crate::plan::{HostFacts, Places, SandboxFiles, launch_plan, slot_plan};
@@ -64,14 +65,9 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn prepare(
-        data_dir: &Path,
-        layers_dir: &Path,
-        (block, has_ipv6): (Block, bool),
-        disk: DiskSettings,
-        criu_dir: Option<&Path>,
-        programs: Programs<'_>,
-    ) -> io::Result<Self> {
+    pub(crate) fn prepare(settings: &Settings, programs: Programs<'_>) -> io::Result<Self> {
+        let (data_dir, layers_dir) = (settings.data_dir.as_path(), settings.layers_dir.as_path());
+        let block = settings.block;
         let hierarchies = Hierarchies::detect()?;
         hierarchies.prepare_block(&block.prefix())?;
         if let Err(error) = Hierarchies::move_fast() {
@@ -98,13 +94,17 @@ impl Host {
         fs::set_permissions(&empty, Permissions::from_mode(0o755))?;
         fs::write(covers.join("empty-file"), "")?;
         let envd = program::keep(&covers, programs.envd)?;
-        let disks = Disks::prepare(data_dir, disk)?;
+        let disks = Disks::prepare(data_dir, settings.disk)?;
         Ok(Self {
             block,
-            has_ipv6,
-            policies: Policies::of(block),
+            has_ipv6: settings.has_ipv6,
+            policies: Policies::of(
+                block,
+                settings.tells_refusals,
+                settings.connections_per_team,
+            ),
             facts: facts(&hierarchies, disks.backing())?,
-            criu: criu_dir.map_or_else(
+            criu: settings.criu_dir.as_deref().map_or_else(
                 || Err("no CRIU is configured\nFIX: soulbox criu".to_owned()),
                 Criu::find,
             ),

@@ -544,6 +544,7 @@ mod tests {
             env_vars: BTreeMap::new(),
             envd_access_token: "secret".to_owned(),
             volumes: Vec::new(),
+            team: None,
         }
     }
 

@@ -1,28 +1,45 @@
-//! Which slots have a policy of their own in the kernel, so that those without one cost nothing.
+//! Which slots have a policy of their own in the kernel, so that those without one cost nothing, and whose connections they
+//! count as.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
 
 use soulbox_net::firewall::{self, FirewallError};
-use soulbox_net::policy;
+use soulbox_net::{limits, policy};
 use soulbox_types::slot::Block;
-use soulbox_types::{NetworkMode, SlotIndex};
+use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
 
 use crate::lock::locked;
 
-/// The policies of a block. Only [`Policies`] changes the block's second table.
+/// The policies of a block. Only [`Policies`] changes the block's second table, and who is a member of a team in the third.
 #[derive(Debug)]
 pub(crate) struct Policies {
     block: Block,
+    /// Whether somebody hears what they refuse.
+    tells: bool,
+    /// Connections that all sandboxes of a team may have, if that is bounded.
+    per_team: Option<u32>,
     slots: Mutex<HashSet<SlotIndex>>,
 }
 
 impl Policies {
-    pub(crate) fn of(block: Block) -> Self {
+    pub(crate) fn of(block: Block, tells: bool, per_team: Option<u32>) -> Self {
         Self {
             block,
+            tells,
+            per_team,
             slots: Mutex::default(),
         }
+    }
+
+    /// Makes everything be in force in a slot that is about the network of the sandbox that is to stand there.
+    pub(crate) fn enter(&self, slot: SlotIndex, spec: &SandboxSpec) -> Result<(), FirewallError> {
+        if spec.network.has_cable()
+            && let Some(most) = self.per_team
+        {
+            firewall::apply(&limits::render_member(slot, spec.team.as_ref(), most))?;
+        }
+        self.put(slot, &spec.network)
     }
 
     /// Makes what the network says be in force in a slot.
@@ -49,13 +66,18 @@ impl Policies {
     /// Makes exactly these be in force, in one transaction.
     pub(crate) fn restore<'a>(
         &self,
-        networks: impl Iterator<Item = (SlotIndex, &'a NetworkMode)>,
+        specs: impl Iterator<Item = (SlotIndex, &'a SandboxSpec)>,
     ) -> Result<(), FirewallError> {
-        let found: Vec<_> = networks
-            .filter_map(|(slot, network)| Some((slot, network.policy()?)))
-            .collect();
+        let (mut found, mut members) = (Vec::new(), String::new());
+        for (slot, spec) in specs {
+            found.extend(spec.network.policy().map(|policy| (slot, policy)));
+            if let Some(most) = self.per_team {
+                members += &limits::render_member(slot, spec.team.as_ref(), most);
+            }
+        }
         let mut slots = locked(&self.slots);
-        firewall::apply(&policy::render_all(self.block, found.iter().copied()))?;
+        let policies = policy::render_all(self.block, self.tells, found.iter().copied());
+        firewall::apply(&(policies + &members))?;
         *slots = found.into_iter().map(|(slot, _)| slot).collect();
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use soulbox_fault as fault;
+use soulbox_linux::conntrack;
 use soulbox_types::slot::SLOTS_PER_BLOCK;
 use soulbox_types::{NetworkMode, SlotIndex};
 
@@ -142,6 +143,10 @@ impl Pool {
                 "the policy of an ended sandbox stays; its slot is given up"
             );
             return;
+        }
+        // Connections that nobody has closed would count as those of whoever stands here next, for days.
+        if let Err(error) = conntrack::forget_from(index.address()) {
+            tracing::warn!(%error, slot = index.index(), "the kernel still counts connections of an ended sandbox");
         }
         locked(&self.state).free.push_back(index.index());
         self.changed.notify_one();

@@ -220,6 +220,7 @@ mod tests {
                 env_vars: BTreeMap::from([("A".into(), "1".into())]),
                 envd_access_token: "token".into(),
                 volumes: Vec::new(),
+                team: None,
             },
             slot: SlotIndex::new(Block::new(3).unwrap(), 7).unwrap(),
             backing: Backing::Image,

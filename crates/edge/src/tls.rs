@@ -85,11 +85,42 @@ fn certified(cert_pem: &[u8], key_pem: &[u8]) -> Result<Arc<CertifiedKey>, TlsEr
         .map_err(TlsError::Mismatch)
 }
 
+/// A certificate that is still to come. Until it does, an authority of this server's own makes them.
+#[derive(Debug)]
+pub struct Awaited {
+    meanwhile: Authority,
+    current: RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl Awaited {
+    /// Nothing has come yet.
+    #[must_use]
+    pub fn new(meanwhile: Authority) -> Self {
+        Self {
+            meanwhile,
+            current: RwLock::default(),
+        }
+    }
+
+    /// Uses this chain, leaf first, and its key, both PEM, from the next connection on. Without success, what was used
+    /// before stays.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn replace(&self, cert_pem: &[u8], key_pem: &[u8]) -> Result<(), TlsError> {
+        let next = certified(cert_pem, key_pem)?;
+        *self.current.write() = Some(next);
+        Ok(())
+    }
+}
+
 /// Who makes the certificates that clients are shown.
 #[derive(Debug, Clone)]
 pub enum Certificates {
     /// The operator.
     Given(Arc<Given>),
+    /// An authority that is asked for them.
+    Awaited(Arc<Awaited>),
     /// This server.
     Private(Arc<Authority>),
 }
@@ -99,7 +130,7 @@ impl Certificates {
     #[must_use]
     pub fn authority(&self) -> Option<String> {
         match self {
-            Self::Given(_) => None,
+            Self::Given(_) | Self::Awaited(_) => None,
             Self::Private(authority) => Some(authority.certificate_pem().to_owned()),
         }
     }
@@ -109,6 +140,14 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match self {
             Self::Given(given) => Some(Arc::clone(&given.current.read())),
+            Self::Awaited(awaited) => {
+                let current = awaited.current.read().clone();
+                current.or_else(|| {
+                    awaited
+                        .meanwhile
+                        .leaf(hello.server_name()?, SystemTime::now())
+                })
+            }
             Self::Private(authority) => authority.leaf(hello.server_name()?, SystemTime::now()),
         }
     }

@@ -22,7 +22,8 @@ pub struct Contact {
     pub sandbox: SandboxId,
     /// When it began.
     pub at: Timestamp,
-    /// `dns`, `tls`, `http`, `https` where a header rule had it read, or `tcp` where nothing was.
+    /// `dns`, `tls`, `http`, `https` where a header rule had it read, or `tcp` where nothing was; what a packet was that the
+    /// kernel has refused; or `process`.
     pub kind: &'static str,
     /// The name or the address that it asked for.
     pub target: String,

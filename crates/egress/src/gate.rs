@@ -1,13 +1,14 @@
 //! Which sandbox an address belongs to, what it may reach, and what the resolver has told it.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use soulbox_driver::Doorkeeper;
 use soulbox_net::resolver::{Names, Told};
+use soulbox_net::told::{Refusal, RefusedPacket};
 use soulbox_types::policy::{Rule, canonical_name};
 use soulbox_types::upstream::Upstream;
 use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
@@ -65,6 +66,8 @@ struct Entry {
     told: HashMap<String, HashMap<Ipv4Addr, Instant>>,
     quiet: HashMap<String, Instant>,
     allowance: Allowance,
+    /// The same for programs that it starts: they are not to drown what it says to the network.
+    starts: Allowance,
     connections: Arc<Semaphore>,
 }
 
@@ -131,7 +134,7 @@ impl Gate {
         {
             return Ok(());
         }
-        note(entry, &self.contacts, "https", &own, UNNAMED);
+        note(entry, &self.contacts, "https", &own, None, UNNAMED);
         Err(UNNAMED.to_owned())
     }
 
@@ -170,6 +173,18 @@ impl Gate {
     pub fn place(&self, client: Ipv4Addr) -> Option<OwnedSemaphorePermit> {
         let entries = self.entries.lock();
         let connections = &entries.get(&client)?.connections;
+        Arc::clone(connections).try_acquire_owned().ok()
+    }
+
+    /// The same for a connection that takes one of places that all sandboxes share, of which so many are free: no sandbox has
+    /// more than are left, so that whatever some of them hold there is room for the next.
+    pub(crate) fn share(&self, client: Ipv4Addr, free: usize) -> Option<OwnedSemaphorePermit> {
+        let entries = self.entries.lock();
+        let connections = &entries.get(&client)?.connections;
+        let held = CONNECTIONS.saturating_sub(connections.available_permits());
+        if held >= free {
+            return None;
+        }
         Arc::clone(connections).try_acquire_owned().ok()
     }
 
@@ -227,8 +242,52 @@ impl Gate {
     ) {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(&client) {
-            note(entry, &self.contacts, protocol, target, reason);
+            note(entry, &self.contacts, protocol, target, None, reason);
         }
+    }
+
+    /// Notes a packet that the kernel has refused.
+    pub(crate) fn was_refused(&self, packet: &RefusedPacket) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&packet.from) else {
+            return;
+        };
+        let kind = match packet.protocol {
+            1 => "icmp",
+            6 => "tcp",
+            17 => "udp",
+            _ => "ip",
+        };
+        let reason = why_refused(packet, entry.policy.as_deref());
+        let address = packet.port.map(|port| SocketAddrV4::new(packet.to, port));
+        let target = match address {
+            Some(address) => address.to_string(),
+            None => packet.to.to_string(),
+        };
+        note(entry, &self.contacts, kind, &target, address, &reason);
+    }
+
+    /// Notes a program that was started.
+    pub(crate) fn was_started(&self, client: Ipv4Addr, command: &str) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&client) {
+            let contact = Contact::new(&entry.sandbox, "process", command, Ok(String::new()));
+            entry.starts.tell(&self.contacts, contact, Instant::now());
+        }
+    }
+}
+
+/// The entry of the policy, or whatever else it was.
+fn why_refused(packet: &RefusedPacket, policy: Option<&EgressPolicy>) -> String {
+    match (packet.refusal, policy) {
+        (Refusal::Connections, _) => "it has or begins too many connections".to_owned(),
+        (Refusal::Closed, _) | (Refusal::Policy, None) => Rule::Closed.to_string(),
+        (Refusal::Policy, Some(policy)) => match policy.of_address(packet.to.into()) {
+            closing if !closing.allows() => closing.to_string(),
+            _ if policy.upstream.is_some() => "only TCP goes through its proxy".to_owned(),
+            // It has changed meanwhile.
+            opening => opening.to_string(),
+        },
     }
 }
 
@@ -245,11 +304,15 @@ fn note(
     contacts: &mpsc::Sender<Contact>,
     protocol: &'static str,
     target: &str,
+    address: Option<SocketAddrV4>,
     reason: &str,
 ) {
     let now = Instant::now();
     entry.quiet.retain(|_, until| *until > now);
-    let mut contact = Contact::new(&entry.sandbox, protocol, target, Err(reason));
+    let mut contact = Contact {
+        address,
+        ..Contact::new(&entry.sandbox, protocol, target, Err(reason))
+    };
     let key = format!("{protocol} {}", contact.target);
     let has_room = entry.quiet.len() < MOST_QUIET;
     contact.is_news = has_room && entry.quiet.insert(key, now + QUIET).is_none();
@@ -284,6 +347,7 @@ impl Doorkeeper for Gate {
                     policy,
                     told: HashMap::new(),
                     quiet: HashMap::new(),
+                    starts: Allowance::new(Instant::now()),
                     allowance: Allowance::new(Instant::now()),
                     connections: Arc::new(Semaphore::new(CONNECTIONS)),
                 };
@@ -319,7 +383,7 @@ impl Names for Gate {
                 .as_ref()
                 .is_some_and(|policy| !policy.tells(&own))
             {
-                note(entry, &self.contacts, "dns", asked, UNNAMED);
+                note(entry, &self.contacts, "dns", asked, None, UNNAMED);
                 return Told::NoName;
             }
             note_question(entry, &self.contacts, asked, kind);
@@ -339,7 +403,7 @@ impl Names for Gate {
         if policy.keeps_names() {
             let known = name.and_then(canonical_name);
             if !known.is_some_and(|name| policy.tells(&name)) {
-                note(entry, &self.contacts, "dns", asked, UNNAMED);
+                note(entry, &self.contacts, "dns", asked, None, UNNAMED);
                 return Told::NoName;
             }
             if !KINDS.contains(&kind) {
@@ -401,6 +465,20 @@ mod tests {
             deny: deny.iter().map(|n| Cidr::parse(n).unwrap()).collect(),
             ..EgressPolicy::default()
         })
+    }
+
+    #[test]
+    fn nobody_has_more_places_than_are_left() {
+        let (gate, _contacts) = Gate::new();
+        gate.enters(CLIENT, &SandboxId::random(), &network(&[], &[]));
+        let places = |free| {
+            let taken: Vec<_> = std::iter::from_fn(|| gate.share(CLIENT, free)).collect();
+            taken.len()
+        };
+        assert_eq!(places(4096), CONNECTIONS);
+        assert_eq!(places(3), 3);
+        assert_eq!(places(0), 0);
+        assert!(gate.share(SERVER, 4096).is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod outside;
 mod plain;
 pub mod proxy;
 mod relay;
+pub mod witness;
 
 pub use broker::Broker;
 pub use contact::Contact;

@@ -82,7 +82,7 @@ pub async fn serve(
         };
         let way = way(&stream, peer);
         let places = way.and_then(|way| {
-            let place = gate.place(way.client)?;
+            let place = gate.share(way.client, open.available_permits())?;
             Some((way, place, Arc::clone(&open).try_acquire_owned().ok()?))
         });
         let Some((way, place, open)) = places else {

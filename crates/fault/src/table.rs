@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// Operation and step, `<operation>.<step>`. The operation says how a test gets there: `start`, `create`, `timeout`,
-    /// `network`, `pause`, `resume`, `kill`, `save`, `volume`, `build`, `webhook` or `stop`.
+    /// `network`, `pause`, `resume`, `kill`, `save`, `volume`, `build`, `webhook`, `acme` or `stop`.
     pub name: &'static str,
     /// How things stand when it is reached.
     pub situation: &'static str,
@@ -355,6 +355,27 @@ pub static POINTS: &[Point] = &[
     point(
         "webhook.answered",
         "the receiver has it, its row says that it waits",
+    ),
+    // An authority is asked for a certificate.
+    point(
+        "acme.account-kept",
+        "the account's key is kept, the authority has not heard of it",
+    ),
+    point(
+        "acme.record-noted",
+        "the record of a challenge is noted, not made",
+    ),
+    point(
+        "acme.record-made",
+        "the record is there, the authority is not told",
+    ),
+    point(
+        "acme.issued",
+        "a certificate is issued, it is kept nowhere, and the records are there",
+    ),
+    point(
+        "acme.certificate-kept",
+        "the certificate is kept, not used, and the records are there",
     ),
     // The server stops.
     point("stop.begun", "it has been asked to stop"),

@@ -75,6 +75,7 @@ fn names_say_how_to_get_there() {
                 "volume",
                 "build",
                 "webhook",
+                "acme",
                 "stop"
             ]
             .contains(&operation),

@@ -17,8 +17,23 @@ const LAYERS_REMOVED: usize = 10_000;
 const ENVIRONMENT_BYTES: usize = 1024 * 1024;
 /// Sizes of volumes, in MiB.
 const VOLUME_MIB: std::ops::RangeInclusive<u32> = 16..=8_388_608;
+/// Length of the value of a record.
+const RECORD_BYTES: usize = 43;
 /// Bytes of each other text.
 const TEXT_BYTES: usize = 4096;
+
+/// Judges the value of a record: it is a digest in base64 for URLs (RFC 8555, 8.4), so that no shell finds a meaning in it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn record(value: &str) -> Result<(), String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if value.len() == RECORD_BYTES && value.bytes().all(good) {
+        Ok(())
+    } else {
+        Err("a record's value that is no digest".to_owned())
+    }
+}
 
 /// Judges what a sandbox is to be created from.
 ///
@@ -143,6 +158,7 @@ pub(crate) mod tests {
             env_vars: BTreeMap::new(),
             envd_access_token: "token".to_owned(),
             volumes: Vec::new(),
+            team: None,
         }
     }
 

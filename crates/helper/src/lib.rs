@@ -18,6 +18,6 @@ mod remote;
 mod serve;
 
 pub use channel::Channel;
-pub use message::Certificate;
+pub use message::{Certificate, RecordAct};
 pub use remote::RemoteDriver;
-pub use serve::{Ending, ReadCertificate, serve};
+pub use serve::{Ending, Operator, serve};

@@ -137,6 +137,14 @@ pub enum Request {
     },
     /// Read the certificate that the operator has configured for the server. The server may not read its key's file.
     Certificate,
+    /// Have the operator's command make or remove the record by which an authority sees whose the domain is. Its name is
+    /// the operator's, too.
+    ChallengeRecord {
+        /// What is to be done.
+        act: RecordAct,
+        /// The record's value.
+        value: String,
+    },
     /// Release what is only prepared, and the place on the host when no guest is left. The last request.
     Shutdown,
 }
@@ -228,8 +236,19 @@ pub enum Answer {
     Volume(Result<VolumeAnswer, VolumeError>),
     /// The certificate as it is now.
     Certificate(Certificate),
+    /// The operator's command says that it is done.
+    ChallengeRecordDone,
     /// Everything is released; the helper ends.
     Down,
+}
+
+/// What happens to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordAct {
+    /// It is to be there, beside others.
+    Present,
+    /// It is to be gone.
+    Cleanup,
 }
 
 /// A certificate chain and its key, PEM.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channel::Channel;
 use crate::message::{
-    Answer, Call, Certificate, GuestNumber, Refusal, Request, Word, decode, encode,
+    Answer, Call, Certificate, GuestNumber, RecordAct, Refusal, Request, Word, decode, encode,
 };
 
 /// Names of killed processes that a slow listener may be behind.
@@ -102,6 +102,19 @@ impl RemoteDriver {
             .await?
         {
             Answer::Certificate(certificate) => Ok(certificate),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the operator's command make or remove a record of the challenge.
+    ///
+    /// # Errors
+    /// When it has failed, with what it has said last.
+    pub async fn challenge_record(&self, act: RecordAct, value: &str) -> Result<(), DriverError> {
+        let value = value.to_owned();
+        let request = Request::ChallengeRecord { act, value };
+        match self.ask(request, "run acme_dns_command").await? {
+            Answer::ChallengeRecordDone => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

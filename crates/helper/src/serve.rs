@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use crate::channel::Channel;
 use crate::check;
 use crate::message::{
-    Answer, Call, Certificate, GuestNumber, Refusal, Request, Word, decode, encode,
+    Answer, Call, Certificate, GuestNumber, RecordAct, Refusal, Request, Word, decode, encode,
 };
 
 /// Requests at a time. What is above waits in the socket.
@@ -37,8 +37,23 @@ pub enum Ending {
     Down,
 }
 
-/// Reads the one certificate that the server may have.
-pub type ReadCertificate = Arc<dyn Fn() -> io::Result<Certificate> + Send + Sync>;
+/// What the operator has configured that only root may do. Both take their time.
+pub trait Operator: Send + Sync {
+    /// Reads the one certificate that the server may have.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    fn certificate(&self) -> io::Result<Certificate>;
+
+    /// Makes or removes a record of the challenge.
+    ///
+    /// # Errors
+    /// When there is no command for it, or it has failed.
+    fn challenge_record(&self, act: RecordAct, value: &str) -> io::Result<()>;
+
+    /// Has [`Operator::challenge_record`] fail at once, now and from now on.
+    fn stop(&self);
+}
 
 /// Carries out what the server asks until it is gone or says that it is done. A shutdown is answered after `release`
 /// has given up what no guest needs.
@@ -48,7 +63,7 @@ pub type ReadCertificate = Arc<dyn Fn() -> io::Result<Certificate> + Send + Sync
 pub async fn serve(
     channel: Channel,
     driver: Arc<dyn Driver>,
-    certificate: ReadCertificate,
+    operator: Arc<dyn Operator>,
     release: impl AsyncFnOnce() -> io::Result<()>,
 ) -> io::Result<Ending> {
     let channel = Arc::new(channel);
@@ -56,13 +71,24 @@ pub async fn serve(
     tokio::spawn(write(Arc::clone(&channel), waiting));
     let helper = Arc::new(Helper {
         driver,
-        certificate,
+        operator,
+        one_record: tokio::sync::Mutex::default(),
         guests: Mutex::default(),
         ids: Mutex::default(),
         start: AtomicU8::new(START),
         numbers: AtomicU64::new(1),
         queue,
     });
+    let ending = listen(&channel, &helper, release).await;
+    helper.stop_operator().await;
+    ending
+}
+
+async fn listen(
+    channel: &Channel,
+    helper: &Arc<Helper>,
+    release: impl AsyncFnOnce() -> io::Result<()>,
+) -> io::Result<Ending> {
     let open = Arc::new(Semaphore::new(OPEN_CALLS));
     loop {
         let permit = Arc::clone(&open).acquire_owned().await;
@@ -70,7 +96,7 @@ pub async fn serve(
             return Ok(Ending::ServerGone);
         };
         let Call { id, request } = decode(&bytes)?;
-        let helper = Arc::clone(&helper);
+        let helper = Arc::clone(helper);
         if request == Request::Shutdown {
             let result = helper.shut_down(release).await;
             helper.answer(id, result.map(|()| (Answer::Down, None)));
@@ -119,7 +145,9 @@ type Done = Result<(Answer, Option<OwnedFd>), Refusal>;
 
 struct Helper {
     driver: Arc<dyn Driver>,
-    certificate: ReadCertificate,
+    operator: Arc<dyn Operator>,
+    /// One record at a time: however much is asked for, one command of the operator runs.
+    one_record: tokio::sync::Mutex<()>,
     guests: Mutex<HashMap<GuestNumber, Arc<dyn Guest>>>,
     /// Sandboxes that run or are being created.
     ids: Mutex<HashSet<SandboxId>>,
@@ -178,6 +206,9 @@ impl Helper {
                 self.answer(id, self.volume(&volume, request).await);
             }
             Request::Certificate => self.answer(id, self.certificate().await),
+            Request::ChallengeRecord { act, value } => {
+                self.answer(id, self.challenge_record(act, value).await);
+            }
             Request::Shutdown => unreachable!("handled by the reader"),
         }
     }
@@ -374,13 +405,39 @@ impl Helper {
     }
 
     async fn certificate(&self) -> Done {
-        let read = Arc::clone(&self.certificate);
-        let read = tokio::task::spawn_blocking(move || read()).await;
+        let operator = Arc::clone(&self.operator);
+        let read = tokio::task::spawn_blocking(move || operator.certificate()).await;
         let certificate = read
             .map_err(io::Error::other)
             .and_then(|read| read)
             .map_err(|error| Refusal::Host("read the certificate".to_owned(), error.into()))?;
         Ok((Answer::Certificate(certificate), None))
+    }
+
+    /// No command of the operator runs when this returns.
+    async fn stop_operator(&self) {
+        self.operator.stop();
+        drop(self.one_record.lock().await);
+    }
+
+    async fn challenge_record(&self, act: RecordAct, value: String) -> Done {
+        check::record(&value).map_err(Refusal::Unacceptable)?;
+        let alone = self.one_record.lock().await;
+        let operator = Arc::clone(&self.operator);
+        let (told, done) = oneshot::channel();
+        // Not one of the runtime's threads: an end of the helper would wait for the command.
+        let run = move || {
+            // Whoever asked may be gone.
+            let _asked = told.send(operator.challenge_record(act, &value));
+        };
+        let started = std::thread::Builder::new().spawn(run);
+        let done = match started {
+            Ok(_) => done.await.map_err(io::Error::other).and_then(|done| done),
+            Err(error) => Err(error),
+        };
+        drop(alone);
+        done.map_err(|error| Refusal::Host("run acme_dns_command".to_owned(), error.into()))?;
+        Ok((Answer::ChallengeRecordDone, None))
     }
 
     async fn shut_down(

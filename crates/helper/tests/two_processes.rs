@@ -15,7 +15,7 @@ use std::time::Duration;
 use soulbox_driver::testing::FakeDriver;
 use soulbox_driver::{DialError, Doorkeeper, Driver, DriverError, OomKill};
 use soulbox_helper::message::{Call, Request, encode};
-use soulbox_helper::{Certificate, Channel, Ending, ReadCertificate, RemoteDriver, serve};
+use soulbox_helper::{Certificate, Channel, Ending, Operator, RecordAct, RemoteDriver, serve};
 use soulbox_types::{
     LayerDigest, Limits, MemoryId, NetworkMode, SandboxId, SandboxSpec, TemplateId, TemplateImage,
 };
@@ -45,6 +45,7 @@ fn spec() -> SandboxSpec {
         env_vars: BTreeMap::new(),
         envd_access_token: "token".to_owned(),
         volumes: Vec::new(),
+        team: None,
     }
 }
 
@@ -69,9 +70,23 @@ impl Drop for Pair {
     }
 }
 
-/// No certificate is configured.
-fn nothing() -> ReadCertificate {
-    Arc::new(|| Err(std::io::ErrorKind::NotFound.into()))
+/// Nothing is configured.
+struct Nothing;
+
+impl Operator for Nothing {
+    fn certificate(&self) -> io::Result<Certificate> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn challenge_record(&self, _act: RecordAct, _value: &str) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn stop(&self) {}
+}
+
+fn nothing() -> Arc<dyn Operator> {
+    Arc::new(Nothing)
 }
 
 /// A pair whose helper has been asked what runs, as every server does first.
@@ -409,23 +424,85 @@ async fn requests_for_layers_are_judged() {
     assert!(matches!(missing, DriverError::Layer { .. }), "{missing:?}");
 }
 
-#[tokio::test]
-async fn the_certificate_is_read_anew_each_time() {
-    let (ours, theirs) = Channel::pair().unwrap();
-    let reads = std::sync::atomic::AtomicU8::new(0);
-    let read: ReadCertificate = Arc::new(move || {
-        let number = reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+/// Counts how often the certificate was read, and does what it is told to the records.
+#[derive(Default)]
+struct Counting {
+    reads: std::sync::atomic::AtomicU8,
+    records: std::sync::Mutex<Vec<String>>,
+}
+
+impl Operator for Counting {
+    fn certificate(&self) -> io::Result<Certificate> {
+        let number = self
+            .reads
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Certificate {
             chain: vec![number],
             key: Vec::new(),
         })
-    });
+    }
+
+    fn challenge_record(&self, act: RecordAct, value: &str) -> io::Result<()> {
+        let mut records = self.records.lock().unwrap();
+        match act {
+            RecordAct::Present => records.push(value.to_owned()),
+            RecordAct::Cleanup => match records.iter().position(|one| one == value) {
+                Some(at) => drop(records.remove(at)),
+                None => return Err(io::Error::other("no such record")),
+            },
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.records.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_read_anew_each_time() {
+    let (ours, theirs) = Channel::pair().unwrap();
     let fake = Arc::new(FakeDriver::new());
-    let helper = tokio::spawn(serve(theirs, fake, read, async || Ok(())));
+    let operator = Arc::new(Counting::default());
+    let helper = tokio::spawn(serve(theirs, fake, operator, async || Ok(())));
     let remote = RemoteDriver::new(ours, "namespace", Arc::new(Nobody));
     for number in 0..3 {
         assert_eq!(remote.certificate().await.unwrap().chain, [number]);
     }
     remote.shutdown().await;
     soon("the end", helper).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn records_have_values_that_mean_nothing_to_a_shell() {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let operator = Arc::new(Counting::default());
+    let driver = Arc::new(FakeDriver::new());
+    let told = Arc::clone(&operator) as Arc<dyn Operator>;
+    let helper = tokio::spawn(serve(theirs, driver, told, async || Ok(())));
+    let remote = RemoteDriver::new(ours, "namespace", Arc::new(Nobody));
+    let digest = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA";
+    let record = |act, value: &str| {
+        let value = value.to_owned();
+        let remote = &remote;
+        async move { remote.challenge_record(act, &value).await }
+    };
+    record(RecordAct::Present, digest).await.unwrap();
+    assert_eq!(*operator.records.lock().unwrap(), [digest]);
+    let spaced = digest.replace('e', " ");
+    for value in ["", "short", &spaced, &"$".repeat(43), &"a".repeat(44)] {
+        let error = record(RecordAct::Present, value).await.unwrap_err();
+        assert!(
+            error.to_string().contains("run acme_dns_command"),
+            "{error}"
+        );
+    }
+    assert_eq!(*operator.records.lock().unwrap(), [digest]);
+    record(RecordAct::Cleanup, digest).await.unwrap();
+    assert!(record(RecordAct::Cleanup, digest).await.is_err());
+    record(RecordAct::Present, digest).await.unwrap();
+    remote.shutdown().await;
+    soon("the end", helper).await.unwrap().unwrap();
+    let left = operator.records.lock().unwrap();
+    assert!(left.is_empty(), "the operator was told to stop");
 }

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the one crate that talks to the kernel")]
 
 pub mod capability;
+pub mod conntrack;
 pub mod exec;
 pub mod filesystem;
 pub mod heap;
@@ -21,3 +22,4 @@ pub mod pty;
 pub mod seccomp;
 pub mod socket;
 pub mod spawn;
+pub mod told;

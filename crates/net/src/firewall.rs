@@ -14,6 +14,7 @@ use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
 use crate::policy::{self, OWN_NAMES_PORT, PROXY_PORTS};
+use crate::told::{self, Refusal};
 use crate::{ipv6, limits};
 
 const NFT_LIMIT: Duration = Duration::from_secs(10);
@@ -47,14 +48,15 @@ impl FirewallError {
 }
 
 /// The commands that put the block's table in place, whatever was there before. With `host_dns`, port 53 on the
-/// gateway's address is open to sandboxes.
+/// gateway's address is open to sandboxes. Whether it `tells` what is refused: see [`crate::told`].
 #[must_use]
-pub fn render(block: Block, host_dns: bool) -> String {
+pub fn render(block: Block, host_dns: bool, tells: bool) -> String {
     let (table, cidr, gateway) = (block.prefix(), block.cidr(), block.gateway());
     let cables = format!("\"{table}v*\"");
     let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
     let [http, tls] = PROXY_PORTS;
+    let tell = told::rule(&format!("inet {table}"), block, Refusal::Closed, tells);
     let dns = if host_dns {
         format!(
             "\n    iifname {cables} ip daddr {gateway} udp dport 53 accept\
@@ -85,12 +87,15 @@ table inet {table} {{
     iifname {cables} ip saddr != {cidr} drop
   }}
 
+  # Told, when somebody hears it, and answered: a reset is what programs understand.
+  chain refuse {{
+  }}
+
   # From a sandbox to this machine: DNS, connections that are led to the server, and nothing else.
   chain input {{
     type filter hook input priority filter - 5; policy accept;{dns}
     iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls}, {OWN_NAMES_PORT} }} accept
-    iifname {cables} meta l4proto tcp reject with tcp reset
-    iifname {cables} reject with icmp type admin-prohibited
+    iifname {cables} goto refuse
   }}
 
   # From this machine to a sandbox: answers only. Ports are dialled from inside.
@@ -110,8 +115,7 @@ table inet {table} {{
 
   chain from_sandbox {{
     ct state invalid drop
-    ip daddr @closed meta l4proto tcp reject with tcp reset
-    ip daddr @closed reject with icmp type admin-prohibited
+    ip daddr @closed goto refuse
     oifname {ours} drop
   }}
 
@@ -120,6 +124,8 @@ table inet {table} {{
     ip saddr {cidr} oifname != {ours} masquerade
   }}
 }}
+{tell}add rule inet {table} refuse meta l4proto tcp reject with tcp reset
+add rule inet {table} refuse reject with icmp type admin-prohibited
 "
     )
 }
@@ -242,8 +248,9 @@ mod tests {
 
     #[test]
     fn whole_table() {
-        insta::assert_snapshot!(render(Block::new(1).unwrap(), true));
-        assert!(!render(Block::new(1).unwrap(), false).contains("dport 53"));
+        insta::assert_snapshot!(render(Block::new(1).unwrap(), true, true));
+        assert!(!render(Block::new(1).unwrap(), false, false).contains("dport 53"));
+        assert!(!render(Block::new(1).unwrap(), true, false).contains("log"));
         insta::assert_snapshot!(render_own_names(Block::new(1).unwrap(), 443), @r#"
         add chain inet sb1 own_names { type nat hook prerouting priority dstnat - 1; policy accept; }
         add rule inet sb1 own_names iifname "sb1v*" ip daddr 198.18.16.1 tcp dport 443 dnat ip to 198.18.16.1:20444

@@ -11,3 +11,4 @@ pub mod ipv6;
 pub mod limits;
 pub mod policy;
 pub mod resolver;
+pub mod told;

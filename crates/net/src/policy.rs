@@ -12,6 +12,8 @@ use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
+use crate::told::{self, Refusal};
+
 /// Ports of the gateway on which connections arrive that are judged by name: those to port 80 and to port 443. All others
 /// of sandboxes that go through a proxy arrive at the second.
 pub const PROXY_PORTS: [u16; 2] = [20_080, 20_443];
@@ -26,17 +28,19 @@ fn table(block: Block) -> String {
     format!("inet {}p", block.prefix())
 }
 
-/// The commands that put the table in place. What policies are in it stay.
+/// The commands that put the table in place. What policies are in it stay. Whether it `tells` what is refused: see
+/// [`crate::told`].
 #[must_use]
-pub fn render_base(block: Block) -> String {
+pub fn render_base(block: Block, tells: bool) -> String {
     let table = table(block);
+    let tell = told::rule(&table, block, Refusal::Policy, tells);
     format!(
         r"add table {table}
 add map {table} sending {{ {MAP} }}
 add map {table} connecting {{ {MAP} }}
 add chain {table} refuse
 flush chain {table} refuse
-add rule {table} refuse meta l4proto tcp reject with tcp reset
+{tell}add rule {table} refuse meta l4proto tcp reject with tcp reset
 add rule {table} refuse reject with icmpx type admin-prohibited
 add chain {table} forward {{ type filter hook forward priority filter - 6; policy accept; }}
 flush chain {table} forward
@@ -52,9 +56,10 @@ add rule {table} prerouting iifname vmap @connecting
 #[must_use]
 pub fn render_all<'a>(
     block: Block,
+    tells: bool,
     policies: impl IntoIterator<Item = (SlotIndex, &'a EgressPolicy)>,
 ) -> String {
-    let mut text = render_removal(block) + &render_base(block);
+    let mut text = render_removal(block) + &render_base(block, tells);
     for (slot, policy) in policies {
         text += &render(slot, policy);
     }
@@ -223,7 +228,7 @@ mod tests {
             ..EgressPolicy::default()
         };
         insta::assert_snapshot!(
-            render_base(slot.block()) + &render(slot, &policy) + &render_end(slot)
+            render_base(slot.block(), true) + &render(slot, &policy) + &render_end(slot)
         );
     }
 

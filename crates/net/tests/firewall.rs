@@ -11,13 +11,13 @@
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use soulbox_net::firewall::{render, render_removal};
 use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{ipv6, policy};
 use soulbox_types::slot::Block;
-use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
+use soulbox_types::{Cidr, EgressPolicy, SlotIndex, TeamId};
 
 const PROBE: &str = "SOULBOX_NET_PROBE";
 /// Connections that the probe tries to hold.
@@ -69,7 +69,13 @@ fn probe() {
             println!("result: {} and {refused}", held.len());
             std::io::stdin().read_line(&mut String::new()).unwrap();
             drop(held);
-            let again = TcpStream::connect_timeout(&address, Duration::from_secs(2));
+            // The kernel looks which ones have ended once in a tick of its clock, some at a time.
+            let deadline = Instant::now() + Duration::from_secs(2);
+            let mut again = TcpStream::connect(address);
+            while again.is_err() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+                again = TcpStream::connect(address);
+            }
             println!("again: {}", again.is_ok());
         }
         "udp" => {
@@ -290,7 +296,7 @@ fn ipv6_reaches_the_world_and_nothing_else() {
     let mut world = World::build("six").expect("namespaces can be made");
     assert!(run(&format!("t={}; {IPV6_WORLD}", world.tag)));
     let block = Block::new(1).unwrap();
-    let closed = render(block, true) + &policy::render_base(block);
+    let closed = render(block, true, true) + &policy::render_base(block, true);
     world.nft(&closed);
     let others = [
         "[fd00:ec2::254]:80",
@@ -355,8 +361,8 @@ fn sandboxes_reach_the_world_and_nothing_else() {
     }
     let mut world = World::build("r").expect("namespaces can be made");
     let block = Block::new(1).unwrap();
-    world.nft(&render(block, true));
-    world.nft(&render(block, true));
+    world.nft(&render(block, true, true));
+    world.nft(&render(block, true, true));
 
     world.listen("world", "93.184.216.34:80");
     world.listen("world", "10.1.1.1:80");
@@ -458,14 +464,15 @@ fn each_sandbox_has_so_many_connections() {
     let limits = ConnectionLimits {
         per_sandbox: 20,
         new_per_second: 1000,
+        per_team: None,
     };
-    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     world.listen("world", "93.184.216.34:80");
 
     let (greedy, held) = Many::begin(&world, "a");
     assert_eq!(held, "20 and ConnectionRefused");
     // What was counted stays counted when a server starts anew, and is nobody else's.
-    world.nft(&(render(block, true) + &limits::render(block, limits)));
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     assert_eq!(
         world.probe("a", "tcp 93.184.216.34:80"),
         "ConnectionRefused"
@@ -476,12 +483,52 @@ fn each_sandbox_has_so_many_connections() {
     let slow = ConnectionLimits {
         per_sandbox: 4096,
         new_per_second: 20,
+        per_team: None,
     };
-    world.nft(&limits::render(block, slow));
+    world.nft(&limits::render(block, slow, true));
     let (hasty, held) = Many::begin(&world, "b");
     let (count, refused) = held.split_once(" and ").unwrap();
     assert_eq!(refused, "ConnectionRefused");
     assert!((40..MOST).contains(&count.parse().unwrap()), "{held}");
     drop(hasty.end());
     world.nft(&limits::render_removal(block));
+}
+
+#[test]
+fn a_team_has_so_many_connections() {
+    if !possible() {
+        println!("SKIPPED: needs root, nft, ip and the right to make network namespaces");
+        return;
+    }
+    let mut world = World::build("t").expect("namespaces can be made");
+    let block = Block::new(1).unwrap();
+    let most = 30;
+    let limits = ConnectionLimits {
+        per_sandbox: 20,
+        per_team: Some(most),
+        ..ConnectionLimits::default()
+    };
+    let (team, other) = (TeamId::random(), TeamId::random());
+    let member = |number, team: Option<&TeamId>| {
+        let slot = SlotIndex::new(block, number).unwrap();
+        limits::render_member(slot, team, most)
+    };
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
+    world.nft(&(member(1, Some(&team)) + &member(2, Some(&team))));
+    world.listen("world", "93.184.216.34:80");
+
+    let (first, held) = Many::begin(&world, "a");
+    assert_eq!(held, "20 and ConnectionRefused");
+    let (second, held) = Many::begin(&world, "b");
+    assert_eq!(held, "10 and ConnectionRefused");
+    assert_eq!(first.end(), "true");
+    assert_eq!(second.end(), "true");
+
+    // Whoever stands there next is of another team, or of none.
+    world.nft(&(member(1, Some(&other)) + &member(2, None)));
+    let (first, held) = Many::begin(&world, "a");
+    assert_eq!(held, "20 and ConnectionRefused");
+    let (second, held) = Many::begin(&world, "b");
+    assert_eq!(held, "20 and ConnectionRefused");
+    drop((first.end(), second.end()));
 }

@@ -40,6 +40,7 @@ pub(crate) fn spec(node: &Node, id: SandboxId, new: &NewSandbox) -> SandboxSpec 
         network: new.network.clone(),
         env_vars: new.env_vars.clone(),
         volumes: new.volumes.clone(),
+        team: Some(new.team.clone()),
     }
 }
 

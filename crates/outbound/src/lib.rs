@@ -69,6 +69,12 @@ impl std::fmt::Debug for Outbound {
 }
 
 impl Outbound {
+    /// Connects with this instead of the system's certificates.
+    #[must_use]
+    pub fn trusting(tls: TlsConnector) -> Self {
+        Self { tls: tls.into() }
+    }
+
     /// Sends one request over a connection of its own; the answer's body is still to come.
     ///
     /// # Errors

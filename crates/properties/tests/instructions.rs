@@ -238,6 +238,7 @@ fn made_plan() -> impl Fn() -> LaunchPlan {
         env_vars: BTreeMap::new(),
         envd_access_token: "secret".to_owned(),
         volumes: Vec::new(),
+        team: None,
     };
     let slot = slot();
     let files = SandboxFiles {

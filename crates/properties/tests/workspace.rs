@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Who depends on whom, without tests. A new arrow is a decision: draw it in docs/ARCHITECTURE.md, too.
-const ARROWS: [(&str, &[&str]); 33] = [
+const ARROWS: [(&str, &[&str]); 34] = [
     // vocabulary: no I/O
     ("types", &[]),
     ("launch-plan", &[]),
@@ -43,6 +43,7 @@ const ARROWS: [(&str, &[&str]); 33] = [
     ("secrets", &["store", "types"]),
     ("client", &["api-types", "types"]),
     ("outbound", &["client", "types"]),
+    ("acme", &["client", "outbound"]),
     (
         "webhooks",
         &[
@@ -96,7 +97,10 @@ const ARROWS: [(&str, &[&str]); 33] = [
         ],
     ),
     ("edge", &["driver", "types"]),
-    ("egress", &["driver", "net", "outbound", "secrets", "types"]),
+    (
+        "egress",
+        &["driver", "linux", "net", "outbound", "secrets", "types"],
+    ),
     ("bench", &["api-types", "client", "linux"]),
     ("doctor", &["artifacts", "linux"]),
     ("helper", &["driver", "linux", "types"]),
@@ -158,7 +162,7 @@ const WRAPPERS: [(&str, &[&str]); 16] = [
             "telemetry",
         ],
     ),
-    ("rustls", &["client", "edge", "egress", "outbound"]),
+    ("rustls", &["acme", "client", "edge", "egress", "outbound"]),
     ("connectrpc", &["envd", "envd-proto", "properties"]),
     ("multer", &["envd", "properties"]),
     ("ruzstd", &["tar"]),

@@ -150,6 +150,22 @@ pub(crate) struct ServeArgs {
     /// Address for HTTPS beside the one port; needs --domain. Without a certificate, `soulbox ca` makes them
     #[arg(long, value_name = "ADDR")]
     pub(crate) tls_listen: Option<String>,
+    /// Get the certificate from this ACME authority, such as https://acme-v02.api.letsencrypt.org/directory; needs
+    /// --domain, --acme-dns-command and --acme-accept-terms
+    #[arg(long, value_name = "URL")]
+    pub(crate) acme_directory: Option<String>,
+    /// Mail address that the ACME authority may write to
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) acme_contact: Option<String>,
+    /// Shell command that changes your DNS, as root: called with `present NAME VALUE` and `cleanup NAME VALUE`
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) acme_dns_command: Option<String>,
+    /// Certificates, PEM, that the ACME authority's server may have besides those that this host trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acme_ca_file: Option<String>,
+    /// Accept the terms of the ACME authority [default: false]
+    #[arg(long, value_name = "YES", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) acme_accept_terms: Option<String>,
     /// Serve Prometheus metrics here; off by default [default with flag: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = METRICS_ADDRESS)]
     pub(crate) metrics_listen: Option<String>,
@@ -186,6 +202,9 @@ pub(crate) struct ServeArgs {
     /// Connections to the network that a sandbox may begin in a second [default: 1000]
     #[arg(long, value_name = "N")]
     pub(crate) new_connections_per_second: Option<String>,
+    /// Connections that all sandboxes of a team may have open to the network at a time; 0 for any number [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections_per_team: Option<String>,
     /// When the files of a sandbox that is paused with its memory are saved, in seconds after the pause [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) save_paused_after_seconds: Option<String>,
@@ -269,6 +288,11 @@ impl ServeArgs {
             (Setting::TlsCert, &self.tls_cert),
             (Setting::TlsKey, &self.tls_key),
             (Setting::TlsListen, &self.tls_listen),
+            (Setting::AcmeDirectory, &self.acme_directory),
+            (Setting::AcmeContact, &self.acme_contact),
+            (Setting::AcmeDnsCommand, &self.acme_dns_command),
+            (Setting::AcmeCaFile, &self.acme_ca_file),
+            (Setting::AcmeAcceptTerms, &self.acme_accept_terms),
             (Setting::MetricsListen, &self.metrics_listen),
             (Setting::LogLevel, &self.log_level),
             (Setting::LogFormat, &self.log_format),
@@ -286,6 +310,10 @@ impl ServeArgs {
             (
                 Setting::NewConnectionsPerSecond,
                 &self.new_connections_per_second,
+            ),
+            (
+                Setting::MaxConnectionsPerTeam,
+                &self.max_connections_per_team,
             ),
             (
                 Setting::SavePausedAfterSeconds,
@@ -741,12 +769,15 @@ pub(crate) struct BenchArgs {
     /// Template to measure with
     #[arg(long, default_value = "base")]
     pub(crate) template: String,
-    /// Also run what is installed of crun, runc, bwrap and runsc on the same files, in turn with ours
+    /// Also run what is installed of crun, runc, bwrap, runsc and podman on the same files, in turn with ours
     #[arg(long)]
     pub(crate) peers: bool,
     /// For create: how long each step takes, of ours and of the bare system calls
     #[arg(long)]
     pub(crate) trace: bool,
+    /// For create: also with a cold page cache; the kernel then forgets the files of the whole machine
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// Root file system for peers and bare system calls, instead of the template's
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,

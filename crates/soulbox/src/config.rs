@@ -67,7 +67,8 @@ pub(crate) struct Config {
     /// How long a stop waits for what is paused to go to disk, 0 seconds (not at all) to an hour. Default 0.
     pub(crate) hibernate_on_stop: Duration,
     /// Connections out of a sandbox: at a time (`max_connections_per_sandbox`, 16 to 1,000,000, default 4096), and begun
-    /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000).
+    /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000). Those of all sandboxes of a team at a time
+    /// (`max_connections_per_team`, 0 (no bound) to 1,000,000, default 0).
     pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -108,8 +109,50 @@ pub(crate) struct Config {
 pub(crate) struct Tls {
     /// Where (`tls_listen`), beside `listen`. None: on `listen`, which then speaks nothing else.
     pub(crate) listen: Option<SocketAddr>,
-    /// With which certificate (`tls_cert`, `tls_key`). None: of the server's own authority.
-    pub(crate) files: Option<TlsFiles>,
+    /// With whose certificate.
+    pub(crate) issuer: Issuer,
+}
+
+impl Tls {
+    /// The operator's files, if the certificate is in such.
+    pub(crate) fn files(&self) -> Option<&TlsFiles> {
+        match &self.issuer {
+            Issuer::Operator(files) => Some(files),
+            Issuer::Acme(_) | Issuer::Own => None,
+        }
+    }
+
+    /// The authority that is asked for it, if one is.
+    pub(crate) fn acme(&self) -> Option<&Acme> {
+        match &self.issuer {
+            Issuer::Acme(acme) => Some(acme),
+            Issuer::Operator(_) | Issuer::Own => None,
+        }
+    }
+}
+
+/// Who makes the certificate of HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Issuer {
+    /// The operator (`tls_cert`, `tls_key`).
+    Operator(TlsFiles),
+    /// An authority that is asked for it (`acme_…`).
+    Acme(Acme),
+    /// The server's own authority.
+    Own,
+}
+
+/// How an authority is asked for certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Acme {
+    /// URL of its directory (`acme_directory`).
+    pub(crate) directory: String,
+    /// A mail address for it (`acme_contact`). Default none.
+    pub(crate) contact: Option<String>,
+    /// What changes the operator's DNS (`acme_dns_command`).
+    pub(crate) dns_command: String,
+    /// Certificates that its server may have besides those that the host trusts, PEM (`acme_ca_file`). Default none.
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Files that make HTTPS possible, both PEM.
@@ -233,6 +276,7 @@ impl Judge<'_> {
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
         let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
+        let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
         let ipv6 = self.ipv6();
         let private_registries = self.private_registries();
@@ -273,6 +317,7 @@ impl Judge<'_> {
             connections: ConnectionLimits {
                 per_sandbox: connections?,
                 new_per_second: new_connections?,
+                per_team: Some(team_connections?).filter(|most| *most > 0),
             },
             dns_upstreams: dns_upstreams?,
             ipv6: ipv6?,
@@ -374,9 +419,73 @@ impl Judge<'_> {
                 .map(Some),
         };
         let files = self.tls_files();
-        let (listen, files) = (listen?, files?);
-        let wanted = listen.is_some() || files.is_some();
-        Some(wanted.then_some(Tls { listen, files }))
+        let acme = self.acme();
+        let listen = listen?;
+        let issuer = match (files?, acme?) {
+            (Some(_), Some(_)) => {
+                self.problem(
+                    Setting::AcmeDirectory,
+                    "nothing where tls_cert is set: the certificate comes from one of the two",
+                );
+                return None;
+            }
+            (Some(files), None) => Issuer::Operator(files),
+            (None, Some(acme)) => Issuer::Acme(acme),
+            (None, None) => Issuer::Own,
+        };
+        let wanted = listen.is_some() || issuer != Issuer::Own;
+        Some(wanted.then_some(Tls { listen, issuer }))
+    }
+
+    fn acme(&mut self) -> Option<Option<Acme>> {
+        let needs_directory = [
+            Setting::AcmeContact,
+            Setting::AcmeDnsCommand,
+            Setting::AcmeCaFile,
+        ];
+        let accepted = self.parsed::<bool>(Setting::AcmeAcceptTerms, "true or false")?;
+        let directory = self.text(Setting::AcmeDirectory).to_owned();
+        let about_it = |key: &Setting| !self.text(*key).is_empty();
+        if directory.is_empty() {
+            if !accepted && !needs_directory.iter().any(about_it) {
+                return Some(None);
+            }
+            let wanted = "the directory of an ACME authority, such as https://acme-v02.api.letsencrypt.org/directory";
+            self.problem(Setting::AcmeDirectory, wanted);
+            return None;
+        }
+        if !directory.starts_with("https://") {
+            self.problem(
+                Setting::AcmeDirectory,
+                "an address that begins with https://",
+            );
+        }
+        if !accepted {
+            let wanted = "true: an ACME authority gives certificates to those who accept its terms, which its directory names";
+            self.problem(Setting::AcmeAcceptTerms, wanted);
+        }
+        let contact = self.text(Setting::AcmeContact).to_owned();
+        if !contact.is_empty() && !is_mail_address(&contact) {
+            self.problem(
+                Setting::AcmeContact,
+                "a mail address such as ops@example.com",
+            );
+        }
+        let dns_command = self.text(Setting::AcmeDnsCommand).to_owned();
+        if !dns_command.starts_with('/') {
+            let wanted = "the absolute path of a program that changes your DNS, with arguments if it needs some";
+            self.problem(Setting::AcmeDnsCommand, wanted);
+        }
+        let ca_file = match self.text(Setting::AcmeCaFile).is_empty() {
+            true => None,
+            false => Some(self.absolute_path(Setting::AcmeCaFile)?),
+        };
+        Some(Some(Acme {
+            directory,
+            contact: Some(contact).filter(|contact| !contact.is_empty()),
+            dns_command,
+            ca_file,
+        }))
     }
 
     fn tls_files(&mut self) -> Option<Option<TlsFiles>> {
@@ -566,6 +675,11 @@ impl Judge<'_> {
                     Setting::Domain,
                     "the domain that the certificate of tls_cert is for",
                 );
+            } else if !self.text(Setting::AcmeDirectory).is_empty() {
+                self.problem(
+                    Setting::Domain,
+                    "the domain that acme_directory is asked for a certificate for",
+                );
             } else if !self.text(Setting::TlsListen).is_empty() {
                 self.problem(Setting::Domain, "the domain that HTTPS is for");
             }
@@ -590,6 +704,13 @@ fn is_domain(text: &str) -> bool {
                 && !label.ends_with('-')
         })
         && text.parse::<IpAddr>().is_err()
+}
+
+/// One address, without the scheme that the protocol puts before it.
+fn is_mail_address(text: &str) -> bool {
+    let strange = |c: char| c.is_whitespace() || c.is_control() || ",?:<>".contains(c);
+    let sides = text.split_once('@');
+    sides.is_some_and(|(who, at)| !who.is_empty() && !at.is_empty()) && !text.contains(strange)
 }
 
 fn dns_server(text: &str) -> Option<SocketAddr> {

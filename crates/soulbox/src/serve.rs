@@ -6,14 +6,17 @@
 //! Starting is a list of steps that each either finish or say what to do; stopping undoes what no running sandbox
 //! needs. Sandboxes outlive the server.
 
+mod acme;
 mod certificates;
 mod claim;
 mod contacts;
 mod credentials;
+mod dns_command;
 mod handover;
 pub(crate) mod helper;
 mod key_command;
 mod launch;
+mod operators;
 mod reach;
 mod reached;
 mod secrets;
@@ -36,7 +39,7 @@ use soulbox_driver::route::{Route, Woken};
 use soulbox_driver::{BoxFuture, Driver};
 use soulbox_edge::tls::Certificates;
 use soulbox_edge::{Admits, Edge, EdgeConfig, Routes, Secrets};
-use soulbox_egress::{Broker, Contact, Gate, proxy};
+use soulbox_egress::{Broker, Contact, Gate, proxy, witness};
 use soulbox_helper::{Certificate, Channel, RemoteDriver};
 use soulbox_linux::spawn::inherited_fd;
 use soulbox_net::resolver::{Resolver, ResolverConfig, Upstreams};
@@ -55,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::failure::Failure;
 
+pub(crate) use acme::Kept as AcmeKept;
 pub(crate) use certificates::PREFIX as AUTHORITY_PREFIX;
 pub(crate) use claim::Claim;
 use credentials::Credentials;
@@ -67,7 +71,7 @@ use reached::Reached;
 const TIER: &str = "namespace";
 
 /// Descriptors that every server is left.
-const ALWAYS_LEFT: usize = 8;
+const ALWAYS_LEFT: usize = 10;
 
 /// What the server is left by [`launch`]: descriptors and a document.
 pub(crate) struct Inherited {
@@ -78,8 +82,23 @@ pub(crate) struct Inherited {
     proxy: [std::net::TcpListener; 2],
     /// For connections of sandboxes to names of this server.
     own_names: std::net::TcpListener,
+    told: Told,
     /// For HTTPS, if that has a listener of its own.
     secure: Option<std::net::TcpListener>,
+}
+
+/// What the kernel tells of sandboxes.
+struct Told {
+    refusals: OwnedFd,
+    starts: OwnedFd,
+}
+
+impl Told {
+    /// Hears it until the server ends.
+    fn hear(self, gate: &Arc<Gate>) {
+        tokio::spawn(witness::hear_refusals(Arc::clone(gate), self.refusals));
+        tokio::spawn(witness::hear_starts(Arc::clone(gate), self.starts));
+    }
 }
 
 impl Inherited {
@@ -95,8 +114,18 @@ impl Inherited {
         });
         let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
         let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
-        let [document, helper, listener, udp, tcp, http, tls, own_names] =
-            <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
+        let [
+            document,
+            helper,
+            listener,
+            udp,
+            tcp,
+            http,
+            tls,
+            own_names,
+            refusals,
+            starts,
+        ] = <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
         let handover = serde_json::from_reader(document).with_context(strange)?;
@@ -107,6 +136,7 @@ impl Inherited {
             dns: (udp.into(), tcp.into()),
             proxy: [http.into(), tls.into()],
             own_names: own_names.into(),
+            told: Told { refusals, starts },
             secure: secure.map(Into::into),
         }))
     }
@@ -128,6 +158,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
         dns,
         proxy,
         own_names,
+        told: heard,
         secure,
     } = inherited;
     let listeners = Listeners::of(listener, own_names, secure)?;
@@ -135,11 +166,13 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> anyhow::Result<
     let driver = RemoteDriver::new(Channel::new(helper)?, TIER, Arc::clone(&gate) as _);
     let driver = Arc::new(driver);
     let keeper = Arc::clone(&gate);
+    heard.hear(&gate);
     let network = Network::serve(&handover.place, &config.dns_upstreams, dns, gate, proxy)?;
     let handed = Handed {
         certificate: handover.certificate,
         secrets_key: handover.secrets_key,
         rules_ca: handover.rules_ca,
+        acme_ca: handover.acme_ca,
     };
     let config = Config {
         data_dir: handover.place.data_dir,
@@ -160,6 +193,7 @@ struct Handed {
     certificate: Option<Certificate>,
     secrets_key: Option<SecretsKey>,
     rules_ca: Option<Vec<u8>>,
+    acme_ca: Option<Vec<u8>>,
 }
 
 async fn serve_until(
@@ -172,7 +206,8 @@ async fn serve_until(
 ) -> anyhow::Result<()> {
     let reached = listeners.reached(config)?;
     let shutdown = CancellationToken::new();
-    let certificates = certificates(config, handed.certificate, driver, &shutdown)?;
+    let given = (handed.certificate, handed.acme_ca);
+    let certificates = certificates(config, given, driver, &shutdown)?;
     let authority = certificates.as_ref().and_then(Certificates::authority);
     let settings = |seed| sandbox_settings(config, &reached, seed, authority);
     let server = Server::start(
@@ -260,19 +295,23 @@ impl Listeners {
 /// What clients are shown over HTTPS, if it is served.
 fn certificates(
     config: &Config,
-    given: Option<Certificate>,
+    (given, acme_ca): (Option<Certificate>, Option<Vec<u8>>),
     helper: &Arc<RemoteDriver>,
     until: &CancellationToken,
 ) -> anyhow::Result<Option<Certificates>> {
-    match (given, &config.tls, &config.domain) {
-        (Some(given), _, _) => {
-            certificates::of_operator(given, Arc::clone(helper), until.clone()).map(Some)
+    let (Some(tls), Some(domain)) = (&config.tls, &config.domain) else {
+        return Ok(None);
+    };
+    let (helper, until) = (Arc::clone(helper), until.clone());
+    let made = match (given, tls.acme()) {
+        (Some(given), _) => certificates::of_operator(given, helper, until),
+        (None, Some(acme)) => {
+            let trusted = acme_ca.unwrap_or_default();
+            acme::begin(acme, &trusted, domain, &config.data_dir, helper, until)
         }
-        (None, Some(_), Some(domain)) => {
-            certificates::of_authority(&config.data_dir, domain).map(Some)
-        }
-        _ => Ok(None),
-    }
+        (None, None) => certificates::of_authority(&config.data_dir, domain),
+    };
+    made.map(Some)
 }
 
 fn sandbox_settings(

@@ -675,6 +675,7 @@ pub(crate) mod tests {
                 network: NetworkMode::Internet,
                 env_vars: BTreeMap::from([("A".into(), "b".into())]),
                 volumes: Vec::new(),
+                team: None,
                 envd_access_token: String::new(),
             },
         }

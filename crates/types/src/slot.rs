@@ -119,6 +119,15 @@ impl SlotIndex {
         FIRST_UID + slot * UIDS_PER_SLOT
     }
 
+    /// The slot that a user of the host belongs to.
+    #[must_use]
+    pub fn of_user(id: u32) -> Option<Self> {
+        let slot = id.checked_sub(FIRST_UID)? / UIDS_PER_SLOT;
+        let per_block = u32::from(SLOTS_PER_BLOCK);
+        let block = Block::new(u8::try_from(slot / per_block).ok()?)?;
+        Self::new(block, u16::try_from(slot % per_block).ok()?)
+    }
+
     /// The sandbox's address.
     #[must_use]
     pub fn address(self) -> Ipv4Addr {
@@ -148,6 +157,19 @@ mod tests {
         (0..BLOCKS)
             .filter_map(Block::new)
             .flat_map(|b| (0..SLOTS_PER_BLOCK).filter_map(move |i| SlotIndex::new(b, i)))
+    }
+
+    #[test]
+    fn users_belong_to_one_slot() {
+        for (block, index) in [(0, 0), (1, 7), (BLOCKS - 1, SLOTS_PER_BLOCK - 1)] {
+            let slot = SlotIndex::new(Block::new(block).unwrap(), index).unwrap();
+            let base = slot.uid_base();
+            assert_eq!(SlotIndex::of_user(base), Some(slot));
+            assert_eq!(SlotIndex::of_user(base + UIDS_PER_SLOT - 1), Some(slot));
+        }
+        for stranger in [0, 1000, FIRST_UID - 1, u32::MAX] {
+            assert_eq!(SlotIndex::of_user(stranger), None);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EgressPolicy, LayerDigest, Limits, SandboxId, TemplateId, VolumeMount};
+use crate::{EgressPolicy, LayerDigest, Limits, SandboxId, TeamId, TemplateId, VolumeMount};
 
 /// What happens when a sandbox reaches its end time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,4 +76,7 @@ pub struct SandboxSpec {
     /// Volumes and where they appear. Records of before there were volumes have none.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
+    /// Whose it is, where what all of a team have together is bounded. Records of before that have none.
+    #[serde(default)]
+    pub team: Option<TeamId>,
 }

@@ -1,5 +1,5 @@
-//! Requests on many connections, as fast as they are answered: plain HTTP/1.1 on sockets of our own, so that what is sent
-//! and read is the same for all who are measured.
+//! Work on many connections, as fast as it is answered: requests, streams and WebSockets, in plain HTTP/1.1 on sockets of our
+//! own, so that what is sent and read is the same for all who are measured.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +16,22 @@ const PIECE: usize = 256 * 1024;
 /// A longer head is not what we asked for.
 const LONGEST_HEAD: usize = 16 * 1024;
 
+/// What is measured on each connection, again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A request, and its answer with a length.
+    Answer,
+    /// A request, and its answer of so many bytes in pieces.
+    Stream(u64),
+    /// Behind one request that switches to WebSocket: a small message, and the same back.
+    Echo,
+}
+
 /// What is sent, and to whom.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
     pub(super) address: SocketAddr,
+    pub(super) work: Work,
     /// The whole request; it has no body.
     pub(super) request: String,
     pub(super) connections: u32,
@@ -65,7 +77,7 @@ impl Load {
         let end = start + self.lasting;
         let mut asking = JoinSet::new();
         for socket in open {
-            asking.spawn(ask(socket, self.request.clone(), end));
+            asking.spawn(ask(socket, self.work, self.request.clone(), end));
         }
         for (times, bytes) in asking.join_all().await {
             answered.times.merge(times);
@@ -76,12 +88,25 @@ impl Load {
     }
 }
 
-async fn ask(mut socket: TcpStream, request: String, end: Instant) -> (Samples, u64) {
+async fn ask(mut socket: TcpStream, work: Work, request: String, end: Instant) -> (Samples, u64) {
     let (mut times, mut bytes) = (Samples::new(), 0);
     let mut buffer = vec![0; PIECE];
+    if work == Work::Echo
+        && let Err(error) = switch(&mut socket, request.as_bytes()).await
+    {
+        times.fail(&error);
+        return (times, bytes);
+    }
     while Instant::now() < end {
         let start = Instant::now();
-        match exchange(&mut socket, request.as_bytes(), &mut buffer).await {
+        let done = match work {
+            Work::Answer => exchange(&mut socket, request.as_bytes(), &mut buffer).await,
+            Work::Stream(length) => stream(&mut socket, request.as_bytes(), &mut buffer)
+                .await
+                .map(|()| length),
+            Work::Echo => echo(&mut socket).await,
+        };
+        match done {
             Ok(length) => {
                 times.add(start.elapsed());
                 bytes += length;
@@ -93,6 +118,65 @@ async fn ask(mut socket: TcpStream, request: String, end: Instant) -> (Samples, 
         }
     }
     (times, bytes)
+}
+
+/// A masked text frame of 32 bytes (RFC 6455 §5.2). Nobody on the way looks into it.
+const FRAME: [u8; 38] = {
+    let mut frame = [b'm'; 38];
+    frame[0] = 0x81;
+    frame[1] = 0x80 | 32;
+    frame
+};
+
+async fn switch(socket: &mut TcpStream, request: &[u8]) -> io::Result<()> {
+    socket.write_all(request).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        // Nothing comes behind it until something is sent.
+        if head.len() > LONGEST_HEAD || socket.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    match head.starts_with(b"HTTP/1.1 101 ") {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            String::from_utf8_lossy(head.get(..40).unwrap_or(&head)).into_owned(),
+        )),
+    }
+}
+
+async fn echo(socket: &mut TcpStream) -> io::Result<u64> {
+    socket.write_all(&FRAME).await?;
+    let mut back = [0; FRAME.len()];
+    socket.read_exact(&mut back).await?;
+    Ok(back.len() as u64)
+}
+
+/// Reads to the end of the pieces: what is in them are no line breaks.
+async fn stream(socket: &mut TcpStream, request: &[u8], buffer: &mut [u8]) -> io::Result<()> {
+    const END: &[u8] = b"\r\n0\r\n\r\n";
+    socket.write_all(request).await?;
+    let mut tail: Vec<u8> = Vec::new();
+    loop {
+        let read = socket.read(buffer).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let piece = buffer.get(..read).unwrap_or_default();
+        if tail.is_empty() && !piece.starts_with(b"HTTP/1.1 200 ") {
+            return Err(io::Error::other("an answer that is no success"));
+        }
+        tail.extend_from_slice(
+            piece
+                .get(read.saturating_sub(END.len())..)
+                .unwrap_or_default(),
+        );
+        if tail.ends_with(END) {
+            return Ok(());
+        }
+        let kept = tail.len().saturating_sub(END.len());
+        tail.drain(..kept);
+    }
 }
 
 /// One request and its answer, whose body is read and thrown away. Gives the body's length.
@@ -185,6 +269,7 @@ mod tests {
         });
         let load = Load {
             address,
+            work: Work::Answer,
             request: "GET / HTTP/1.1\r\n\r\n".to_owned(),
             connections: 3,
             lasting: Duration::from_millis(50),

@@ -14,8 +14,9 @@ use soulbox_linux::namespace;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use super::echo;
+use super::inside::network_of;
 use super::load::{Answered, Load};
-use crate::host;
 use crate::peers::which;
 
 /// Free in a sandbox of ours.
@@ -42,11 +43,7 @@ impl Nginx {
             system.is_file().then_some(system)
         });
         let program = program.ok_or("nginx is not installed")?;
-        let ids = [sandbox.to_owned()];
-        let processes = host::processes_by_sandbox(&ids);
-        let process = processes.get(sandbox).and_then(|pids| pids.first());
-        let process = process.ok_or("the sandbox's processes are not visible from here")?;
-        let network = PathBuf::from(format!("/proc/{process}/ns/net"));
+        let network = network_of(sandbox)?;
         let (orders, waiting) = mpsc::channel();
         let (ready, outcome) = mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -165,6 +162,7 @@ async fn listening() -> io::Result<()> {
 /// What its manual says a proxy that is to be fast needs: connections to the server inside are kept.
 fn configuration(directory: &Path, upstream: u16) -> String {
     let here = directory.display();
+    let echo = echo::PORT;
     format!(
         "daemon off;\n\
          user root;\n\
@@ -182,14 +180,13 @@ fn configuration(directory: &Path, upstream: u16) -> String {
          \x20 scgi_temp_path {here}/scgi;\n\
          \x20 keepalive_requests 1000000000;\n\
          \x20 upstream inside {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000000; }}\n\
+         \x20 upstream echo {{ server 127.0.0.1:{echo}; keepalive 1024; keepalive_requests 1000000000; }}\n\
          \x20 server {{\n\
          \x20   listen 127.0.0.1:{PORT};\n\
          \x20   location / {{\n\
          \x20     proxy_pass http://inside;\n\
          \x20     proxy_http_version 1.1;\n\
-         \x20     proxy_set_header Connection \"\";\n\
-         \x20   }}\n\
-         \x20 }}\n\
+ XX         \x20 }}\n\
          }}\n"
     )
 }

@@ -1,8 +1,10 @@
 //! Every judgement, from a machine where all is well with one thing changed.
 
+use std::time::Duration;
+
 use soulbox_artifacts::Suite;
 
-use crate::facts::{CgroupLayout, Facts, Kvm, Numbers, Port};
+use crate::facts::{CgroupLayout, Facts, HttpsCertificate, Kvm, Life, Numbers, Port, RenewedBy};
 use crate::judge;
 use crate::modules::ModuleState;
 use crate::report::Status::{self, Fail, Warn};
@@ -12,6 +14,18 @@ const GIB: u64 = 1 << 30;
 
 fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
+}
+
+fn with_days_left(days_left: u64) -> Option<HttpsCertificate> {
+    let days = |days| Duration::from_hours(24 * days);
+    Some(HttpsCertificate {
+        from: "https://ca.test".into(),
+        renewed_by: RenewedBy::Server,
+        life: Ok(Life {
+            whole: days(90),
+            left: days(days_left),
+        }),
+    })
 }
 
 fn good() -> Facts {
@@ -45,6 +59,8 @@ fn good() -> Facts {
         }),
         disk_backing: Ok("image".into()),
         criu: Ok(()),
+        https_certificate: with_days_left(60),
+        acme_dns_command: Some(Ok(())),
         namespaces: Ok(()),
         idmapped_mount: Ok(()),
         overlay: Ok(()),
@@ -130,6 +146,18 @@ const CASES: &[Case] = &[
     ("bootstrap tool", Warn, |f| f.has_mmdebstrap = false),
     ("hibernation", Warn, |f| {
         f.criu = Err("nothing here\nFIX: put it there".into());
+    }),
+    ("https certificate", Warn, |f| {
+        f.https_certificate = with_days_left(22);
+    }),
+    ("https certificate", Warn, |f| {
+        f.https_certificate = with_days_left(0);
+    }),
+    ("https certificate", Warn, |f| {
+        f.https_certificate.as_mut().unwrap().life = Err("there is none yet".into());
+    }),
+    ("acme dns command", Warn, |f| {
+        f.acme_dns_command = Some(Err("/dns is not there".into()));
     }),
     ("debian keys", Warn, |f| {
         f.keyring_suites = vec![Suite::Bookworm];

@@ -177,7 +177,7 @@ impl Place {
             new_per_second: 1_000_000,
             ..ConnectionLimits::default()
         };
-        let tables = firewall::render(block, true) + &limits::render(block, limits);
+        let tables = firewall::render(block, true, true) + &limits::render(block, limits, true);
         firewall::apply(&tables).unwrap();
         Self {
             data_dir,
@@ -202,6 +202,7 @@ impl Place {
         slots_ready: usize,
     ) -> NamespaceDriver {
         let settings = Settings {
+            connections_per_team: None,
             data_dir: data_dir.to_owned(),
             layers_dir: needs.layers_dir.clone(),
             block: self.block,
@@ -209,6 +210,7 @@ impl Place {
             disk: self.disk,
             has_ipv6: false,
             criu_dir: std::env::var_os("SOULBOX_TEST_CRIU").map(PathBuf::from),
+            tells_refusals: true,
         };
         let programs = Programs {
             jail: &needs.jail,
@@ -493,6 +495,7 @@ pub(crate) fn spec(needs: &Needs) -> SandboxSpec {
         env_vars: BTreeMap::new(),
         envd_access_token: "a-token-of-a-test".to_owned(),
         volumes: Vec::new(),
+        team: None,
     }
 }
 

@@ -143,6 +143,7 @@ impl World {
                 env_vars: std::collections::BTreeMap::new(),
                 envd_access_token: "envd".into(),
                 volumes: Vec::new(),
+                team: None,
             },
             ports: Mutex::default(),
             dials: AtomicUsize::new(0),

@@ -26,6 +26,7 @@ fn stray_spec() -> SandboxSpec {
         env_vars: [].into(),
         envd_access_token: "secret".into(),
         volumes: Vec::new(),
+        team: None,
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) async fn run(
         rootfs,
         peers: args.peers,
         trace: args.trace,
+        cold: args.cold,
         far_pem: args.far_pem.clone(),
     };
     let benches = benches(&command);

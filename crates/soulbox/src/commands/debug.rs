@@ -163,5 +163,6 @@ fn example(data_dir: &Path, template: &str) -> Result<SandboxSpec, Failure> {
         env_vars: BTreeMap::new(),
         envd_access_token: String::new(),
         volumes: Vec::new(),
+        team: None,
     })
 }

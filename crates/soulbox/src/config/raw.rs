@@ -18,6 +18,11 @@ pub(crate) enum Setting {
     TlsCert,
     TlsKey,
     TlsListen,
+    AcmeDirectory,
+    AcmeContact,
+    AcmeDnsCommand,
+    AcmeCaFile,
+    AcmeAcceptTerms,
     MetricsListen,
     LogLevel,
     LogFormat,
@@ -30,6 +35,7 @@ pub(crate) enum Setting {
     SlotsReady,
     MaxConnectionsPerSandbox,
     NewConnectionsPerSecond,
+    MaxConnectionsPerTeam,
     SavePausedAfterSeconds,
     HibernateAfterSeconds,
     HibernateOnStopSeconds,
@@ -57,13 +63,18 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 41] = [
+    pub(crate) const ALL: [Self; 47] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
         Self::TlsCert,
         Self::TlsKey,
         Self::TlsListen,
+        Self::AcmeDirectory,
+        Self::AcmeContact,
+        Self::AcmeDnsCommand,
+        Self::AcmeCaFile,
+        Self::AcmeAcceptTerms,
         Self::MetricsListen,
         Self::LogLevel,
         Self::LogFormat,
@@ -76,6 +87,7 @@ impl Setting {
         Self::SlotsReady,
         Self::MaxConnectionsPerSandbox,
         Self::NewConnectionsPerSecond,
+        Self::MaxConnectionsPerTeam,
         Self::SavePausedAfterSeconds,
         Self::HibernateAfterSeconds,
         Self::HibernateOnStopSeconds,
@@ -110,6 +122,11 @@ impl Setting {
             Self::TlsCert => "tls_cert",
             Self::TlsKey => "tls_key",
             Self::TlsListen => "tls_listen",
+            Self::AcmeDirectory => "acme_directory",
+            Self::AcmeContact => "acme_contact",
+            Self::AcmeDnsCommand => "acme_dns_command",
+            Self::AcmeCaFile => "acme_ca_file",
+            Self::AcmeAcceptTerms => "acme_accept_terms",
             Self::MetricsListen => "metrics_listen",
             Self::LogLevel => "log.level",
             Self::LogFormat => "log.format",
@@ -122,6 +139,7 @@ impl Setting {
             Self::SlotsReady => "slots_ready",
             Self::MaxConnectionsPerSandbox => "max_connections_per_sandbox",
             Self::NewConnectionsPerSecond => "new_connections_per_second",
+            Self::MaxConnectionsPerTeam => "max_connections_per_team",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
@@ -157,12 +175,17 @@ impl Setting {
             | Self::TlsCert
             | Self::TlsKey
             | Self::TlsListen
+            | Self::AcmeDirectory
+            | Self::AcmeContact
+            | Self::AcmeDnsCommand
+            | Self::AcmeCaFile
             | Self::DnsUpstreams
             | Self::PrivateRegistries
             | Self::PrivateWebhooks
             | Self::PrivateEgressProxies
             | Self::SecretsKeyCommand
             | Self::RulesCaFile => "",
+            Self::AcmeAcceptTerms => "false",
             Self::EventsKeptDays => "30",
             Self::EcrEndpoint => "https://api.ecr.{region}.amazonaws.com",
             Self::MirrorsApt | Self::MirrorsPip | Self::MirrorsNpm | Self::MirrorsRegistries => "",
@@ -178,6 +201,7 @@ impl Setting {
             Self::SlotsReady => "8",
             Self::MaxConnectionsPerSandbox => "4096",
             Self::NewConnectionsPerSecond => "1000",
+            Self::MaxConnectionsPerTeam => "0",
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
             Self::HibernateOnStopSeconds => "0",

@@ -179,3 +179,62 @@ fn domains() {
         assert!(!is_domain(bad), "{bad}");
     }
 }
+
+#[test]
+fn a_certificate_comes_from_one_place() {
+    let whole = [
+        (Setting::Domain, "box.test"),
+        (Setting::AcmeDirectory, "https://ca.test/directory"),
+        (Setting::AcmeContact, "ops@box.test"),
+        (Setting::AcmeDnsCommand, "/etc/soulbox/dns --zone box.test"),
+        (Setting::AcmeCaFile, "/etc/ca.pem"),
+        (Setting::AcmeAcceptTerms, "true"),
+    ];
+    let tls = judge(&inputs("", &[], &whole)).unwrap().config.tls.unwrap();
+    assert_eq!((tls.listen, tls.files()), (None, None));
+    let acme = tls.acme().unwrap();
+    assert_eq!(acme.contact.as_deref(), Some("ops@box.test"));
+    let without = |key| whole.into_iter().filter(move |(one, _)| *one != key);
+    for (key, wanted) in [
+        (
+            Setting::Domain,
+            "domain = \"\" (from default): expected the domain that acme_directory",
+        ),
+        (
+            Setting::AcmeDirectory,
+            "acme_directory = \"\" (from default): expected the directory",
+        ),
+        (
+            Setting::AcmeDnsCommand,
+            "acme_dns_command = \"\" (from default): expected the absolute path",
+        ),
+        (
+            Setting::AcmeAcceptTerms,
+            "acme_accept_terms = \"false\" (from default): expected true:",
+        ),
+    ] {
+        let flags: Vec<_> = without(key).collect();
+        let problems = judge(&inputs("", &[], &flags)).unwrap_err();
+        assert!(problems[0].starts_with(wanted), "{problems:?}");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+    let files = [(Setting::TlsCert, "/c.pem"), (Setting::TlsKey, "/k.pem")];
+    let both: Vec<_> = whole.into_iter().chain(files).collect();
+    let problems = judge(&inputs("", &[], &both)).unwrap_err();
+    assert!(
+        problems[0].contains("nothing where tls_cert is set"),
+        "{problems:?}"
+    );
+    for (key, value) in [
+        (Setting::AcmeDirectory, "http://ca.test/directory"),
+        (Setting::AcmeContact, "mailto:ops@box.test"),
+        (Setting::AcmeContact, "ops"),
+        (Setting::AcmeDnsCommand, "dns"),
+        (Setting::AcmeAcceptTerms, "yes"),
+    ] {
+        let flags: Vec<_> = without(key).chain([(key, value)]).collect();
+        let problems = judge(&inputs("", &[], &flags)).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(key.name()), "{problems:?}");
+    }
+}

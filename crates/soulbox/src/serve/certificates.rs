@@ -24,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const LONGEST_FILE: u64 = 1024 * 1024;
 /// What the names of files of authorities begin with.
 pub(crate) const PREFIX: &str = "ca-";
-const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
+pub(super) const KEY_BEGINS: &str = "-----BEGIN PRIVATE KEY-----";
 
 /// Reads the operator's files.
 pub(super) fn read(files: &TlsFiles) -> anyhow::Result<Certificate> {
@@ -86,8 +86,14 @@ async fn follow(first: Certificate, given: Arc<Given>, helper: Arc<RemoteDriver>
     }
 }
 
-/// Takes up the server's own authority for `domain`; makes it when there is none.
+/// Has the server's own authority make certificates.
 pub(super) fn of_authority(data_dir: &Path, domain: &str) -> anyhow::Result<Certificates> {
+    let authority = authority(data_dir, domain)?;
+    Ok(Certificates::Private(Arc::new(authority)))
+}
+
+/// Takes up the server's own authority for `domain`; makes it when there is none.
+pub(super) fn authority(data_dir: &Path, domain: &str) -> anyhow::Result<Authority> {
     let kept = data_dir.join(format!("{PREFIX}{domain}.key"));
     let made = if kept.exists() {
         String::new()
@@ -108,7 +114,7 @@ pub(super) fn of_authority(data_dir: &Path, domain: &str) -> anyhow::Result<Cert
     let public = certificate_file(data_dir, domain);
     write_private(&public, authority.certificate_pem())
         .with_context(|| format!("cannot write {}", public.display()))?;
-    Ok(Certificates::Private(Arc::new(authority)))
+    Ok(authority)
 }
 
 /// Where the certificate lies that clients of a server with its own authority are to trust.

@@ -2,21 +2,27 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
+use soulbox_linux::told::logged_packets;
 use soulbox_net::ipv6::{self, Ipv6};
 use soulbox_net::limits::{self, ConnectionLimits};
-use soulbox_net::{block, firewall, gateway, policy};
+use soulbox_net::{block, firewall, gateway, policy, told};
 use soulbox_types::slot::Block;
 
-use super::certificates::PREFIX;
+use super::{acme, certificates};
+
+/// How long an ending server may hold what only one can have, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// What the server itself keeps in the data directory. Everything else there is the helper's.
 const SERVER_FILES: [&str; 10] = [
@@ -43,6 +49,9 @@ pub(crate) struct Claim {
     data_dir: PathBuf,
     block: Block,
     has_ipv6: bool,
+    /// Hears what the kernel refuses by address, where it can tell.
+    refusals: Option<OwnedFd>,
+    limits: ConnectionLimits,
     /// Held, not read: the lock ends with the process.
     _lock: File,
 }
@@ -74,11 +83,13 @@ impl Claim {
             true => ipv6::render(block),
             false => ipv6::render_removal(block),
         };
+        let refusals = hear_refusals(block).await;
+        let tells = refusals.is_some();
         let tables = [
-            firewall::render(block, true),
+            firewall::render(block, true, tells),
             of_ipv6,
-            policy::render_base(block),
-            limits::render(block, limits),
+            policy::render_base(block, tells),
+            limits::render(block, limits, tells),
         ];
         firewall::apply(&tables.concat())
             .context("cannot set up the firewall\nFIX: soulbox doctor")?;
@@ -87,6 +98,8 @@ impl Claim {
             data_dir,
             block,
             has_ipv6,
+            refusals,
+            limits,
             _lock: lock,
         })
     }
@@ -97,6 +110,11 @@ impl Claim {
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// What hears what the kernel refuses by address. It is given away: from then on nobody else hears it.
+    pub(crate) fn take_refusals(&mut self) -> Option<OwnedFd> {
+        self.refusals.take()
     }
 
     /// Lets the server keep its own files in the data directory, and nothing else: the directory stays root's and is
@@ -110,7 +128,7 @@ impl Claim {
             for name in SERVER_FILES {
                 give(&directory, name, id)?;
             }
-            for name in authorities(&self.data_dir)? {
+            for name in made_for_https(&self.data_dir)? {
                 give(&directory, &name, id)?;
             }
             SERVER_CACHES
@@ -128,6 +146,7 @@ impl Claim {
         programs: Programs<'_>,
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
+            connections_per_team: self.limits.per_team,
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
@@ -135,6 +154,7 @@ impl Claim {
             slots_ready,
             disk,
             criu_dir: Some(soulbox_driver_linux::criu_dir(&self.data_dir)),
+            tells_refusals: self.refusals.is_some(),
         };
         NamespaceDriver::new(&settings, programs)
             .context("this host cannot run sandboxes\nFIX: soulbox doctor")
@@ -176,6 +196,25 @@ fn prepare_ipv6(ipv6: Ipv6) -> anyhow::Result<bool> {
     Ok(wanted)
 }
 
+/// The server that had the block before may still be closing its own.
+async fn hear_refusals(block: Block) -> Option<OwnedFd> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match logged_packets(told::group(block), told::BYTES) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < patience =>
+            {
+                tokio::time::sleep(RETRY).await;
+            }
+            Ok(socket) => return Some(socket),
+            Err(error) => {
+                tracing::warn!(%error, "what is refused by address is not told\n  FIX: modprobe nfnetlink_log nft_log, and start again");
+                return None;
+            }
+        }
+    }
+}
+
 /// Removes what launches use: made again at the next start.
 fn remove_run_dir(run: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(run) {
@@ -205,12 +244,15 @@ fn is_empty(directory: &Path) -> io::Result<bool> {
 
 /// Gives one file to the server. What is no ordinary file, or has a second name somewhere, is not what the server made
 /// and is not given away.
-/// The files of the server's own certificate authorities: one for each domain that it has had.
-fn authorities(data_dir: &Path) -> io::Result<Vec<String>> {
+/// The files of the server's own certificate authorities and of others that it asks: some for each domain that it has had.
+fn made_for_https(data_dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let name = entry?.file_name();
-        let name = name.to_str().filter(|name| name.starts_with(PREFIX));
+        let name = name.to_str().filter(|name| {
+            let prefixes = [certificates::PREFIX, acme::PREFIX];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+        });
         found.extend(name.map(str::to_owned));
     }
     Ok(found)

@@ -102,10 +102,11 @@ async fn known_key(path: &Path, store: &Store) -> anyhow::Result<Option<String>>
 fn client_env(reached: &Reached, key: &str) -> String {
     let mut lines = Vec::new();
     if let Some(https) = &reached.https {
-        let trusted = https.trusted.display();
         lines.push(format!("E2B_DOMAIN={}", https.domain));
-        lines.push(format!("SSL_CERT_FILE={trusted}"));
-        lines.push(format!("NODE_EXTRA_CA_CERTS={trusted}"));
+        let trusted = https.trusted.iter().map(|path| path.display());
+        lines.extend(trusted.flat_map(|path| {
+            ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map(|name| format!("{name}={path}"))
+        }));
     }
     if let Some(address) = reached.plain {
         for name in ["E2B_API_URL", "E2B_SANDBOX_URL", "E2B_VOLUME_API_URL"] {
@@ -173,7 +174,7 @@ mod tests {
     fn what_clients_are_told() {
         let https = Https {
             domain: "box.test:8443".to_owned(),
-            trusted: "/data/ca-box.test.pem".into(),
+            trusted: Some("/data/ca-box.test.pem".into()),
         };
         let both = Reached {
             plain: Some(([127, 0, 0, 1], 3000).into()),

@@ -56,8 +56,9 @@ pub(crate) struct Wanted {
 /// The helper's first word.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Started {
-    /// The place on the host is taken. Five sockets come with it: DNS over UDP and over TCP, and connections of sandboxes
-    /// to port 80, to port 443, and to names of the server itself.
+    /// The place on the host is taken. Seven sockets come with it: DNS over UDP and over TCP, connections of sandboxes to
+    /// port 80, to port 443, and to names of the server itself, and what tells of packets that were refused and of programs
+    /// that were started.
     Ready(Place),
     /// It could not be taken: what failed, and why, outermost first.
     Failed(Vec<String>),
@@ -86,6 +87,8 @@ pub(crate) struct Handover {
     pub(crate) secrets_key: Option<SecretsKey>,
     /// What is in `rules_ca_file`.
     pub(crate) rules_ca: Option<Vec<u8>>,
+    /// What is in `acme_ca_file`.
+    pub(crate) acme_ca: Option<Vec<u8>>,
 }
 
 /// The text of a key.

@@ -10,16 +10,18 @@ use anyhow::Context as _;
 use soulbox_artifacts::Artifacts;
 use soulbox_driver_linux::NamespaceDriver;
 use soulbox_egress::proxy;
-use soulbox_helper::{Channel, Ending, ReadCertificate};
+use soulbox_helper::{Certificate, Channel, Ending, Operator, RecordAct};
 use soulbox_linux::socket;
+use soulbox_linux::told::started_programs;
 use soulbox_net::policy::OWN_NAMES_PORT;
 use soulbox_net::{firewall, resolver};
 use soulbox_telemetry::logs;
 
 use super::certificates;
 use super::claim::Claim;
+use super::dns_command::DnsCommand;
 use super::handover::{Place, Started, Wanted, texts};
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, Tls, TlsFiles};
 use crate::embed::PROGRAMS;
 
 /// Most bytes of the server's first word.
@@ -38,7 +40,16 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
             let [http, tls] = &held.sockets.proxy;
             let (udp, tcp) = &held.sockets.dns;
             let own = held.sockets.own_names.as_fd();
-            let handed = [udp.as_fd(), tcp.as_fd(), http.as_fd(), tls.as_fd(), own];
+            let [refusals, starts] = held.sockets.told.each_ref().map(AsFd::as_fd);
+            let handed = [
+                udp.as_fd(),
+                tcp.as_fd(),
+                http.as_fd(),
+                tls.as_fd(),
+                own,
+                refusals,
+                starts,
+            ];
             socket::send(&server, &word, &handed)?;
             held.serve(server).await
         }
@@ -54,8 +65,47 @@ struct Held {
     claim: Claim,
     driver: Arc<NamespaceDriver>,
     sockets: Sockets,
+    operator: Configured,
+}
+
+/// What the operator has configured that only root may do.
+struct Configured {
     /// Of the certificate that only root may read.
     tls_files: Option<TlsFiles>,
+    dns_command: Option<DnsCommand>,
+}
+
+impl Configured {
+    fn of(config: &Config) -> std::io::Result<Self> {
+        let tls = config.tls.as_ref();
+        let acme = tls.and_then(Tls::acme).zip(config.domain.as_deref());
+        let dns_command =
+            acme.map(|(acme, domain)| DnsCommand::new(acme.dns_command.clone(), domain));
+        Ok(Self {
+            tls_files: tls.and_then(Tls::files).cloned(),
+            dns_command: dns_command.transpose()?,
+        })
+    }
+}
+
+impl Operator for Configured {
+    fn certificate(&self) -> std::io::Result<Certificate> {
+        match &self.tls_files {
+            Some(files) => certificates::read(files).map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn challenge_record(&self, act: RecordAct, value: &str) -> std::io::Result<()> {
+        match &self.dns_command {
+            Some(command) => command.run(act, value).map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn stop(&self) {
+        self.dns_command.iter().for_each(DnsCommand::stop);
+    }
 }
 
 /// Where the server hears what sandboxes ask. Only root can open them.
@@ -63,6 +113,9 @@ struct Sockets {
     dns: (UdpSocket, TcpListener),
     proxy: [TcpListener; 2],
     own_names: TcpListener,
+    /// Packets of sandboxes that were refused, and programs that were started: see [`soulbox_linux::told`]. One that the
+    /// kernel does not have has ended.
+    told: [OwnedFd; 2],
 }
 
 impl Held {
@@ -73,13 +126,13 @@ impl Held {
         } = serde_json::from_slice(wanted)?;
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
-        let claim = Claim::take(&config.data_dir, config.connections, config.ipv6).await?;
-        match Self::prepare(&claim, &config, https_port).await {
+        let mut claim = Claim::take(&config.data_dir, config.connections, config.ipv6).await?;
+        match Self::prepare(&mut claim, &config, https_port).await {
             Ok((driver, sockets)) => Ok(Self {
                 claim,
                 driver,
                 sockets,
-                tls_files: config.tls.and_then(|tls| tls.files),
+                operator: Configured::of(&config)?,
             }),
             Err(error) => {
                 // A start that fails leaves the host as it was.
@@ -92,7 +145,7 @@ impl Held {
     }
 
     async fn prepare(
-        claim: &Claim,
+        claim: &mut Claim,
         config: &Config,
         https_port: Option<u16>,
     ) -> anyhow::Result<(Arc<NamespaceDriver>, Sockets)> {
@@ -117,10 +170,16 @@ impl Held {
             firewall::apply(&firewall::render_own_names(claim.block(), port))
                 .context("cannot set up the firewall\nFIX: soulbox doctor")?;
         }
+        let refusals = claim.take_refusals().map_or_else(ended, Ok)?;
+        let starts = started_programs().or_else(|error| {
+            tracing::warn!(%error, "programs that start in sandboxes are not told");
+            ended()
+        })?;
         let sockets = Sockets {
             dns,
             proxy,
             own_names,
+            told: [refusals, starts],
         };
         Ok((driver, sockets))
     }
@@ -140,22 +199,23 @@ impl Held {
             claim,
             driver,
             sockets,
-            tls_files,
+            operator,
         } = self;
         // The server has copies. No socket that hears the network stays open here.
         drop(sockets);
         let channel = Channel::new(server)?;
         let release = async move || claim.release_unused().map_err(std::io::Error::other);
-        let certificate: ReadCertificate = Arc::new(move || match &tls_files {
-            Some(files) => certificates::read(files).map_err(std::io::Error::other),
-            None => Err(std::io::ErrorKind::NotFound.into()),
-        });
-        match soulbox_helper::serve(channel, driver, certificate, release).await? {
+        match soulbox_helper::serve(channel, driver, Arc::new(operator), release).await? {
             Ending::Down => {}
             Ending::ServerGone => tracing::warn!("the server is gone: sandboxes stay for the next"),
         }
         Ok(())
     }
+}
+
+/// A socket that has ended.
+fn ended() -> std::io::Result<OwnedFd> {
+    socket::seqpacket_pair().map(|(one, _other)| one)
 }
 
 /// Binds sockets of the gateway. The server that had the block before may still be closing its own.

@@ -6,15 +6,13 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::handover::SecretsKey;
+use super::operators;
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,25 +27,16 @@ pub(super) fn run(command: &str) -> anyhow::Result<SecretsKey> {
 
 fn run_within(command: &str, patience: Duration) -> anyhow::Result<SecretsKey> {
     let fix = "run secrets_key_command by hand, as root; it must print 64 hexadecimal digits";
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        // With its children it can be killed as one.
-        .process_group(0)
-        .spawn()
+    let mut command = operators::shell(command, &[]);
+    let (mut child, status) = operators::run(command.stdout(Stdio::piped()), patience, None)
         .context("cannot run secrets_key_command")?;
-    let ended = wait(&child, patience);
-    // Whatever it has left behind, too. Its number is its own until it is waited for.
-    kill(&child);
-    let status = child.wait()?;
-    if !ended? {
+    let Some(status) = status else {
         let seconds = patience.as_secs();
         let failure = Failure::user(format!(
             "secrets_key_command has not ended after {seconds} s"
         ));
         return Err(failure.fix(fix).into());
-    }
+    };
     if !status.success() {
         return Err(
             Failure::user(format!("secrets_key_command has failed: {status}"))
@@ -75,31 +64,6 @@ fn run_within(command: &str, patience: Duration) -> anyhow::Result<SecretsKey> {
             .into());
     }
     Ok(SecretsKey(text))
-}
-
-/// Whether it has ended in time.
-fn wait(child: &Child, patience: Duration) -> anyhow::Result<bool> {
-    let process = pidfd_open(pid(child), PidfdFlags::empty())?;
-    let end = Instant::now() + patience;
-    loop {
-        let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
-        let mut ready = [PollFd::new(&process, PollFlags::IN)];
-        match poll(&mut ready, Some(&left)) {
-            Ok(count) => return Ok(count > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_child(child)
-}
-
-fn kill(child: &Child) {
-    if let Err(error) = kill_process_group(pid(child), Signal::KILL) {
-        tracing::debug!(%error, "secrets_key_command is not killed");
-    }
 }
 
 #[cfg(test)]

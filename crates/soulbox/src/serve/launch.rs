@@ -20,7 +20,7 @@ use super::claim::require_root;
 use super::handover::{self, Handover, Place, Settings, Started, Wanted};
 use super::key_command;
 use super::reach::make_reachable;
-use crate::config::Effective;
+use crate::config::{Effective, Tls};
 
 /// Tells the server's process which descriptors it was left: the numbers, in the order of [`super::Inherited`].
 pub(crate) const HANDOVER_VARIABLE: &str = "SOULBOX_INTERNAL_DESCRIPTORS";
@@ -36,11 +36,14 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
     let secure = secure
         .map(|address| listen(address, "--tls-listen"))
         .transpose()?;
-    let files = config.tls.as_ref().and_then(|tls| tls.files.as_ref());
+    let files = config.tls.as_ref().and_then(Tls::files);
     let certificate = files.map(certificates::read).transpose()?;
     let secrets_key = config.secrets_key_command.as_deref();
     let secrets_key = secrets_key.map(key_command::run).transpose()?;
     let rules_ca = config.rules_ca_file.as_deref().map(pem).transpose()?;
+    let acme = config.tls.as_ref().and_then(Tls::acme);
+    let acme_ca = acme.and_then(|acme| acme.ca_file.as_deref());
+    let acme_ca = acme_ca.map(pem).transpose()?;
     let settings = Settings::of(effective);
     let https = config
         .tls
@@ -59,6 +62,7 @@ pub(crate) fn launch(effective: &Effective) -> anyhow::Result<Infallible> {
         certificate,
         secrets_key,
         rules_ca,
+        acme_ca,
     };
     let document = exec::sealed_memfd("handover", &serde_json::to_vec(&handover)?, false)?;
     let mut left = vec![document, helper, listener.into()];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use soulbox_edge::preview::Base;
 
 use super::certificates::certificate_file;
-use crate::config::Config;
+use crate::config::{Config, Issuer};
 
 /// The port that belongs to `https://` without being said.
 const HTTPS_PORT: u16 = 443;
@@ -30,8 +30,8 @@ pub(super) struct Https {
     /// The domain as clients must know it: they put `<port>-<id>.` before it and `https://` before that, so a port that
     /// is not the usual one belongs to it.
     pub(super) domain: String,
-    /// Certificates that clients are to trust.
-    pub(super) trusted: PathBuf,
+    /// Certificates that clients are to trust, where theirs do not vouch for this server.
+    pub(super) trusted: Option<PathBuf>,
 }
 
 impl Reached {
@@ -45,9 +45,10 @@ impl Reached {
         let https = match (&config.domain, &config.tls) {
             (Some(domain), Some(tls)) => Some(Https {
                 domain: with_port_unless(domain, secure.unwrap_or(main).port(), HTTPS_PORT),
-                trusted: match &tls.files {
-                    Some(files) => files.cert.clone(),
-                    None => certificate_file(data_dir, domain),
+                trusted: match &tls.issuer {
+                    Issuer::Operator(files) => Some(files.cert.clone()),
+                    Issuer::Acme(_) => None,
+                    Issuer::Own => Some(certificate_file(data_dir, domain)),
                 },
             }),
             _ => None,
@@ -142,7 +143,8 @@ mod tests {
         let reached = reached(&flags, None);
         assert_eq!(reached.url(), "https://api.box.test:3000");
         assert_eq!(reached.plain, None);
-        assert_eq!(reached.https.unwrap().trusted, Path::new("/c.pem"));
+        let trusted = reached.https.unwrap().trusted.unwrap();
+        assert_eq!(trusted, Path::new("/c.pem"));
     }
 
     #[test]
@@ -157,7 +159,7 @@ mod tests {
         let other = reached(&flags, Some(8443));
         assert_eq!(other.domain.as_deref(), Some("box.test:8443"));
         assert_eq!(other.sandboxes().domain, "box.test:8443");
-        let trusted = other.https.unwrap().trusted;
+        let trusted = other.https.unwrap().trusted.unwrap();
         assert_eq!(trusted, Path::new("/data/ca-box.test.pem"));
     }
 }
