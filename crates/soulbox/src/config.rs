@@ -278,8 +278,7 @@ impl Judge<'_> {
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
         let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
-        let ipv6 = self.ipv6();
-        let private_registries = self.private_registries();
+        let (ipv6, private_registries) = (self.ipv6(), self.private_registries());
         let private_webhooks = self.private_webhooks();
         let private_egress_proxies = self.private_egress_proxies();
         let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
