@@ -60,6 +60,8 @@ pub struct Settings {
     pub layers_dir: PathBuf,
     /// The block of slots of this server.
     pub block: Block,
+    /// Whether sandboxes with a cable have IPv6. The host's rules must be there then.
+    pub has_ipv6: bool,
     /// Slots to keep ready.
     pub slots_ready: usize,
     /// Connections that all sandboxes of a team may have at a time, if that is bounded.

@@ -42,6 +42,8 @@ const COVERS: &str = ".covers";
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) block: Block,
+    /// Whether cables have IPv6.
+    pub(crate) has_ipv6: bool,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) disks: Disks,
     pub(crate) layers: Layers,
@@ -95,6 +97,7 @@ impl Host {
         let disks = Disks::prepare(data_dir, settings.disk)?;
         Ok(Self {
             block,
+            has_ipv6: settings.has_ipv6,
             policies: Policies::of(
                 block,
                 settings.tells_refusals,
@@ -207,7 +210,12 @@ pub fn plans_for(
     };
     let launch = launch_plan(spec, slot, &files, &places, &facts, &seccomp::program());
     Ok((
-        slot_plan(slot, &SlotCgroup::new(hierarchies, slot), &spec.network),
+        slot_plan(
+            slot,
+            &SlotCgroup::new(hierarchies, slot),
+            &spec.network,
+            false,
+        ),
         launch,
     ))
 }

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use soulbox_launch_plan::{LaunchPlan, LaunchStep, Network, ProcPlan, Rlimit, SlotPlan, SlotStep};
+use soulbox_launch_plan::{
+    Ipv6Ends, LaunchPlan, LaunchStep, Network, ProcPlan, Rlimit, SlotPlan, SlotStep,
+};
 use soulbox_linux::seccomp::Instruction;
 use soulbox_types::slot::UIDS_PER_SLOT;
 use soulbox_types::{LayerDigest, NetworkMode, SandboxSpec, SlotIndex};
@@ -166,15 +168,24 @@ const OPEN_FILES: u64 = 65_536;
 /// Below any user process, above what must never be killed.
 const ENVD_OOM_SCORE: i32 = -900;
 
-/// What is prepared ahead.
+/// What is prepared ahead. With `has_ipv6`, a cable is one of IPv6, too.
 #[must_use]
-pub fn slot_plan(slot: SlotIndex, cgroup: &SlotCgroup, network: &NetworkMode) -> SlotPlan {
+pub fn slot_plan(
+    slot: SlotIndex,
+    cgroup: &SlotCgroup,
+    network: &NetworkMode,
+    has_ipv6: bool,
+) -> SlotPlan {
     let network = match network {
         NetworkMode::Offline => Network::Loopback,
         NetworkMode::Internet | NetworkMode::Filtered(_) => Network::Cable {
             host_link: slot.link_name(),
             address: slot.address(),
             gateway: slot.block().gateway(),
+            ipv6: has_ipv6.then(|| Ipv6Ends {
+                address: slot.address_v6(),
+                gateway: slot.block().gateway_v6(),
+            }),
         },
     };
     SlotPlan {
@@ -641,7 +652,7 @@ mod tests {
         let slot = SlotIndex::new(Block::new(0).unwrap(), 3).unwrap();
         let root = PathBuf::from("/cg");
         let cgroup = SlotCgroup::new(crate::cgroup::Hierarchies::Unified { root }, slot);
-        insta::assert_snapshot!(slot_plan(slot, &cgroup, &NetworkMode::Internet));
+        insta::assert_snapshot!(slot_plan(slot, &cgroup, &NetworkMode::Internet, true));
     }
 
     #[test]

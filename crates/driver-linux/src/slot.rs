@@ -216,7 +216,7 @@ impl Pool {
         let cgroup = SlotCgroup::new(self.host.hierarchies.clone(), index);
         cgroup.create().map_err(SlotError::Cgroup)?;
         fault::point!("start.slot-cgroups-made");
-        let plan = slot_plan(index, &cgroup, network);
+        let plan = slot_plan(index, &cgroup, network, self.host.has_ipv6);
         let started = Jail::start(&self.host.jail, &plan);
         let (jail, namespace) = started.inspect_err(|_| remove_cgroup(&cgroup))?;
         if network.has_cable() {

@@ -8,7 +8,7 @@
 //! namespaces. The *launch* half is carried out when a sandbox is created: root file system, process, filter.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,18 @@ pub enum Network {
         address: Ipv4Addr,
         /// Gateway and DNS server, an address of the host.
         gateway: Ipv4Addr,
+        /// Without it there is no IPv6 but on loopback.
+        ipv6: Option<Ipv6Ends>,
     },
+}
+
+/// Both ends of a cable in IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Ends {
+    /// Address inside, a /128.
+    pub address: Ipv6Addr,
+    /// Where packets leave.
+    pub gateway: Ipv6Addr,
 }
 
 /// What is done when a sandbox is created.

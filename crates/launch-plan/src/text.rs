@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Formatter};
 
-use crate::{LaunchStep, Network, SlotStep};
+use crate::{Ipv6Ends, LaunchStep, Network, SlotStep};
 
 pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
     write!(f, "{}", step.name())?;
@@ -29,8 +29,13 @@ pub(crate) fn slot_step(f: &mut Formatter<'_>, step: &SlotStep) -> fmt::Result {
             host_link,
             address,
             gateway,
+            ipv6,
         }) => {
-            write!(f, " {address} via {gateway}, host end {host_link}")?;
+            write!(f, " {address} via {gateway}, ")?;
+            if let Some(Ipv6Ends { address, gateway }) = ipv6 {
+                write!(f, "{address} via {gateway}, ")?;
+            }
+            write!(f, "host end {host_link}")?;
         }
     }
     writeln!(f)

@@ -4,19 +4,24 @@
 //! caller goes afterwards.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
@@ -141,22 +146,37 @@ impl Netlink {
         self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
     }
 
-    /// Gives a link an address of its own (a /32).
+    /// The hardware address of a link.
+    ///
+    /// # Errors
+    /// When there is no such link, or it has none.
+    pub fn hardware_address(&mut self, index: u32) -> io::Result<Vec<u8>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.exchange(RouteNetlinkMessage::GetLink(message), 0)? {
+            Some(RouteNetlinkMessage::NewLink(link)) => {
+                let address = link.attributes.into_iter().find_map(|it| match it {
+                    LinkAttribute::Address(address) => Some(address),
+                    _ => None,
+                });
+                address.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+            }
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        }
+    }
+
+    /// Gives a link an address of its own, without a network around it. One of IPv6 is not looked for on the link first.
     ///
     /// # Errors
     /// `EEXIST` when it has it already.
-    pub fn add_address(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
+    pub fn add_address(&mut self, index: u32, address: impl Into<IpAddr>) -> io::Result<()> {
+        let address = address.into();
+        let mut message = own_address(index, address);
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
         message.header.scope = AddressScope::Universe;
-        message.header.index = index;
-        message
-            .attributes
-            .push(AddressAttribute::Local(IpAddr::V4(address)));
-        message
-            .attributes
-            .push(AddressAttribute::Address(IpAddr::V4(address)));
+        message.attributes.push(AddressAttribute::Address(address));
         self.acknowledged(
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_EXCL,
@@ -167,27 +187,45 @@ impl Netlink {
     ///
     /// # Errors
     /// `EADDRNOTAVAIL` when the link does not have it.
-    pub fn remove_address(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
-        message.header.index = index;
-        message
-            .attributes
-            .push(AddressAttribute::Local(IpAddr::V4(address)));
+    pub fn remove_address(&mut self, index: u32, address: impl Into<IpAddr>) -> io::Result<()> {
+        let message = own_address(index, address.into());
         self.acknowledged(RouteNetlinkMessage::DelAddress(message), 0)
+    }
+
+    /// Says once and for all what hardware address a neighbour has, so that nobody asks.
+    ///
+    /// # Errors
+    /// When the link is down.
+    pub fn add_neighbour(
+        &mut self,
+        index: u32,
+        neighbour: Ipv6Addr,
+        hardware: &[u8],
+    ) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        let address = NeighbourAttribute::Destination(NeighbourAddress::Inet6(neighbour));
+        let hardware = NeighbourAttribute::LinkLayerAddress(hardware.to_vec());
+        message.attributes = vec![address, hardware];
+        self.acknowledged(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
     }
 
     /// Adds a route to one address over a link directly.
     ///
     /// # Errors
     /// When it exists or the link is down.
-    pub fn add_host_route(&mut self, destination: Ipv4Addr, index: u32) -> io::Result<()> {
-        let mut message = route(RouteScope::Link);
-        message.header.destination_prefix_length = 32;
+    pub fn add_host_route(&mut self, destination: impl Into<IpAddr>, index: u32) -> io::Result<()> {
+        let destination = destination.into();
+        let mut message = route(RouteScope::Link, destination);
+        message.header.destination_prefix_length = longest(destination);
         message
             .attributes
-            .push(RouteAttribute::Destination(RouteAddress::Inet(destination)));
+            .push(RouteAttribute::Destination(destination.into()));
         message.attributes.push(RouteAttribute::Oif(index));
         self.acknowledged(
             RouteNetlinkMessage::NewRoute(message),
@@ -199,11 +237,12 @@ impl Netlink {
     ///
     /// # Errors
     /// When the gateway cannot be reached over a route that exists.
-    pub fn add_default_route(&mut self, gateway: Ipv4Addr, index: u32) -> io::Result<()> {
-        let mut message = route(RouteScope::Universe);
+    pub fn add_default_route(&mut self, gateway: impl Into<IpAddr>, index: u32) -> io::Result<()> {
+        let gateway = gateway.into();
+        let mut message = route(RouteScope::Universe, gateway);
         message
             .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+            .push(RouteAttribute::Gateway(gateway.into()));
         message.attributes.push(RouteAttribute::Oif(index));
         self.acknowledged(
             RouteNetlinkMessage::NewRoute(message),
@@ -251,9 +290,31 @@ impl Netlink {
     }
 }
 
-fn route(scope: RouteScope) -> RouteMessage {
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// The length of a prefix that is all of an address.
+fn longest(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn own_address(index: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = longest(address);
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(address));
+    message
+}
+
+/// The family is that of an address of it.
+fn route(scope: RouteScope, address: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(address);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = scope;

@@ -13,9 +13,9 @@ use soulbox_types::ErrorKind;
 use soulbox_types::egress::CLOSED_IPV4;
 use soulbox_types::slot::Block;
 
-use crate::limits;
 use crate::policy::{self, OWN_NAMES_PORT, PROXY_PORTS};
 use crate::told::{self, Refusal};
+use crate::{ipv6, limits};
 
 const NFT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,10 +75,15 @@ table inet {table} {{
     elements = {{ {closed} }}
   }}
 
-  # Before connection tracking: what bears a false source, or is IPv6, leaves no trace.
+  # IPv6 goes no further, unless another table takes charge of it.
+  chain ipv6 {{
+    drop
+  }}
+
+  # Before connection tracking: what bears a false source leaves no trace.
   chain anti_spoof {{
     type filter hook prerouting priority raw; policy accept;
-    iifname {cables} meta nfproto ipv6 drop
+    iifname {cables} meta nfproto ipv6 jump ipv6
     iifname {cables} ip saddr != {cidr} drop
   }}
 
@@ -189,13 +194,18 @@ fn wait(child: &mut Child) -> Result<bool, FirewallError> {
     }
 }
 
-/// Removes the block's rules, policies and limits included.
+/// Removes the block's rules: those of IPv6, policies and limits included.
 ///
 /// # Errors
 /// When `nft` cannot be run or refuses.
 pub fn remove(block: Block) -> Result<(), FirewallError> {
-    let limits = limits::render_removal(block);
-    apply(&(render_removal(block) + &policy::render_removal(block) + &limits))
+    let tables = [
+        render_removal(block),
+        ipv6::render_removal(block),
+        policy::render_removal(block),
+        limits::render_removal(block),
+    ];
+    apply(&tables.concat())
 }
 
 /// Chains of others that drop what a sandbox sends, out of the output of `nft list chains`: an `accept` of ours does

@@ -7,6 +7,7 @@ pub mod block;
 mod dns;
 pub mod firewall;
 pub mod gateway;
+pub mod ipv6;
 pub mod limits;
 pub mod policy;
 pub mod resolver;

@@ -41,7 +41,7 @@ add map {table} connecting {{ {MAP} }}
 add chain {table} refuse
 flush chain {table} refuse
 {tell}add rule {table} refuse meta l4proto tcp reject with tcp reset
-add rule {table} refuse reject with icmp type admin-prohibited
+add rule {table} refuse reject with icmpx type admin-prohibited
 add chain {table} forward {{ type filter hook forward priority filter - 6; policy accept; }}
 flush chain {table} forward
 add rule {table} forward iifname vmap @sending
@@ -93,6 +93,9 @@ pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
     if proxied {
         // TCP is led to the server before it comes here; whatever else there is would go around the proxy.
         rule("s", "goto refuse");
+    }
+    for line in ipv6_rules(policy) {
+        rule("s", &line);
     }
     if let Some(allow) = allow.as_ref().filter(|_| !proxied) {
         rule("s", &format!("ip daddr {allow} return"));
@@ -168,14 +171,30 @@ fn empty_chains(slot: SlotIndex) -> String {
         .concat()
 }
 
-/// A set of networks; `None` for none. Those of IPv6 are left out: no packet of IPv6 leaves a sandbox. Of networks that
-/// lie in each other the kernel takes the largest only.
+/// What a policy says of IPv6. Names are read over IPv4 only: where they decide, IPv6 is closed, so that a program turns to
+/// IPv4 at once. What closes all of IPv4 is the contract's word for everything, and closes IPv6, too.
+fn ipv6_rules(policy: &EgressPolicy) -> Vec<String> {
+    const EVERYTHING: &str = "meta nfproto ipv6 goto refuse";
+    if !policy.names.is_empty() || policy.rules.is_some() || policy.upstream.is_some() {
+        return vec![EVERYTHING.to_owned()];
+    }
+    let networks = |list: &[Cidr]| set(list.iter().filter(|cidr| cidr.v4().is_none()));
+    let allow = networks(&policy.allow).map(|allow| format!("ip6 daddr {allow} return"));
+    let deny = match policy.deny.contains(&Cidr::ALL) {
+        true => Some(EVERYTHING.to_owned()),
+        false => networks(&policy.deny).map(|deny| format!("ip6 daddr {deny} goto refuse")),
+    };
+    allow.into_iter().chain(deny).collect()
+}
+
+/// The networks of IPv4 of a list.
 fn addresses(list: &[Cidr]) -> Option<String> {
-    let mut list: Vec<Cidr> = list
-        .iter()
-        .filter(|cidr| cidr.v4().is_some())
-        .copied()
-        .collect();
+    set(list.iter().filter(|cidr| cidr.v4().is_some()))
+}
+
+/// A set of networks of one family; `None` for none. Of networks that lie in each other the kernel takes the largest only.
+fn set<'a>(list: impl Iterator<Item = &'a Cidr>) -> Option<String> {
+    let mut list: Vec<Cidr> = list.copied().collect();
     list.sort_unstable();
     let mut kept: Vec<Cidr> = Vec::new();
     for cidr in list {
@@ -251,6 +270,40 @@ mod tests {
             ..EgressPolicy::default()
         };
         insta::assert_snapshot!(render(slot, &policy));
+    }
+
+    #[test]
+    fn ipv6() {
+        let slot = SlotIndex::new(Block::new(1).unwrap(), 7).unwrap();
+        let said = |allow: &[&str], deny: &[&str], names: &[&str]| {
+            let policy = EgressPolicy {
+                allow: cidrs(allow),
+                deny: cidrs(deny),
+                names: names
+                    .iter()
+                    .map(|name| DomainPattern::parse(name).unwrap())
+                    .collect(),
+                ..EgressPolicy::default()
+            };
+            let text = render(slot, &policy);
+            let rules = text.lines().filter(|line| line.contains("ip6 "));
+            let rules = rules.chain(text.lines().filter(|line| line.contains("ipv6")));
+            let rules = rules.map(|line| line.trim_start_matches("add rule inet sb1p s7 "));
+            rules.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let all = "0.0.0.0/0";
+        let closed = "meta nfproto ipv6 goto refuse";
+        assert_eq!(said(&["9.9.9.9"], &[all], &[]), [closed]);
+        assert_eq!(
+            said(&["2606::1", "2606::/32"], &[all, "2607::/32"], &[]),
+            ["ip6 daddr { 2606::/32 } return", closed]
+        );
+        assert_eq!(
+            said(&[all], &["2607::/32"], &[]),
+            ["ip6 daddr { 2607::/32 } goto refuse"]
+        );
+        assert_eq!(said(&[], &["9.9.9.9"], &[]), [""; 0]);
+        assert_eq!(said(&["2606::/32"], &[all], &["a.example"]), [closed]);
     }
 
     #[test]

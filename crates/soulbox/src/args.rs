@@ -218,6 +218,9 @@ pub(crate) struct ServeArgs {
     /// DNS servers for sandboxes, separated by commas [default: the host's]
     #[arg(long, value_name = "ADDRS")]
     pub(crate) dns_upstreams: Option<String>,
+    /// Whether sandboxes have IPv6: auto (where the host has it), on, off [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) ipv6: Option<String>,
     /// Registries at private addresses or without TLS that builds may pull from, separated by commas
     #[arg(long, value_name = "HOSTS")]
     pub(crate) private_registries: Option<String>,
@@ -325,6 +328,7 @@ impl ServeArgs {
                 &self.hibernate_on_stop_seconds,
             ),
             (Setting::DnsUpstreams, &self.dns_upstreams),
+            (Setting::Ipv6, &self.ipv6),
             (Setting::PrivateRegistries, &self.private_registries),
             (Setting::PrivateWebhooks, &self.private_webhooks),
             (Setting::PrivateEgressProxies, &self.private_egress_proxies),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
+use soulbox_net::ipv6::Ipv6;
 use soulbox_net::limits::ConnectionLimits;
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
@@ -71,6 +72,9 @@ pub(crate) struct Config {
     pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Whether sandboxes have IPv6: `auto` (where the host has a public address and a default route of it), `on`, `off`.
+    /// Default `auto`.
+    pub(crate) ipv6: Ipv6,
     /// Registries that builds may pull from although their addresses are not public or they have no TLS: `registry.lan`,
     /// `10.0.0.5:5000`, `http://127.0.0.1:5000`. Default none.
     pub(crate) private_registries: Vec<PrivateRegistry>,
@@ -274,7 +278,7 @@ impl Judge<'_> {
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
         let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
-        let private_registries = self.private_registries();
+        let (ipv6, private_registries) = (self.ipv6(), self.private_registries());
         let private_webhooks = self.private_webhooks();
         let private_egress_proxies = self.private_egress_proxies();
         let secrets_key_command = Some(self.text(Setting::SecretsKeyCommand).to_owned())
@@ -315,6 +319,7 @@ impl Judge<'_> {
                 per_team: Some(team_connections?).filter(|most| *most > 0),
             },
             dns_upstreams: dns_upstreams?,
+            ipv6: ipv6?,
             private_registries: private_registries?,
             private_webhooks: private_webhooks?,
             private_egress_proxies: private_egress_proxies?,
@@ -609,6 +614,10 @@ impl Judge<'_> {
         }
         self.problem(Setting::EcrEndpoint, "an address that begins with https://");
         None
+    }
+
+    fn ipv6(&mut self) -> Option<Ipv6> {
+        self.parsed(Setting::Ipv6, "auto, on or off")
     }
 
     fn disk_backing(&mut self) -> Option<BackingChoice> {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::Cidr;
+
 /// Ranges that are closed to every sandbox: private networks, the machine itself, link-local with the cloud
 /// metadata addresses (one of which, 168.63.129.16 on Azure, is not link-local), and what is not unicast. No user rule opens them.
 pub const CLOSED_IPV4: [&str; 15] = [
@@ -22,25 +24,26 @@ pub const CLOSED_IPV4: [&str; 15] = [
     "240.0.0.0/4",
 ];
 
+/// Where sandboxes may go with IPv6: what is given out of global unicast addresses (RFC 4291). All that is private, of one
+/// link, of this machine, of many receivers, or stands for an IPv4 address lies outside.
+pub const OPEN_IPV6: &str = "2000::/3";
+
+/// What is closed in [`OPEN_IPV6`]: ranges for protocols (Teredo and benchmarks among them), documentation, and 6to4, which
+/// carries packets to the IPv4 address within.
+pub const CLOSED_IPV6: [&str; 4] = ["2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"];
+
 /// Whether an address is one of the public internet, in whatever form it is written: what names a host's own networks,
 /// or carries such an address inside, is not.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => !CLOSED_IPV4.iter().any(|range| contains(range, address)),
+        IpAddr::V4(_) => !CLOSED_IPV4.iter().any(|range| contains(range, address)),
         IpAddr::V6(address) => is_public_v6(address),
     }
 }
 
-fn contains(range: &str, address: Ipv4Addr) -> bool {
-    let Some((network, length)) = range.split_once('/') else {
-        return false;
-    };
-    let (Ok(network), Ok(length)) = (network.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
-        return false;
-    };
-    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-    address.to_bits() & mask == network.to_bits() & mask
+fn contains(range: &str, address: IpAddr) -> bool {
+    Cidr::parse(range).is_some_and(|range| range.contains(address))
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
@@ -51,14 +54,15 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         )))
     };
     match part {
-        // RFC 4291 mapped, RFC 6052 translated, RFC 3056 6to4.
+        // RFC 4291 mapped, RFC 6052 translated: what carries them looks at the address within.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             carried(high, low)
         }
-        [0x2002, high, low, ..] => carried(high, low),
-        // Special purposes and documentation.
-        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
-        [first, ..] => first & 0xe000 == 0x2000,
+        _ => {
+            let address = IpAddr::V6(address);
+            contains(OPEN_IPV6, address)
+                && !CLOSED_IPV6.iter().any(|range| contains(range, address))
+        }
     }
 }
 
@@ -83,7 +87,16 @@ mod tests {
             ("64:ff9b::a00:1", false),
             ("64:ff9b::808:808", true),
             ("2002:a00:1::", false),
-            ("2002:808:808::", true),
+            ("2002:808:808::", false),
+            ("64:ff9b:1::808:808", false),
+            ("100::1", false),
+            ("fec0::1", false),
+            ("fd00:ec2::254", false),
+            ("2001:1ff:ffff::1", false),
+            ("2001:200::1", true),
+            ("3fff:fff::1", false),
+            ("3fff:1000::1", true),
+            ("4000::1", false),
             ("fe80::1", false),
             ("fd00::1", false),
             ("ff02::1", false),

@@ -199,6 +199,8 @@ impl EgressPolicy {
         find(&self.allow)
             .map(Rule::Allow)
             .or_else(|| find(&self.deny).map(Rule::Deny))
+            // The contract's word for all traffic.
+            .or_else(|| all(&self.deny).then_some(Rule::Deny(Cidr::ALL)))
             .unwrap_or(Rule::Default)
     }
 
@@ -224,9 +226,12 @@ impl EgressPolicy {
     /// Whether everything is closed but some.
     #[must_use]
     pub fn keeps_names(&self) -> bool {
-        let all = |list: &[Cidr]| list.contains(&Cidr::ALL);
         all(&self.deny) && !all(&self.allow)
     }
+}
+
+fn all(list: &[Cidr]) -> bool {
+    list.contains(&Cidr::ALL)
 }
 
 #[cfg(test)]
@@ -269,6 +274,14 @@ mod tests {
             (&["10.0.0.0/8"], all, "10.1.2.3", "closed to every sandbox"),
             (all, all, "8.8.8.8", "allowOut 0.0.0.0/0"),
             (&[], &["8.8.8.0/24"], "8.8.9.1", "no entry"),
+            // What closes everything closes IPv6, too; what opens all of IPv4 opens nothing of it.
+            (&[], all, "2606::1", "denyOut 0.0.0.0/0"),
+            (all, all, "2606::1", "denyOut 0.0.0.0/0"),
+            (&["2606::/32"], all, "2606::1", "allowOut 2606::/32"),
+            (&[], &["::/0"], "2606::1", "denyOut ::/0"),
+            (&[], &["::/0"], "8.8.8.8", "no entry"),
+            (&["::/0"], all, "64:ff9b:1::1", "closed to every sandbox"),
+            (&[], &["8.8.8.0/24"], "2606::1", "no entry"),
         ] {
             assert_eq!(
                 rule(allow, deny, address),

@@ -4,7 +4,7 @@
 //! Both follow from two numbers, the block of this server and the index in it, so there is nothing to allocate
 //! and nothing to leak. Two servers on one machine hold different blocks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ pub const FIRST_UID: u32 = 0x7000_0000;
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 /// Addresses of one block: a /20 for 2048 slots, the gateway, and room to spare.
 const ADDRESSES_PER_BLOCK: u32 = 4096;
+/// SoulBox's own /48 of unique local addresses (RFC 4193, drawn by lot): a /64 of it for each block.
+const FIRST_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd7c, 0x9e24, 0x51b3, 0, 0, 0, 0, 0);
 
 /// Which block of slots a server holds, `0..BLOCKS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +61,22 @@ impl Block {
     #[must_use]
     pub fn cidr(self) -> String {
         format!("{}/20", Ipv4Addr::from(self.base()))
+    }
+
+    fn base_v6(self) -> u128 {
+        FIRST_IPV6.to_bits() | u128::from(self.0) << 64
+    }
+
+    /// Where packets of IPv6 leave the sandboxes of the block.
+    #[must_use]
+    pub fn gateway_v6(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.base_v6() | 1)
+    }
+
+    /// The block's network of IPv6 in CIDR form, for firewall rules.
+    #[must_use]
+    pub fn cidr_v6(self) -> String {
+        format!("{}/64", Ipv6Addr::from_bits(self.base_v6()))
     }
 
     /// Prefix of the names of everything this block puts on the host: interfaces, tables, cgroups.
@@ -116,6 +134,12 @@ impl SlotIndex {
         Ipv4Addr::from(self.block.base() + 256 + u32::from(self.index))
     }
 
+    /// The sandbox's address of IPv6, where the host has some.
+    #[must_use]
+    pub fn address_v6(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.block.base_v6() | 0x1_0000 | u128::from(self.index))
+    }
+
     /// Name of the host's end of its network cable (at most 15 bytes).
     #[must_use]
     pub fn link_name(self) -> String {
@@ -152,11 +176,14 @@ mod tests {
     fn nothing_overlaps() {
         let mut uids = HashSet::new();
         let mut addresses = HashSet::new();
+        let mut addresses_v6 = HashSet::new();
         for slot in all() {
             assert!(slot.uid_base().checked_add(UIDS_PER_SLOT).is_some());
             assert!(slot.uid_base() >= FIRST_UID);
             assert!(uids.insert(slot.uid_base()) && slot.uid_base() % UIDS_PER_SLOT == 0);
             assert!(addresses.insert(slot.address()));
+            assert!(addresses_v6.insert(slot.address_v6()));
+            assert_ne!(slot.address_v6(), slot.block().gateway_v6());
             assert!(slot.link_name().len() <= 15);
             assert_ne!(slot.address(), slot.block().gateway());
         }
@@ -168,6 +195,9 @@ mod tests {
         assert_eq!(slot.address().to_string(), "198.18.17.7");
         assert_eq!(slot.block().gateway().to_string(), "198.18.16.1");
         assert_eq!(slot.block().cidr(), "198.18.16.0/20");
+        assert_eq!(slot.address_v6().to_string(), "fd7c:9e24:51b3:1::1:7");
+        assert_eq!(slot.block().gateway_v6().to_string(), "fd7c:9e24:51b3:1::1");
+        assert_eq!(slot.block().cidr_v6(), "fd7c:9e24:51b3:1::/64");
         assert_eq!(slot.link_name(), "sb1v7");
         assert!(SlotIndex::new(slot.block(), SLOTS_PER_BLOCK).is_none());
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -75,8 +75,8 @@ impl Wake {
         let hooks = Hooks::listen(work.clone(), &self.host.jail, slot.index.uid_base())
             .and_then(|hooks| criu.probed.offer(&work).map(|()| hooks))
             .map_err(host("prepare to bring a sandbox back"))?;
-        let address = self.address_of_before(slot, record);
-        with_address(slot, address, true).map_err(host("give a sandbox its address"))?;
+        let addresses = self.addresses_of_before(slot, record);
+        with_addresses(slot, &addresses, true).map_err(host("give a sandbox its address"))?;
         let places = self
             .host
             .places(self.spec.limits.vcpu_count)
@@ -119,7 +119,7 @@ impl Wake {
         };
         attended.map_err(ended)?;
         let (pid, pidfd) = first.ok_or_else(|| refused("CRIU has not told the first process"))?;
-        let settled = with_address(slot, address, false)
+        let settled = with_addresses(slot, &addresses, false)
             .and_then(|()| disk::remove(&work))
             // The next server would end what is not whole.
             .and_then(|()| state::record(&self.host, &self.spec, slot.index, files, pid));
@@ -132,11 +132,22 @@ impl Wake {
         Ok((pid, pidfd))
     }
 
-    /// The one that its sockets have, when it is not that of its slot.
-    fn address_of_before(&self, slot: &Slot, record: &Record) -> Option<Ipv4Addr> {
-        let now = self.spec.network.has_cable().then(|| slot.index.address());
-        let before = record.slot.map(|slot| slot.address());
-        before.filter(|address| Some(*address) != now)
+    /// Those that its sockets may have and that its slot has not.
+    fn addresses_of_before(&self, slot: &Slot, record: &Record) -> Vec<IpAddr> {
+        let has_cable = self.spec.network.has_cable();
+        let now = [
+            has_cable.then(|| IpAddr::from(slot.index.address())),
+            (has_cable && self.host.has_ipv6).then(|| slot.index.address_v6().into()),
+        ];
+        let before = record.slot.into_iter().flat_map(|slot| {
+            [
+                IpAddr::from(slot.address()),
+                IpAddr::from(slot.address_v6()),
+            ]
+        });
+        before
+            .filter(|address| !now.contains(&Some(*address)))
+            .collect()
     }
 
     /// A mount of its envd, CRIU's files, the images, the working directory.
@@ -170,21 +181,27 @@ fn take_over(processes: &[i32], pid: i32) -> io::Result<(i32, OwnedFd)> {
     Ok((pid, pidfd_open(number, PidfdFlags::empty())?))
 }
 
-/// Sockets are bound to the address of the time before: it is there while they are made.
-fn with_address(slot: &Slot, address: Option<Ipv4Addr>, there: bool) -> io::Result<()> {
-    let Some(address) = address else {
+/// Sockets are bound to the addresses of the time before: they are there while the sockets are made.
+fn with_addresses(slot: &Slot, addresses: &[IpAddr], there: bool) -> io::Result<()> {
+    if addresses.is_empty() {
         return Ok(());
-    };
-    let network = slot.network.try_clone()?;
+    }
+    let (network, addresses) = (slot.network.try_clone()?, addresses.to_vec());
     // A thread of its own: it never comes back from the sandbox's network.
     let work = std::thread::spawn(move || -> io::Result<()> {
         namespace::enter_network(&network)?;
         let mut netlink = Netlink::open()?;
         let loopback = netlink.link_index("lo")?;
-        match there {
-            true => netlink.add_address(loopback, address),
-            false => netlink.remove_address(loopback, address),
+        // Where even loopback has no IPv6, no socket has had an address of it.
+        let has_ipv6 = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+            .is_ok_and(|text| text.trim() == "0");
+        for address in addresses.into_iter().filter(|it| it.is_ipv4() || has_ipv6) {
+            match there {
+                true => netlink.add_address(loopback, address)?,
+                false => netlink.remove_address(loopback, address)?,
+            }
         }
+        Ok(())
     });
     work.join()
         .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))

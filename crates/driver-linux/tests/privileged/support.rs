@@ -208,6 +208,7 @@ impl Place {
             block: self.block,
             slots_ready,
             disk: self.disk,
+            has_ipv6: false,
             criu_dir: std::env::var_os("SOULBOX_TEST_CRIU").map(PathBuf::from),
             tells_refusals: true,
         };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use soulbox_driver::Driver as _;
 use soulbox_driver_linux::{Backing, BackingChoice, DiskSettings};
+use soulbox_net::ipv6::Ipv6;
 use soulbox_net::limits::ConnectionLimits;
 
 use crate::args::PurgeArgs;
@@ -64,7 +65,7 @@ pub(crate) async fn run(data_dir: PathBuf, args: PurgeArgs, output: Output) -> R
 }
 
 async fn end_everything(data_dir: &Path) -> anyhow::Result<usize> {
-    let claim = Claim::take(data_dir, ConnectionLimits::default()).await?;
+    let claim = Claim::take(data_dir, ConnectionLimits::default(), Ipv6::Off).await?;
     let driver = claim.driver(0, NO_NEW_DISKS, PROGRAMS)?;
     let guests = driver.adopt().await?;
     for guest in &guests {

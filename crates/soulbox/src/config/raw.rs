@@ -40,6 +40,7 @@ pub(crate) enum Setting {
     HibernateAfterSeconds,
     HibernateOnStopSeconds,
     DnsUpstreams,
+    Ipv6,
     PrivateRegistries,
     PrivateWebhooks,
     PrivateEgressProxies,
@@ -62,7 +63,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 46] = [
+    pub(crate) const ALL: [Self; 47] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -91,6 +92,7 @@ impl Setting {
         Self::HibernateAfterSeconds,
         Self::HibernateOnStopSeconds,
         Self::DnsUpstreams,
+        Self::Ipv6,
         Self::PrivateRegistries,
         Self::PrivateWebhooks,
         Self::PrivateEgressProxies,
@@ -142,6 +144,7 @@ impl Setting {
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
             Self::DnsUpstreams => "dns_upstreams",
+            Self::Ipv6 => "ipv6",
             Self::PrivateRegistries => "private_registries",
             Self::PrivateWebhooks => "private_webhooks",
             Self::PrivateEgressProxies => "private_egress_proxies",
@@ -202,7 +205,7 @@ impl Setting {
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
             Self::HibernateOnStopSeconds => "0",
-            Self::DiskBacking => "auto",
+            Self::DiskBacking | Self::Ipv6 => "auto",
             Self::DiskReserveMib => "1024",
             Self::VolumeSizeMib => "10240",
             Self::LimitsVcpu => "2",

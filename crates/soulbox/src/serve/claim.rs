@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use soulbox_driver_linux::cgroup::Hierarchies;
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
 use soulbox_linux::told::logged_packets;
+use soulbox_net::ipv6::{self, Ipv6};
 use soulbox_net::limits::{self, ConnectionLimits};
 use soulbox_net::{block, firewall, gateway, policy, told};
 use soulbox_types::slot::Block;
@@ -47,6 +48,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Claim {
     data_dir: PathBuf,
     block: Block,
+    has_ipv6: bool,
     /// Hears what the kernel refuses by address, where it can tell.
     refusals: Option<OwnedFd>,
     limits: ConnectionLimits,
@@ -56,7 +58,11 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Locks the data directory, claims a block and puts up its network.
-    pub(crate) async fn take(data_dir: &Path, limits: ConnectionLimits) -> anyhow::Result<Self> {
+    pub(crate) async fn take(
+        data_dir: &Path,
+        limits: ConnectionLimits,
+        ipv6: Ipv6,
+    ) -> anyhow::Result<Self> {
         require_root()?;
         // First: a host that lacks one is refused before anything is put up that would have to be taken down.
         Hierarchies::detect().context("this host cannot run sandboxes")?;
@@ -72,10 +78,16 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
+        let has_ipv6 = prepare_ipv6(ipv6)?;
+        let of_ipv6 = match has_ipv6 {
+            true => ipv6::render(block),
+            false => ipv6::render_removal(block),
+        };
         let refusals = hear_refusals(block).await;
         let tells = refusals.is_some();
         let tables = [
             firewall::render(block, true, tells),
+            of_ipv6,
             policy::render_base(block, tells),
             limits::render(block, limits, tells),
         ];
@@ -85,6 +97,7 @@ impl Claim {
         Ok(Self {
             data_dir,
             block,
+            has_ipv6,
             refusals,
             limits,
             _lock: lock,
@@ -137,6 +150,7 @@ impl Claim {
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
+            has_ipv6: self.has_ipv6,
             slots_ready,
             disk,
             criu_dir: Some(soulbox_driver_linux::criu_dir(&self.data_dir)),
@@ -170,6 +184,16 @@ impl Claim {
         block::release(Path::new(block::RUN_DIR), self.block, &self.data_dir)
             .context("cannot release the address block")
     }
+}
+
+/// Whether sandboxes have IPv6; then the host forwards it.
+fn prepare_ipv6(ipv6: Ipv6) -> anyhow::Result<bool> {
+    let wanted = ipv6::is_wanted(ipv6).context("cannot read the host's addresses")?;
+    if wanted {
+        ipv6::ensure_forwarding()
+            .context("cannot forward IPv6\nFIX: set ipv6 = \"off\" in the configuration")?;
+    }
+    Ok(wanted)
 }
 
 /// The server that had the block before may still be closing its own.

@@ -126,7 +126,7 @@ impl Held {
         } = serde_json::from_slice(wanted)?;
         let config: Config = settings.load()?;
         logs::init(&config.log_level, config.log_format)?;
-        let mut claim = Claim::take(&config.data_dir, config.connections).await?;
+        let mut claim = Claim::take(&config.data_dir, config.connections, config.ipv6).await?;
         match Self::prepare(&mut claim, &config, https_port).await {
             Ok((driver, sockets)) => Ok(Self {
                 claim,
