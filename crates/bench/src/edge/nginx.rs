@@ -159,7 +159,8 @@ async fn listening() -> io::Result<()> {
     waited.map_err(|_| io::Error::other("it does not listen"))
 }
 
-/// What its manual says a proxy that is to be fast needs: connections to the server inside are kept.
+/// What its manual says a proxy that is to be fast needs: connections to the server inside are kept. A stream is passed on
+/// as it comes, as ours is.
 fn configuration(directory: &Path, upstream: u16) -> String {
     let here = directory.display();
     let echo = echo::PORT;
@@ -183,10 +184,22 @@ fn configuration(directory: &Path, upstream: u16) -> String {
          \x20 upstream echo {{ server 127.0.0.1:{echo}; keepalive 1024; keepalive_requests 1000000000; }}\n\
          \x20 server {{\n\
          \x20   listen 127.0.0.1:{PORT};\n\
+         \x20   proxy_http_version 1.1;\n\
          \x20   location / {{\n\
          \x20     proxy_pass http://inside;\n\
-         \x20     proxy_http_version 1.1;\n\
- XX         \x20 }}\n\
+         \x20     proxy_set_header Connection \"\";\n\
+         \x20   }}\n\
+         \x20   location /stream {{\n\
+         \x20     proxy_pass http://echo;\n\
+         \x20     proxy_set_header Connection \"\";\n\
+         \x20     proxy_buffering off;\n\
+         \x20   }}\n\
+         \x20   location /echo {{\n\
+         \x20     proxy_pass http://echo;\n\
+         \x20     proxy_set_header Connection \"upgrade\";\n\
+         \x20     proxy_set_header Upgrade $http_upgrade;\n\
+         \x20   }}\n\
+         \x20 }}\n\
          }}\n"
     )
 }
