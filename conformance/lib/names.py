@@ -49,7 +49,7 @@ class Names:
         inside = f'mount --bind "{self.resolv}" "$(readlink -f /etc/resolv.conf)" && exec "$@"'
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("E2B_", "SSL_CERT", "NODE_EXTRA"))}
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", inside, "sh", *command],
+            ["unshare", "--mount", "--propagation", "slave", "sh", "-c", inside, "sh", *command],
             env=clean | env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
         )
 

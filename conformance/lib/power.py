@@ -27,6 +27,9 @@ class LossyDisk:
         with self.image.open("wb") as image:
             image.truncate(mib << 20)
         subprocess.run(["mkfs.ext4", "-q", str(self.image)], check=True)
+        # Servers whose data directory others may not reach have a mount namespace of their own. It follows what is shared.
+        subprocess.run(["mount", "--bind", str(self.place), str(self.place)], check=True)
+        subprocess.run(["mount", "--make-shared", str(self.place)], check=True)
         self.mount()
 
     def mount(self) -> None:
@@ -60,6 +63,7 @@ class LossyDisk:
 
     def remove(self) -> None:
         self.unmount()
+        subprocess.run(["umount", str(self.place)], check=True)
         self.image.unlink()
         self.files.rmdir()
         for left in self.place.iterdir():

@@ -53,6 +53,18 @@ pub fn make_all_private() -> io::Result<()> {
     )?)
 }
 
+/// Lets every mount of this mount namespace follow the one it was copied from: what is unmounted there is let go of
+/// here, too, and nothing that is mounted here shows there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn make_all_followers() -> io::Result<()> {
+    Ok(mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?)
+}
+
 /// Gives the file system at a mount point exactly these flags of its own kind, for all of its mounts.
 ///
 /// # Errors

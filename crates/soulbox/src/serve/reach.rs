@@ -37,7 +37,8 @@ fn lets_others_through(mode: u32) -> bool {
 
 fn cover(closed: &Path, data_dir: &Path) -> io::Result<()> {
     namespace::unshare(rustix::thread::UnshareFlags::NEWNS)?;
-    mount::make_all_private()?;
+    // An operator can unmount a disk while a server runs: a private copy of it would keep it busy.
+    mount::make_all_followers()?;
     let data = mount::detached_copy(data_dir)?;
     let empty = mount::new_filesystem(
         "tmpfs",
