@@ -228,14 +228,20 @@ def test_the_server_before_may_still_hold_the_dns_address(server):
 
 def test_a_server_may_get_another_block(server):
     """And with it another user: everything of its own is still there for it."""
-    server.start()
-    assert server.stop() == 0
-    block = (server.data_dir / "address-block").read_text()
     other = from_environment("damage")
-    (other.data_dir / "address-block").write_text(block)
     try:
-        other.start()
-        assert (other.data_dir / "address-block").read_text() == block
+        # A server of another suite may be quicker to take what is free for a moment.
+        for _ in range(20):
+            server.start()
+            assert server.stop() == 0
+            block = (server.data_dir / "address-block").read_text()
+            (other.data_dir / "address-block").write_text(block)
+            other.start()
+            if (other.data_dir / "address-block").read_text() == block:
+                break
+            assert other.stop() == 0
+        else:
+            raise AssertionError("the other server never got the block")
         server.start()
         assert (server.data_dir / "address-block").read_text() != block
         kept(server).kill()
