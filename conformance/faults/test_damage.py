@@ -20,7 +20,7 @@ from e2b import Sandbox
 import host
 from crashing import call, options
 from machine import reboot
-from server import Server, from_environment, kill_every_sandbox, wait_until
+from server import Server, from_environment, kill_every_sandbox, prepare_data_dir, wait_until
 
 DATABASE = ("soulbox.db", "soulbox.db-wal", "soulbox.db-shm", "soulbox.db-boot")
 # Of linux/in.h; an address may be used that the host does not have.
@@ -305,6 +305,30 @@ def succeeds(*command: str) -> bool:
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stderr)  # Shown where the test fails in the end.
     return done.returncode == 0
+
+
+def test_an_operator_unmounts_a_disk_while_a_server_runs_whose_directory_is_closed_to_others(tmp_path):
+    """Such a server has a mount namespace of its own. It keeps no disk busy that it has nothing to do with."""
+    disk, closed = tmp_path / "disk", tmp_path / "closed"
+    disk.mkdir()
+    closed.mkdir(mode=0o700)
+    prepare_data_dir(Path(os.environ["CONFORMANCE_BASE_DATA"]), closed / "data")
+    server = Server(Path(os.environ["CONFORMANCE_BINARY"]), closed / "data")
+    subprocess.run(["mount", "--bind", str(tmp_path), str(tmp_path)], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", str(tmp_path)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "disk", str(disk)], check=True)
+        server.start()
+        seen = Path(f"/proc/{server.process.pid}/mountinfo").read_text()
+        assert str(closed) in seen, "the server has no mount namespace of its own"
+        subprocess.run(["umount", str(disk)], check=True)
+        assert str(disk) not in Path(f"/proc/{server.process.pid}/mountinfo").read_text()
+        assert Sandbox.create(timeout=60, **options(server)).commands.run("echo ok").stdout == "ok\n"
+        kill_every_sandbox(server.env)
+    finally:
+        server.stop()
+        server.remove()
+        subprocess.run(["umount", "--recursive", str(tmp_path)], check=True)
 
 
 def test_after_a_restart_of_the_machine(server):
