@@ -102,18 +102,22 @@ impl Errand<'_> {
         let mut pooled = open.pool.take(self.port);
         let looks_only = matches!(*request.method(), Method::GET | Method::HEAD)
             && matches!(request.body(), RequestBody::Empty);
-        let headers = looks_only.then(|| request.headers().clone());
         loop {
             let reused = pooled.is_some();
             let mut upstream = match pooled.take() {
                 Some(upstream) => upstream,
-                None => match self.connect(&request, closed).await {
+                None => match Box::pin(self.connect(&request, closed)).await {
                     Ok(upstream) => upstream,
                     Err(refusal) => return Outcome::Refused(refusal),
                 },
             };
-            // The server may have closed at the very moment of sending; only then is a second try safe.
-            let spare = if reused { copy_of(&request) } else { None };
+            // The server may have closed at the very moment of sending; only then is a second try safe. What a refusal wants
+            // to know of the request is in the same copy.
+            let spare = if reused || looks_only {
+                copy_of(&request)
+            } else {
+                None
+            };
             let mut error = match exchange(&mut upstream, request, closed).await {
                 Ok((Ok(response), finished)) => {
                     let drive = if finished {
@@ -124,9 +128,9 @@ impl Errand<'_> {
                     return Outcome::Answered(response, drive);
                 }
                 Ok((Err(error), _)) => error,
-                Err(Broken::Closed) if let Some(headers) = &headers => {
+                Err(Broken::Closed) if looks_only && let Some(spare) = &spare => {
                     let gone = Refusal::NotFound;
-                    return Outcome::Refused(gone.response(&self.route.sandbox_id, headers));
+                    return Outcome::Refused(gone.response(&self.route.sandbox_id, spare.headers()));
                 }
                 Err(broken) => return Outcome::Broken(broken),
             };
@@ -146,7 +150,7 @@ impl Errand<'_> {
         request: Request<RequestBody>,
         closed: &mut Closed,
     ) -> Outcome {
-        let upstream = match self.connect(&request, closed).await {
+        let upstream = match Box::pin(self.connect(&request, closed)).await {
             Ok(upstream) => *upstream,
             Err(refusal) => return Outcome::Refused(refusal),
         };

@@ -58,7 +58,7 @@ impl Inner {
             return Ok(full(denied(&refused.name, &refused.reason), stream));
         }
         match decision {
-            Decision::Control => Ok(self.to_control(request, stream).await),
+            Decision::Control => Ok(Box::pin(self.to_control(request, stream)).await),
             Decision::Sandbox { id, port } => self.to_sandbox(request, stream, id, port).await,
             Decision::BadRequest(text) => Ok(full(plain(StatusCode::BAD_REQUEST, text), stream)),
         }
@@ -95,7 +95,7 @@ impl Inner {
     ) -> Result<Answer, Broken> {
         let mut admitted = self.admit(&request, &id, port);
         if matches!(admitted, Err(Refusal::NotFound)) {
-            admitted = match self.wake(&request, &id, port).await {
+            admitted = match Box::pin(self.wake(&request, &id, port)).await {
                 Ok(()) => self.admit(&request, &id, port),
                 Err(refusal) => Err(refusal),
             };
@@ -121,7 +121,7 @@ impl Inner {
         };
         let request = errand.prepare(request, upgrade.as_ref());
         let outcome = if client.is_some() {
-            errand.converse_for_upgrade(request, &mut closed).await
+            Box::pin(errand.converse_for_upgrade(request, &mut closed)).await
         } else {
             errand.converse(request, &open, &mut closed).await
         };

@@ -14,6 +14,8 @@ use std::str::FromStr;
 use soulbox_types::egress::{CLOSED_IPV6, OPEN_IPV6, is_public};
 use soulbox_types::slot::Block;
 
+use crate::firewall::OWN_ARRIVING;
+
 const CONF: &str = "/proc/sys/net/ipv6/conf";
 
 /// Whether sandboxes have IPv6.
@@ -66,6 +68,7 @@ pub fn render(block: Block) -> String {
   # would have a packet go on to where no rule has looked.
   chain anti_spoof {{
     type filter hook prerouting priority raw; policy accept;
+    {OWN_ARRIVING}
     iifname {cables} ip6 saddr != {cidr} drop
     iifname {cables} fib saddr . iif oif missing drop
     iifname {cables} exthdr rt exists drop
@@ -73,6 +76,7 @@ pub fn render(block: Block) -> String {
 
   chain input {{
     type filter hook input priority filter - 5; policy accept;
+    {OWN_ARRIVING}
     iifname {cables} goto refuse
   }}
 

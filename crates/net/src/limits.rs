@@ -7,6 +7,7 @@
 use soulbox_types::slot::Block;
 use soulbox_types::{SlotIndex, TeamId};
 
+use crate::firewall::OWN_ARRIVING;
 use crate::told::{self, Refusal};
 
 /// What sandboxes may have.
@@ -75,6 +76,7 @@ add rule {table} judge add @begun{new_per_second} {{ iifname limit rate over {ne
 add rule {table} judge add @open{per_sandbox} {{ iifname ct count over {per_sandbox} }} counter name too_many_open goto refuse
 {of_team}add chain {table} input {{ type filter hook input priority filter - 4; policy accept; }}
 flush chain {table} input
+add rule {table} input {OWN_ARRIVING}
 add rule {table} input iifname {cables} jump judge
 add chain {table} forward {{ type filter hook forward priority filter - 4; policy accept; }}
 flush chain {table} forward
