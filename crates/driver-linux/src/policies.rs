@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use soulbox_net::firewall::{self, FirewallError};
+use soulbox_net::nft::Nft;
 use soulbox_net::{limits, policy};
 use soulbox_types::slot::Block;
 use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
@@ -19,7 +20,14 @@ pub(crate) struct Policies {
     tells: bool,
     /// Connections that all sandboxes of a team may have, if that is bounded.
     per_team: Option<u32>,
-    slots: Mutex<HashSet<SlotIndex>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those with a policy.
+    slots: HashSet<SlotIndex>,
+    nft: Nft,
 }
 
 impl Policies {
@@ -28,7 +36,7 @@ impl Policies {
             block,
             tells,
             per_team,
-            slots: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -37,7 +45,8 @@ impl Policies {
         if spec.network.has_cable()
             && let Some(most) = self.per_team
         {
-            firewall::apply(&limits::render_member(slot, spec.team.as_ref(), most))?;
+            let member = limits::render_member(slot, spec.team.as_ref(), most);
+            locked(&self.state).nft.apply(&member)?;
         }
         self.put(slot, &spec.network)
     }
@@ -47,18 +56,18 @@ impl Policies {
         let Some(lists) = network.policy() else {
             return self.end(slot);
         };
-        let mut slots = locked(&self.slots);
+        let mut state = locked(&self.state);
         // Noted first: half of it would be removed, too.
-        slots.insert(slot);
-        firewall::apply(&policy::render(slot, lists))
+        state.slots.insert(slot);
+        state.nft.apply(&policy::render(slot, lists))
     }
 
     /// Leaves the slot without a policy.
     pub(crate) fn end(&self, slot: SlotIndex) -> Result<(), FirewallError> {
-        let mut slots = locked(&self.slots);
-        if slots.contains(&slot) {
-            firewall::apply(&policy::render_end(slot))?;
-            slots.remove(&slot);
+        let mut state = locked(&self.state);
+        if state.slots.contains(&slot) {
+            state.nft.apply(&policy::render_end(slot))?;
+            state.slots.remove(&slot);
         }
         Ok(())
     }
@@ -75,10 +84,10 @@ impl Policies {
                 members += &limits::render_member(slot, spec.team.as_ref(), most);
             }
         }
-        let mut slots = locked(&self.slots);
+        let mut state = locked(&self.state);
         let policies = policy::render_all(self.block, self.tells, found.iter().copied());
         firewall::apply(&(policies + &members))?;
-        *slots = found.into_iter().map(|(slot, _)| slot).collect();
+        state.slots = found.into_iter().map(|(slot, _)| slot).collect();
         Ok(())
     }
 }

@@ -130,7 +130,9 @@ impl Errand<'_> {
                 Ok((Err(error), _)) => error,
                 Err(Broken::Closed) if looks_only && let Some(spare) = &spare => {
                     let gone = Refusal::NotFound;
-                    return Outcome::Refused(gone.response(&self.route.sandbox_id, spare.headers()));
+                    return Outcome::Refused(
+                        gone.response(&self.route.sandbox_id, spare.headers()),
+                    );
                 }
                 Err(broken) => return Outcome::Broken(broken),
             };

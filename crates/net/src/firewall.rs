@@ -17,7 +17,7 @@ use crate::policy::{self, OWN_NAMES_PORT, PROXY_PORTS};
 use crate::told::{self, Refusal};
 use crate::{ipv6, limits};
 
-const NFT_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const NFT_LIMIT: Duration = Duration::from_secs(10);
 /// What this machine says to itself. First in its chain: every packet of the host comes past, the edge's among them, and to
 /// compare a number costs a fraction of comparing a name.
 pub(crate) const OWN_ARRIVING: &str = "iif lo accept";
@@ -155,7 +155,7 @@ pub fn render_removal(block: Block) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
-/// Gives commands to `nft`. Blocks for some milliseconds.
+/// Gives commands to an `nft` of their own. Blocks for some ten milliseconds: see [`crate::nft`].
 ///
 /// # Errors
 /// When `nft` cannot be run or refuses.

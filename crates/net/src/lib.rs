@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod gateway;
 pub mod ipv6;
 pub mod limits;
+pub mod nft;
 pub mod policy;
 pub mod resolver;
 pub mod told;

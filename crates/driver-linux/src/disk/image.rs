@@ -145,7 +145,9 @@ fn format(file: &File, geometry: Geometry, more: &[&str]) -> io::Result<()> {
         .args([
             "-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096", "-I", "256",
         ])
-        .args(["-O", FEATURES, "-G", "128", "-e", "remount-ro"])
+        .args(["-O", FEATURES, "-e", "remount-ro"])
+        // Eight times as many groups as are packed together are read before the first directory is made.
+        .args(["-G", "1"])
         .args(more)
         .args([
             "-E",
