@@ -325,7 +325,8 @@ pub(crate) fn bind(file: &File, scratch: &Path) -> io::Result<LoopDevice> {
     }
 }
 
-/// Without barriers and without zeroing the tables, which a sparse file need not be told. Errors make it read-only, so
+/// Without barriers and without zeroing the tables, which a sparse file need not be told; and without a thread that reads
+/// all bitmaps ahead, since most sandboxes write little. Errors make it read-only, so
 /// that a host without space is not made worse by half-written tables.
 fn mount_device(device: &LoopDevice) -> io::Result<OwnedFd> {
     let attributes = Attributes {
@@ -334,7 +335,11 @@ fn mount_device(device: &LoopDevice) -> io::Result<OwnedFd> {
     };
     mount_patiently(
         device,
-        &[("nobarrier", ""), ("noinit_itable", "")],
+        &[
+            ("nobarrier", ""),
+            ("noinit_itable", ""),
+            ("no_prefetch_block_bitmaps", ""),
+        ],
         attributes,
     )
 }
