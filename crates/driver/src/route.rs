@@ -35,7 +35,7 @@ pub struct Route {
 #[derive(Debug, Clone)]
 pub enum Woken {
     /// It runs again, or by now; this is the way.
-    Open(Route),
+    Open(Arc<Route>),
     /// It would be brought back for others.
     Denied,
     /// There is no such sandbox, or nobody brings it back like this.

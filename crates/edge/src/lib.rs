@@ -46,7 +46,7 @@ pub use within::Within;
 /// Knows the way to every running sandbox.
 pub trait Routes: Send + Sync {
     /// The way to this sandbox, if it can be reached now. Asked once per request: must be quick.
-    fn route(&self, id: &SandboxId) -> Option<Route>;
+    fn route(&self, id: &SandboxId) -> Option<Arc<Route>>;
 
     /// Brings a paused sandbox back, if it wants to be woken by traffic. Takes as long as that takes.
     fn wake<'a>(&'a self, id: &'a SandboxId, admits: Admits) -> BoxFuture<'a, Woken>;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use soulbox_driver::route::{Route, Woken};
 use soulbox_types::{SandboxId, Timestamp};
@@ -27,6 +28,9 @@ use crate::{Admits, Inner, OverTls};
 
 /// How long a request waits for a sandbox to come back.
 const WAKE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// As much fits into what the connection to the client holds.
+const SHORT_ANSWER_BYTES: u64 = 16 * 1024;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -148,9 +152,11 @@ impl Inner {
             };
             return Ok(self.switch(response, tunnel));
         }
-        stream
-            .cut
-            .set(Some(Box::pin(route.closed.clone().cancelled_owned())));
+        if !is_short(&response) {
+            stream
+                .cut
+                .set(Some(Box::pin(route.closed.clone().cancelled_owned())));
+        }
         let (mut parts, incoming) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
@@ -198,7 +204,7 @@ impl Inner {
         request: &Request<ClientBody>,
         id: &SandboxId,
         port: u16,
-    ) -> Result<(Route, OpenRequest, Option<Opened>), Refusal> {
+    ) -> Result<(Arc<Route>, OpenRequest, Option<Opened>), Refusal> {
         if let Some(path) = reserved_path(port, request.uri().path()) {
             return Err(Refusal::Reserved(path));
         }
@@ -235,6 +241,14 @@ impl Inner {
             },
         )
     }
+}
+
+/// Whether an answer is read in whole before anybody could be stuck in writing it.
+fn is_short(answer: &Response<Incoming>) -> bool {
+    answer
+        .size_hint()
+        .exact()
+        .is_some_and(|bytes| bytes <= SHORT_ANSWER_BYTES)
 }
 
 /// Seconds since 1970.

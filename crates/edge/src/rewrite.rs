@@ -24,6 +24,18 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What concerns only one hop, whatever a peer says.
+static ONE_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    TE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
 const RESERVED: [&str; 8] = [
     "/init",
     "/oom",
@@ -40,6 +52,15 @@ const RESERVED: [&str; 8] = [
 pub fn reserved_path(port: u16, path: &str) -> Option<String> {
     if port != ENVD_PORT {
         return None;
+    }
+    // Nothing to decode and nothing to clean, as nearly always.
+    if !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.starts_with('.')
+    {
+        let bare = path.trim_matches('/');
+        let reserved = RESERVED
+            .iter()
+            .find(|reserved| reserved.strip_prefix('/') == Some(bare));
+        return reserved.map(|&reserved| reserved.to_owned());
     }
     let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
     let mut clean: Vec<&str> = Vec::new();
@@ -133,7 +154,13 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Removes what concerns only one hop (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    // Few messages have many of them: to look at the names that are there costs less than to ask for each.
+    let found: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| ONE_HOP.contains(name))
+        .cloned()
+        .collect();
+    if found.contains(&CONNECTION) {
         let named: Vec<HeaderName> = connection_tokens(headers)
             .filter_map(|name| name.parse().ok())
             .collect();
@@ -144,28 +171,21 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         {
             headers.remove(name);
         }
-        headers.remove(CONNECTION);
     }
-    // gRPC servers insist on `TE: trailers`, which is harmless to pass on.
-    let trailers = headers.remove(TE).is_some_and(|value| {
-        value.to_str().is_ok_and(|text| {
-            text.split(',')
-                .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
-        })
-    });
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    for name in found {
+        let value = headers.remove(&name);
+        // gRPC servers insist on `TE: trailers`, which is harmless to pass on.
+        if name == TE && value.is_some_and(|value| has_trailers(&value)) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
-    }
+}
+
+fn has_trailers(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|text| {
+        text.split(',')
+            .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
+    })
 }
 
 /// Makes the headers of the request to the server inside: `host` is the host the client asked for.
@@ -214,6 +234,8 @@ mod tests {
             "/%69nit",
             "/init%2F",
             "/../init",
+            "./init",
+            "init/",
         ] {
             assert_eq!(
                 reserved_path(ENVD_PORT, path).as_deref(),
@@ -225,7 +247,17 @@ mod tests {
             reserved_path(ENVD_PORT, "/fsthaw").as_deref(),
             Some("/fsthaw")
         );
-        for path in ["/", "/health", "/init2", "/files/init", "/INIT", "*"] {
+        assert_eq!(reserved_path(ENVD_PORT, "init").as_deref(), Some("/init"));
+        for path in [
+            "/",
+            "",
+            ".",
+            "/health",
+            "/init2",
+            "/files/init",
+            "/INIT",
+            "*",
+        ] {
             assert_eq!(reserved_path(ENVD_PORT, path), None, "{path}");
         }
         assert_eq!(reserved_path(8080, "/init"), None);

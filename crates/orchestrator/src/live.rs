@@ -24,7 +24,7 @@ const MAILBOX: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     entries: RwLock<Entries>,
-    routes: RwLock<HashMap<SandboxId, Route>>,
+    routes: RwLock<HashMap<SandboxId, Arc<Route>>>,
 }
 
 #[derive(Debug, Default)]
@@ -191,12 +191,13 @@ impl Live {
         self.entries.write().closed = true;
     }
 
-    pub(crate) fn route(&self, id: &SandboxId) -> Option<Route> {
+    pub(crate) fn route(&self, id: &SandboxId) -> Option<Arc<Route>> {
         self.routes.read().get(id).cloned()
     }
 
     pub(crate) fn open_route(&self, route: Route) {
-        self.routes.write().insert(route.sandbox_id.clone(), route);
+        let id = route.sandbox_id.clone();
+        self.routes.write().insert(id, Arc::new(route));
     }
 
     /// Closes the way to a sandbox: first to new requests, then to those under way.

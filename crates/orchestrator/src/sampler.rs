@@ -2,7 +2,8 @@
 //!
 //! One task for all: ten times in each interval it takes the sandboxes whose turn has come, at most
 //! [`MOST_PER_TURN`] of them, so that a thousand sandboxes created at once do not stay in step for ever and a create
-//! never waits for more than a small batch to be written. A new sandbox's turn is at once.
+//! never waits for more than a small batch to be written. A new sandbox's turn is at once. One in which nothing has run for
+//! a minute is read more seldom, until something has: most sandboxes of a full server are idle, and so the server is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,10 @@ use crate::node::Node;
 const TURNS: u32 = 10;
 /// All slots of a server in one interval, with some to spare.
 const MOST_PER_TURN: usize = 250;
+/// So many readings that are like the one before make a sandbox an idle one.
+const UNTIL_IDLE: u32 = 12;
+/// An idle one is read once in so many intervals.
+const IDLE_INTERVALS: u32 = 6;
 /// Readings at the same time; each is a few small files.
 const AT_ONCE: usize = 16;
 /// A reading that takes longer would be worth nothing.
@@ -34,7 +39,19 @@ struct Last {
     read_at: Instant,
     at: Timestamp,
     cpu_usage_us: u64,
+    /// How many readings before it found that nothing had run.
+    idle: u32,
     oom: Unnamed,
+}
+
+impl Last {
+    /// After how long it is read again.
+    fn rest(self, interval: Duration) -> Duration {
+        match self.idle < UNTIL_IDLE {
+            true => interval,
+            false => interval * IDLE_INTERVALS,
+        }
+    }
 }
 
 /// Processes that were killed for lack of memory and that nobody has named.
@@ -90,8 +107,8 @@ fn due(node: &Node, seen: &mut HashMap<SandboxId, Last>, turn: Duration) -> Vec<
         seen.retain(|id, _| ids.contains(id));
     }
     // Half a turn of tolerance: timers are late by a little, and a little late must not mean a turn later.
-    let is_due =
-        |last: &Last| now.duration_since(last.read_at) + turn / 2 >= node.settings.sample_interval;
+    let interval = node.settings.sample_interval;
+    let is_due = |last: &Last| now.duration_since(last.read_at) + turn / 2 >= last.rest(interval);
     let mut due: Vec<(Option<Instant>, RunningSandbox)> = running
         .into_iter()
         .map(|run| (seen.get(&run.record.id), run))
@@ -117,6 +134,9 @@ async fn take(node: &Node, seen: &mut HashMap<SandboxId, Last>, due: Vec<Running
             read_at,
             at,
             cpu_usage_us,
+            idle: last
+                .filter(|last| last.cpu_usage_us == cpu_usage_us)
+                .map_or(0, |last| last.idle.saturating_add(1)),
             oom,
         };
         match stats {
@@ -224,6 +244,23 @@ fn cpu_used_pct(used_us: u64, elapsed: Duration, cpus: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_ones_are_read_more_seldom() {
+        let interval = Duration::from_secs(5);
+        let rest = |idle| {
+            let last = Last {
+                read_at: Instant::now(),
+                at: Timestamp(0),
+                cpu_usage_us: 1,
+                idle,
+                oom: Unnamed::default(),
+            };
+            last.rest(interval)
+        };
+        assert_eq!((rest(0), rest(11)), (interval, interval));
+        assert_eq!(rest(12), Duration::from_secs(30));
+    }
 
     #[test]
     fn unnamed_kills_are_logged_once_and_a_reading_later() {

@@ -450,7 +450,7 @@ impl Sandboxes {
 
     /// The way to a running sandbox. Cheap: one read lock.
     #[must_use]
-    pub fn route(&self, id: &SandboxId) -> Option<Route> {
+    pub fn route(&self, id: &SandboxId) -> Option<Arc<Route>> {
         self.node.live.route(id)
     }
 

@@ -579,7 +579,7 @@ impl Server {
 struct LiveRoutes(Sandboxes);
 
 impl Routes for LiveRoutes {
-    fn route(&self, id: &SandboxId) -> Option<Route> {
+    fn route(&self, id: &SandboxId) -> Option<Arc<Route>> {
         self.0.route(id)
     }
 

@@ -76,6 +76,8 @@ fn lives() -> Vec<Operation> {
             "Creates a sandbox, once per idempotency key. It lives 300 seconds when no timeout is given.",
         )
         .header("Idempotency-Key", text_like(KEY))
+        .header("Soulbox-Timing", text())
+        .answer_headers(&["Server-Timing"])
         .narrowed(json!({"properties": {"timeout": {"minimum": 1}}}))
         .refuses(&[422]),
         operation(

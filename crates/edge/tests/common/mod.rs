@@ -98,10 +98,10 @@ impl Guest for FakeGuest {
 }
 
 #[derive(Default)]
-pub struct FakeRoutes(pub Mutex<HashMap<SandboxId, Route>>);
+pub struct FakeRoutes(pub Mutex<HashMap<SandboxId, Arc<Route>>>);
 
 impl Routes for FakeRoutes {
-    fn route(&self, id: &SandboxId) -> Option<Route> {
+    fn route(&self, id: &SandboxId) -> Option<Arc<Route>> {
         self.0.lock().unwrap().get(id).cloned()
     }
 
@@ -165,7 +165,7 @@ impl World {
             .0
             .lock()
             .unwrap()
-            .insert(route.sandbox_id.clone(), route);
+            .insert(route.sandbox_id.clone(), Arc::new(route));
         let control = tower::service_fn(|request: Request<ClientBody>| async move {
             let text = format!("control {} {}", request.method(), request.uri().path());
             Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))
