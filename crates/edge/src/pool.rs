@@ -19,8 +19,8 @@ use crate::upstream::Upstream;
 const ENVD_IDLE: Duration = Duration::from_secs(90);
 /// Below what servers that users run close after (Node and uvicorn: 5 s), so that a request seldom meets a close.
 const USER_IDLE: Duration = Duration::from_secs(4);
-/// So many connections may rest at a port, or as many as there are requests, where these are more: what one of a thousand
-/// clients has just used is there for the next. When the requests become fewer, so do the connections.
+/// So many connections may rest at a port, or as many as there were requests at once of late, where these are more: what one
+/// of a thousand clients has just used is there for the next. When the requests become fewer, so do the connections.
 const MAX_IDLE_PER_PORT: usize = 64;
 
 /// All pools of an edge.
@@ -39,6 +39,8 @@ pub(crate) struct Pool {
     )]
     idle: Mutex<HashMap<u16, Vec<Box<Upstream>>>>,
     open: AtomicUsize,
+    /// Most that were open at once since the sweep before.
+    peak: AtomicUsize,
 }
 
 /// Counts one open request of a sandbox, while it lives.
@@ -69,6 +71,7 @@ impl Pools {
             closed: route.closed.clone(),
             idle: Mutex::default(),
             open: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
         });
         pools.insert(route.execution, Arc::clone(&pool));
         let (weak, execution, closed) =
@@ -99,6 +102,8 @@ impl Pools {
                 idle.drain(..idle.len().saturating_sub(room));
                 !idle.is_empty()
             });
+            let open = pool.open.load(Ordering::Relaxed);
+            pool.peak.store(open, Ordering::Relaxed);
         }
     }
 }
@@ -107,6 +112,7 @@ impl Pool {
     /// Counts one more open request; `None` when there are `limit` already.
     pub(crate) fn admit(self: &Arc<Self>, limit: Option<usize>) -> Option<OpenRequest> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
+        self.peak.fetch_max(before + 1, Ordering::Relaxed);
         let admitted = OpenRequest {
             pool: Arc::clone(self),
         };
@@ -115,7 +121,7 @@ impl Pool {
 
     /// How many connections may rest at each port.
     fn room(&self) -> usize {
-        MAX_IDLE_PER_PORT.max(self.open.load(Ordering::Relaxed))
+        MAX_IDLE_PER_PORT.max(self.peak.load(Ordering::Relaxed))
     }
 
     /// Takes the connection used last that is still alive.

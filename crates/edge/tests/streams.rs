@@ -468,6 +468,36 @@ async fn many_small_requests_share_one_connection() {
 }
 
 #[tokio::test]
+async fn as_many_connections_rest_as_there_were_requests_at_once() {
+    const MANY: usize = 100;
+    let world = World::start().await;
+    let server = world.raw_server(8080).await;
+    let (mut clients, mut inside) = (Vec::new(), Vec::new());
+    for _ in 0..MANY {
+        let mut client = world.client().await;
+        client.send(&request("GET", "/", 8080, "")).await;
+        clients.push(client);
+        inside.push(accept(&server).await);
+    }
+    for _ in 0..3 {
+        for raw in &mut inside {
+            raw.head().await;
+            raw.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().await.text(), "ok");
+        }
+        for client in &mut clients {
+            client.send(&request("GET", "/", 8080, "")).await;
+        }
+    }
+    for raw in &mut inside {
+        raw.head().await;
+    }
+    assert_eq!(world.dials(), MANY);
+}
+
+#[tokio::test]
 async fn a_connection_that_died_in_the_pool_is_replaced() {
     let world = World::start().await;
     let server = world.raw_server(8080).await;
