@@ -482,7 +482,8 @@ async fn as_many_connections_rest_as_there_were_requests_at_once() {
     for _ in 0..3 {
         for raw in &mut inside {
             raw.head().await;
-            raw.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            raw.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .await;
         }
         for client in &mut clients {
             assert_eq!(client.answer().await.text(), "ok");
