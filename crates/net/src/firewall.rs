@@ -215,40 +215,6 @@ pub fn remove(block: Block) -> Result<(), FirewallError> {
     apply(&tables.concat())
 }
 
-/// Chains of others that drop what a sandbox sends, out of the output of `nft list chains`: an `accept` of ours does
-/// not help against them, since every base chain of a hook must let a packet pass. Docker makes such a chain.
-#[must_use]
-pub fn foreign_forward_drops(chains: &str) -> Vec<String> {
-    let (mut table, mut chain, mut found) = (String::new(), String::new(), Vec::new());
-    for line in chains.lines().map(str::trim) {
-        let name = |text: &str| text.trim_end_matches('{').trim().to_owned();
-        if let Some(rest) = line.strip_prefix("table ") {
-            table = name(rest);
-        } else if let Some(rest) = line.strip_prefix("chain ") {
-            chain = name(rest);
-        } else if line.contains("hook forward")
-            && line.contains("policy drop")
-            && !table.starts_with("ip6 ")
-        {
-            found.push(format!("{table} {chain}"));
-        }
-    }
-    found
-}
-
-/// What to do about [`foreign_forward_drops`], for `soulbox doctor`.
-#[must_use]
-pub fn foreign_forward_drop_fix(block: Block, has_docker: bool) -> String {
-    let (table, chain) = (
-        block.prefix(),
-        if has_docker { "DOCKER-USER" } else { "FORWARD" },
-    );
-    format!(
-        "FIX: iptables -I {chain} -i '{table}v+' -j ACCEPT && \
-         iptables -I {chain} -o '{table}v+' -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,18 +228,5 @@ mod tests {
         add chain inet sb1 own_names { type nat hook prerouting priority dstnat - 1; policy accept; }
         add rule inet sb1 own_names iifname "sb1v*" ip daddr 198.18.16.1 tcp dport 443 dnat ip to 198.18.16.1:20444
         "#);
-    }
-
-    #[test]
-    fn forward_drops_of_others() {
-        let listing = "table ip filter {\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n\
-                       \tchain DOCKER-USER {\n\t}\n}\ntable ip6 filter {\n\tchain FORWARD {\n\t\ttype filter hook forward \
-                       priority filter; policy drop;\n\t}\n}\ntable inet sb0 {\n\tchain forward {\n\t\ttype filter hook forward \
-                       priority filter - 5; policy accept;\n\t}\n}\n";
-        assert_eq!(foreign_forward_drops(listing), ["ip filter FORWARD"]);
-        assert!(
-            foreign_forward_drop_fix(Block::new(0).unwrap(), true)
-                .contains("DOCKER-USER -i 'sb0v+'")
-        );
     }
 }

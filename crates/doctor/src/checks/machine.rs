@@ -46,9 +46,24 @@ fn forward_policy(facts: &Facts) -> Check {
         "dropped by default in {}: sandboxes may have no internet",
         facts.forward_drops.join(", ")
     );
-    let fix = "iptables -I FORWARD -i sb+ -j ACCEPT && iptables -I FORWARD -o sb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT \
-        (with Docker: in the chain DOCKER-USER)";
-    Check::warn("forward policy", found, fix)
+    Check::warn("forward policy", found, forward_fix(&facts.forward_drops))
+}
+
+fn forward_fix(drops: &[String]) -> String {
+    let of_ipv6 = |chain: &&String| chain.starts_with("ip6 ");
+    let count = drops.iter().filter(of_ipv6).count();
+    let programs = [("iptables", count < drops.len()), ("ip6tables", count > 0)];
+    let commands = programs
+        .into_iter()
+        .filter(|(_, meant)| *meant)
+        .map(|(program, _)| {
+            format!(
+                "{program} -I FORWARD -i sb+ -j ACCEPT && \
+             {program} -I FORWARD -o sb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+            )
+        });
+    let commands = commands.collect::<Vec<_>>().join(" && ");
+    format!("{commands} (with Docker: in the chain DOCKER-USER)")
 }
 
 fn port(facts: &Facts) -> Option<Check> {

@@ -315,3 +315,17 @@ fn a_strange_kernel_is_refused_and_nothing_is_claimed_of_it() {
     let check = found(&report, "CVE-2026-31431");
     assert!(check.found.contains("not understood"), "{}", check.found);
 }
+
+#[test]
+fn another_firewall_is_opened_by_the_program_of_its_family() {
+    let mut facts = good();
+    let mut programs = |drops: &[&str]| {
+        facts.forward_drops = drops.iter().map(|&chain| chain.to_owned()).collect();
+        let fix = found(&judge(&facts), "forward policy").fix.unwrap();
+        (fix.contains("iptables -I"), fix.contains("ip6tables -I"))
+    };
+    assert_eq!(programs(&["ip filter FORWARD"]), (true, false));
+    assert_eq!(programs(&["ip6 filter FORWARD"]), (false, true));
+    let both = ["ip filter FORWARD", "ip6 filter FORWARD"];
+    assert_eq!(programs(&both), (true, true));
+}
