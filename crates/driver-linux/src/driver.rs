@@ -19,6 +19,7 @@ use soulbox_envd_proto::{Boot, InitBody};
 use soulbox_fault as fault;
 use soulbox_launch_plan::{LaunchPlan, LaunchStep, MOUNT_VOLUME};
 use soulbox_linux::{exec, process};
+use soulbox_net::limits::TeamLimits;
 use soulbox_types::slot::Block;
 use soulbox_types::{
     LayerDigest, MemoryId, SandboxId, SandboxSpec, SlotIndex, Timestamp, VolumeId,
@@ -65,7 +66,7 @@ pub struct Settings {
     /// Slots to keep ready.
     pub slots_ready: usize,
     /// Connections that all sandboxes of a team may have at a time, if that is bounded.
-    pub connections_per_team: Option<u32>,
+    pub connections_of_team: TeamLimits,
     /// How disks are limited.
     pub disk: DiskSettings,
     /// Where CRIU is: Debian's package and those that it needs, unpacked. Without it no sandbox is written to disk.

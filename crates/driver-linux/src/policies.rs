@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use soulbox_net::firewall::{self, FirewallError};
+use soulbox_net::limits::TeamLimits;
 use soulbox_net::nft::Nft;
 use soulbox_net::{limits, policy};
 use soulbox_types::slot::Block;
@@ -18,8 +19,10 @@ pub(crate) struct Policies {
     block: Block,
     /// Whether somebody hears what they refuse.
     tells: bool,
-    /// Connections that all sandboxes of a team may have, if that is bounded.
-    per_team: Option<u32>,
+    /// Whether the server takes connections of IPv6.
+    has_ipv6: bool,
+    /// What connections all sandboxes of a team may have.
+    of_team: TeamLimits,
     state: Mutex<State>,
 }
 
@@ -31,21 +34,20 @@ struct State {
 }
 
 impl Policies {
-    pub(crate) fn of(block: Block, tells: bool, per_team: Option<u32>) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         Self {
-            block,
-            tells,
-            per_team,
+            block: settings.block,
+            tells: settings.tells_refusals,
+            has_ipv6: settings.has_ipv6,
+            of_team: settings.connections_of_team,
             state: Mutex::default(),
         }
     }
 
     /// Makes everything be in force in a slot that is about the network of the sandbox that is to stand there.
     pub(crate) fn enter(&self, slot: SlotIndex, spec: &SandboxSpec) -> Result<(), FirewallError> {
-        if spec.network.has_cable()
-            && let Some(most) = self.per_team
-        {
-            let member = limits::render_member(slot, spec.team.as_ref(), most);
+        if spec.network.has_cable() && !self.of_team.is_none() {
+            let member = limits::render_member(slot, spec.team.as_ref(), self.of_team);
             locked(&self.state).nft.apply(&member)?;
         }
         self.put(slot, &spec.network)
@@ -80,8 +82,8 @@ impl Policies {
         let (mut found, mut members) = (Vec::new(), String::new());
         for (slot, spec) in specs {
             found.extend(spec.network.policy().map(|policy| (slot, policy)));
-            if let Some(most) = self.per_team {
-                members += &limits::render_member(slot, spec.team.as_ref(), most);
+            if !self.of_team.is_none() {
+                members += &limits::render_member(slot, spec.team.as_ref(), self.of_team);
             }
         }
         let mut state = locked(&self.state);

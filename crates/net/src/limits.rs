@@ -18,8 +18,25 @@ pub struct ConnectionLimits {
     pub per_sandbox: u32,
     /// Connections that one sandbox may begin in a second. Twice as many at once are let through after some quiet.
     pub new_per_second: u32,
-    /// Connections at a time that lead out of all sandboxes of one team, as far as that is bounded.
-    pub per_team: Option<u32>,
+    /// What all sandboxes of one team may have together.
+    pub of_team: TeamLimits,
+}
+
+/// What all sandboxes of one team may have together, as far as that is bounded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TeamLimits {
+    /// Connections at a time that lead out of them.
+    pub open: Option<u32>,
+    /// Connections that they may begin in a second. Twice as many at once are let through after some quiet.
+    pub new_per_second: Option<u32>,
+}
+
+impl TeamLimits {
+    /// Whether there is nothing to count.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
 }
 
 impl Default for ConnectionLimits {
@@ -27,7 +44,7 @@ impl Default for ConnectionLimits {
         Self {
             per_sandbox: 4096,
             new_per_second: 1000,
-            per_team: None,
+            of_team: TeamLimits::default(),
         }
     }
 }
@@ -48,13 +65,13 @@ pub fn render(block: Block, limits: ConnectionLimits, tells: bool) -> String {
     let ConnectionLimits {
         per_sandbox,
         new_per_second,
-        per_team,
+        of_team,
     } = limits;
     let burst = new_per_second.saturating_mul(2);
     let tell = told::rule(&table, block, Refusal::Connections, tells);
-    let of_team = match per_team {
-        Some(_) => format!("add rule {table} judge iifname vmap @members\n"),
-        None => String::new(),
+    let of_team = match of_team.is_none() {
+        true => String::new(),
+        false => format!("add rule {table} judge iifname vmap @members\n"),
     };
     format!(
         r"add table {table}
@@ -63,6 +80,7 @@ add set {table} begun{new_per_second} {{ type ifname; flags dynamic; size 4096; 
 add counter {table} too_many_open
 add counter {table} too_many_begun
 add counter {table} too_many_of_team
+add counter {table} too_many_begun_of_team
 add map {table} members {{ {MEMBERS} }}
 add chain {table} refuse
 flush chain {table} refuse
@@ -85,22 +103,35 @@ add rule {table} forward iifname {cables} jump judge
     )
 }
 
-/// The commands that make a slot's connections count as this team's, of which there may be so many, and nobody else's.
-/// All connections of a team are in one element, whose key is what all cables have in common.
+/// The commands that make a slot's connections count as this team's, and nobody else's.
+/// All connections of a team are in one element of each set, whose key is what all cables have in common.
 #[must_use]
-pub fn render_member(slot: SlotIndex, team: Option<&TeamId>, most: u32) -> String {
+pub fn render_member(slot: SlotIndex, team: Option<&TeamId>, limits: TeamLimits) -> String {
     let (table, cable, number) = (table(slot.block()), slot.link_name(), slot.index());
     let mut text = format!("add chain {table} m{number}\nflush chain {table} m{number}\n");
     if let Some(team) = team {
         let team = team.as_str().replace('-', "");
-        text += &format!(
-            r#"add set {table} t{team}n{most} {{ type iface_type; flags dynamic; size 2; }}
-add chain {table} t{team}
-flush chain {table} t{team}
-add rule {table} t{team} add @t{team}n{most} {{ meta iiftype ct count over {most} }} counter name too_many_of_team goto refuse
-add rule {table} m{number} jump t{team}
-"#
-        );
+        let TeamLimits {
+            open,
+            new_per_second,
+        } = limits;
+        text += &format!("add chain {table} t{team}\nflush chain {table} t{team}\n");
+        let mut counted = |set: &str, what: &str, counter: &str| {
+            text += &format!(
+                "add set {table} {set} {{ type iface_type; flags dynamic; size 2; }}\n\
+                 add rule {table} t{team} add @{set} {{ meta iiftype {what} }} counter name {counter} goto refuse\n"
+            );
+        };
+        if let Some(rate) = new_per_second {
+            let burst = rate.saturating_mul(2);
+            let what = format!("limit rate over {rate}/second burst {burst} packets");
+            counted(&format!("t{team}r{rate}"), &what, "too_many_begun_of_team");
+        }
+        if let Some(most) = open {
+            let what = format!("ct count over {most}");
+            counted(&format!("t{team}n{most}"), &what, "too_many_of_team");
+        }
+        text += &format!("add rule {table} m{number} jump t{team}\n");
     }
     text + &format!(
         "add map {table} members {{ {MEMBERS} elements = {{ \"{cable}\" : jump m{number} }}; }}\n"
@@ -123,8 +154,12 @@ mod tests {
         let block = Block::new(1).unwrap();
         let team = "0a1b2c3d-0000-4000-8000-00000000000f".parse().unwrap();
         let slot = SlotIndex::new(block, 7).unwrap();
+        let of_team = TeamLimits {
+            open: Some(100),
+            new_per_second: Some(50),
+        };
         let bounded = ConnectionLimits {
-            per_team: Some(100),
+            of_team,
             ..ConnectionLimits::default()
         };
         insta::assert_snapshot!(
@@ -132,8 +167,8 @@ mod tests {
         );
         insta::assert_snapshot!(
             render(block, bounded, true)
-                + &render_member(slot, Some(&team), 100)
-                + &render_member(slot, None, 100)
+                + &render_member(slot, Some(&team), of_team)
+                + &render_member(slot, None, of_team)
         );
     }
 }

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use soulbox_net::firewall::{render, render_removal};
-use soulbox_net::limits::{self, ConnectionLimits};
+use soulbox_net::limits::{self, ConnectionLimits, TeamLimits};
 use soulbox_net::{ipv6, policy};
 use soulbox_types::slot::Block;
 use soulbox_types::{Cidr, EgressPolicy, SlotIndex, TeamId};
@@ -464,7 +464,7 @@ fn each_sandbox_has_so_many_connections() {
     let limits = ConnectionLimits {
         per_sandbox: 20,
         new_per_second: 1000,
-        per_team: None,
+        of_team: TeamLimits::default(),
     };
     world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     world.listen("world", "93.184.216.34:80");
@@ -483,7 +483,7 @@ fn each_sandbox_has_so_many_connections() {
     let slow = ConnectionLimits {
         per_sandbox: 4096,
         new_per_second: 20,
-        per_team: None,
+        of_team: TeamLimits::default(),
     };
     world.nft(&limits::render(block, slow, true));
     let (hasty, held) = Many::begin(&world, "b");
@@ -502,16 +502,19 @@ fn a_team_has_so_many_connections() {
     }
     let mut world = World::build("t").expect("namespaces can be made");
     let block = Block::new(1).unwrap();
-    let most = 30;
+    let of_team = TeamLimits {
+        open: Some(30),
+        new_per_second: None,
+    };
     let limits = ConnectionLimits {
         per_sandbox: 20,
-        per_team: Some(most),
+        of_team,
         ..ConnectionLimits::default()
     };
     let (team, other) = (TeamId::random(), TeamId::random());
     let member = |number, team: Option<&TeamId>| {
         let slot = SlotIndex::new(block, number).unwrap();
-        limits::render_member(slot, team, most)
+        limits::render_member(slot, team, of_team)
     };
     world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
     world.nft(&(member(1, Some(&team)) + &member(2, Some(&team))));
@@ -531,4 +534,47 @@ fn a_team_has_so_many_connections() {
     let (second, held) = Many::begin(&world, "b");
     assert_eq!(held, "20 and ConnectionRefused");
     drop((first.end(), second.end()));
+}
+
+#[test]
+fn a_team_begins_so_many_connections_in_a_second() {
+    if !possible() {
+        println!("SKIPPED: needs root, nft, ip and the right to make network namespaces");
+        return;
+    }
+    let mut world = World::build("r").expect("namespaces can be made");
+    let block = Block::new(1).unwrap();
+    let of_team = TeamLimits {
+        open: None,
+        new_per_second: Some(20),
+    };
+    let limits = ConnectionLimits {
+        of_team,
+        ..ConnectionLimits::default()
+    };
+    let (team, other) = (TeamId::random(), TeamId::random());
+    let member = |number, team: &TeamId| {
+        let slot = SlotIndex::new(block, number).unwrap();
+        limits::render_member(slot, Some(team), of_team)
+    };
+    world.nft(&(render(block, true, true) + &limits::render(block, limits, true)));
+    world.nft(&(member(1, &team) + &member(2, &team)));
+    world.listen("world", "93.184.216.34:80");
+
+    let (hasty, held) = Many::begin(&world, "a");
+    let (count, refused) = held.split_once(" and ").unwrap();
+    assert_eq!(refused, "ConnectionRefused");
+    assert!((40..MOST).contains(&count.parse().unwrap()), "{held}");
+    // One more of the team begins with what is left, and to come and go gives nothing back.
+    world.nft(&member(2, &team));
+    let (neighbour, held) = Many::begin(&world, "b");
+    let (count, _) = held.split_once(" and ").unwrap();
+    assert!(count.parse::<usize>().unwrap() < 40, "{held}");
+    drop((hasty.end(), neighbour.end()));
+    world.nft(&member(2, &other));
+    let (stranger, held) = Many::begin(&world, "b");
+    let (count, _) = held.split_once(" and ").unwrap();
+    assert!((40..MOST).contains(&count.parse().unwrap()), "{held}");
+    drop(stranger.end());
+    world.nft(&limits::render_removal(block));
 }

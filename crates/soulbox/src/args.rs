@@ -205,6 +205,9 @@ pub(crate) struct ServeArgs {
     /// Connections that all sandboxes of a team may have open to the network at a time; 0 for any number [default: 0]
     #[arg(long, value_name = "N")]
     pub(crate) max_connections_per_team: Option<String>,
+    /// Connections to the network that all sandboxes of a team may begin in a second; 0 for any number [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) new_connections_per_second_per_team: Option<String>,
     /// When the files of a sandbox that is paused with its memory are saved, in seconds after the pause [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) save_paused_after_seconds: Option<String>,
@@ -314,6 +317,10 @@ impl ServeArgs {
             (
                 Setting::MaxConnectionsPerTeam,
                 &self.max_connections_per_team,
+            ),
+            (
+                Setting::NewConnectionsPerSecondPerTeam,
+                &self.new_connections_per_second_per_team,
             ),
             (
                 Setting::SavePausedAfterSeconds,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use soulbox_builder::Mirrors;
 use soulbox_driver_linux::{BackingChoice, DiskSettings};
 use soulbox_net::ipv6::Ipv6;
-use soulbox_net::limits::ConnectionLimits;
+use soulbox_net::limits::{ConnectionLimits, TeamLimits};
 use soulbox_registry::PrivateRegistry;
 use soulbox_telemetry::logs;
 use soulbox_types::{Cidr, Limits};
@@ -68,7 +68,8 @@ pub(crate) struct Config {
     pub(crate) hibernate_on_stop: Duration,
     /// Connections out of a sandbox: at a time (`max_connections_per_sandbox`, 16 to 1,000,000, default 4096), and begun
     /// in a second (`new_connections_per_second`, 1 to 1,000,000, default 1000). Those of all sandboxes of a team at a time
-    /// (`max_connections_per_team`, 0 (no bound) to 1,000,000, default 0).
+    /// (`max_connections_per_team`, 0 (no bound) to 1,000,000, default 0), and begun in a second
+    /// (`new_connections_per_second_per_team`, the same).
     pub(crate) connections: ConnectionLimits,
     /// DNS servers that sandboxes' queries are forwarded to. Empty: the host's own, from `/etc/resolv.conf`.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -277,6 +278,8 @@ impl Judge<'_> {
         let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
         let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
         let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
+        let new_team_connections =
+            self.number(Setting::NewConnectionsPerSecondPerTeam, 0, 1_000_000);
         let dns_upstreams = self.dns_upstreams();
         let (ipv6, private_registries) = (self.ipv6(), self.private_registries());
         let private_webhooks = self.private_webhooks();
@@ -316,7 +319,10 @@ impl Judge<'_> {
             connections: ConnectionLimits {
                 per_sandbox: connections?,
                 new_per_second: new_connections?,
-                per_team: Some(team_connections?).filter(|most| *most > 0),
+                of_team: TeamLimits {
+                    open: Some(team_connections?).filter(|most| *most > 0),
+                    new_per_second: Some(new_team_connections?).filter(|most| *most > 0),
+                },
             },
             dns_upstreams: dns_upstreams?,
             ipv6: ipv6?,

@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use soulbox_driver::{Driver, DriverError, Guest};
 use soulbox_driver_linux::cgroup::{Hierarchies, SlotCgroup};
 use soulbox_driver_linux::{DiskSettings, NamespaceDriver, Programs, Settings};
-use soulbox_net::limits::{self, ConnectionLimits};
+use soulbox_net::limits::{self, ConnectionLimits, TeamLimits};
 use soulbox_net::{block, firewall, gateway};
 use soulbox_types::slot::{Block, SLOTS_PER_BLOCK, UIDS_PER_SLOT};
 use soulbox_types::{
@@ -202,7 +202,7 @@ impl Place {
         slots_ready: usize,
     ) -> NamespaceDriver {
         let settings = Settings {
-            connections_per_team: None,
+            connections_of_team: TeamLimits::default(),
             data_dir: data_dir.to_owned(),
             layers_dir: needs.layers_dir.clone(),
             block: self.block,

@@ -36,6 +36,7 @@ pub(crate) enum Setting {
     MaxConnectionsPerSandbox,
     NewConnectionsPerSecond,
     MaxConnectionsPerTeam,
+    NewConnectionsPerSecondPerTeam,
     SavePausedAfterSeconds,
     HibernateAfterSeconds,
     HibernateOnStopSeconds,
@@ -63,7 +64,7 @@ pub(crate) enum Setting {
 
 impl Setting {
     /// Every setting, in the order people see them.
-    pub(crate) const ALL: [Self; 47] = [
+    pub(crate) const ALL: [Self; 48] = [
         Self::DataDir,
         Self::Listen,
         Self::Domain,
@@ -88,6 +89,7 @@ impl Setting {
         Self::MaxConnectionsPerSandbox,
         Self::NewConnectionsPerSecond,
         Self::MaxConnectionsPerTeam,
+        Self::NewConnectionsPerSecondPerTeam,
         Self::SavePausedAfterSeconds,
         Self::HibernateAfterSeconds,
         Self::HibernateOnStopSeconds,
@@ -140,6 +142,7 @@ impl Setting {
             Self::MaxConnectionsPerSandbox => "max_connections_per_sandbox",
             Self::NewConnectionsPerSecond => "new_connections_per_second",
             Self::MaxConnectionsPerTeam => "max_connections_per_team",
+            Self::NewConnectionsPerSecondPerTeam => "new_connections_per_second_per_team",
             Self::SavePausedAfterSeconds => "save_paused_after_seconds",
             Self::HibernateAfterSeconds => "hibernate_after_seconds",
             Self::HibernateOnStopSeconds => "hibernate_on_stop_seconds",
@@ -201,7 +204,7 @@ impl Setting {
             Self::SlotsReady => "8",
             Self::MaxConnectionsPerSandbox => "4096",
             Self::NewConnectionsPerSecond => "1000",
-            Self::MaxConnectionsPerTeam => "0",
+            Self::MaxConnectionsPerTeam | Self::NewConnectionsPerSecondPerTeam => "0",
             Self::SavePausedAfterSeconds => "30",
             Self::HibernateAfterSeconds => "300",
             Self::HibernateOnStopSeconds => "0",

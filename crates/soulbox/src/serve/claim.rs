@@ -146,7 +146,7 @@ impl Claim {
         programs: Programs<'_>,
     ) -> anyhow::Result<NamespaceDriver> {
         let settings = Settings {
-            connections_per_team: self.limits.per_team,
+            connections_of_team: self.limits.of_team,
             data_dir: self.data_dir.clone(),
             layers_dir: self.data_dir.join("layers"),
             block: self.block,
