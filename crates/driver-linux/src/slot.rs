@@ -152,10 +152,15 @@ impl Pool {
         }
         // Connections that nobody has closed would count as those of whoever stands here next, for days. To forget them, the
         // kernel reads its whole table, which is what most sandboxes' ends would cost most.
-        if !has_sent_nothing(index)
-            && let Err(error) = conntrack::forget_from(index.address())
-        {
-            tracing::warn!(%error, slot = index.index(), "the kernel still counts connections of an ended sandbox");
+        let own = [
+            Some(index.address().into()),
+            self.host.has_ipv6.then(|| index.address_v6().into()),
+        ];
+        let has_sent = !has_sent_nothing(index);
+        for address in own.into_iter().flatten().filter(|_| has_sent) {
+            if let Err(error) = conntrack::forget_from(address) {
+                tracing::warn!(%error, %address, "the kernel still counts connections of an ended sandbox");
+            }
         }
         locked(&self.state).free.push_back(index.index());
         self.changed.notify_one();

@@ -3,7 +3,7 @@
 //! The messages are few and fixed, so they are written here by hand (linux/netfilter/nfnetlink_conntrack.h).
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustix::net::{
     RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
@@ -17,10 +17,14 @@ const FLAGS: u16 = 1 | 4;
 const ERROR: u16 = 2;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
-/// `AF_INET`, and the version from which on the kernel looks at the family.
-const FAMILY: [u8; 4] = [2, 1, 0, 0];
-/// `CTA_TUPLE_ORIG`, `CTA_TUPLE_IP` within it, and `CTA_IP_V4_SRC` within that.
-const TUPLE: [u16; 3] = [1 | NESTED, 1 | NESTED, 1];
+/// `AF_INET` and `AF_INET6`.
+const FAMILIES: [u8; 2] = [2, 10];
+/// From this version on the kernel looks at the family.
+const VERSION: u8 = 1;
+/// `CTA_TUPLE_ORIG`, and `CTA_TUPLE_IP` within it.
+const TUPLE: [u16; 2] = [1 | NESTED, 1 | NESTED];
+/// Within that: `CTA_IP_V4_SRC` and `CTA_IP_V6_SRC`.
+const SOURCES: [u16; 2] = [1, 3];
 /// `CTA_FILTER`, and in it `CTA_FILTER_ORIG_FLAGS` and `CTA_FILTER_REPLY_FLAGS`.
 const FILTER: u16 = 25 | NESTED;
 const FILTER_FLAGS: [u16; 2] = [1, 2];
@@ -32,7 +36,7 @@ const HEADER_BYTES: usize = 16;
 ///
 /// # Errors
 /// When the kernel refuses, or has no such table.
-pub fn forget_from(address: Ipv4Addr) -> io::Result<()> {
+pub fn forget_from(address: IpAddr) -> io::Result<()> {
     let socket = socket_with(
         rustix::net::AddressFamily::NETLINK,
         SocketType::RAW,
@@ -45,16 +49,20 @@ pub fn forget_from(address: Ipv4Addr) -> io::Result<()> {
     acknowledged(buffer.get(..count).unwrap_or_default())
 }
 
-fn request(address: Ipv4Addr) -> Vec<u8> {
-    let [outer, inner, source] = TUPLE;
-    let tuple = attribute(inner, &attribute(source, &address.octets()));
+fn request(address: IpAddr) -> Vec<u8> {
+    let ([outer, inner], [v4, v6], [source_v4, source_v6]) = (TUPLE, FAMILIES, SOURCES);
+    let (family, source) = match address {
+        IpAddr::V4(address) => (v4, attribute(source_v4, &address.octets())),
+        IpAddr::V6(address) => (v6, attribute(source_v6, &address.octets())),
+    };
+    let tuple = attribute(inner, &source);
     let [of_tuple, of_reply] = FILTER_FLAGS;
     let filter = [
         attribute(of_tuple, &BY_SOURCE.to_ne_bytes()),
         attribute(of_reply, &0_u32.to_ne_bytes()),
     ];
     let body = [
-        FAMILY.to_vec(),
+        vec![family, VERSION, 0, 0],
         attribute(outer, &tuple),
         attribute(FILTER, &filter.concat()),
     ]
@@ -99,10 +107,12 @@ mod tests {
 
     #[test]
     fn a_request_and_its_answers() {
-        let bytes = request(Ipv4Addr::new(198, 18, 1, 2));
+        let bytes = request([198, 18, 1, 2].into());
         assert_eq!(bytes.len(), HEADER_BYTES + 4 + 16 + 20);
         assert_eq!(bytes[0..4], 56_u32.to_ne_bytes());
         assert_eq!(bytes[32..36], [198, 18, 1, 2]);
+        let of_ipv6 = request("fd00::7".parse().unwrap());
+        assert_eq!((of_ipv6.len(), of_ipv6[16]), (bytes.len() + 12, 10));
         let answer = |number: i32| {
             let mut answer = vec![0; HEADER_BYTES];
             answer[4..6].copy_from_slice(&ERROR.to_ne_bytes());
