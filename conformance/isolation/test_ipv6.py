@@ -219,14 +219,6 @@ def test_lists_of_addresses(far, create):
     assert answers(sandbox, inside, outside) == ["refused", reached]
 
 
-def test_where_names_decide_ipv6_is_closed(far, create):
-    """Names are read over IPv4 only: programs turn to it at once."""
-    name = f"v6-{far.inside6.replace(':', '-')}.ip.conformance.test"
-    sandbox = create(network={"allow_out": ["*", far.inside6], "deny_out": [ALL_TRAFFIC]})
-    assert answers(sandbox, *(f"{far.inside6}/{port}" for port in (80, 443, 8081)), f"{name}/443") == ["refused"] * 4
-    assert "REACHED" in sandbox.commands.run(f"curl -sSk -m 5 https://{far.name}/").stdout
-
-
 def test_an_address_of_another_is_not_believed(far, create):
     """Anybody may bind to any address of IPv6 (IPV6_FREEBIND); what is sent from there does not arrive."""
     one, other = create(), create()

@@ -42,7 +42,8 @@ def pump(one, other):
     try: other.shutdown(socket.SHUT_WR)
     except OSError: pass
 def reach(target, port):
-    far = socket.create_connection((names.get(target, target), port), 5, source_address=(address, 0))
+    own = None if ":" in target else (address, 0)
+    far = socket.create_connection((names.get(target, target), port), 5, source_address=own)
     far.settimeout(None)
     return far
 def both(s, far):
@@ -99,9 +100,10 @@ def serve(s, mode):
         if not good: return note(mode=mode, refused=user)
     _, command, _, kind = exactly(s, 4)
     if kind == 1: target = socket.inet_ntoa(exactly(s, 4))
+    elif kind == 4: target = socket.inet_ntop(socket.AF_INET6, exactly(s, 16))
     else: target = exactly(s, exactly(s, 1)[0]).decode()
     port = struct.unpack("!H", exactly(s, 2))[0]
-    note(mode=mode, user=user, kind="address" if kind == 1 else "name", target=target, port=port)
+    note(mode=mode, user=user, kind="name" if kind == 3 else "address", target=target, port=port)
     try: far = reach(target, port)
     except OSError: return s.sendall(b"\5\5\0\1" + bytes(6))
     s.sendall(b"\5\0\0\1" + bytes(6))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 _SERVER = r"""
-import http.server, json, os, ssl, sys, threading
+import http.server, json, os, socket, ssl, sys, threading
 log, *servers = sys.argv[1:]
 out = os.open(log, os.O_WRONLY | os.O_APPEND)
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -34,17 +34,21 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
     do_POST = do_TRACE = do_GET
     def log_message(self, *_): pass
+class Four(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+class Six(Four):
+    address_family = socket.AF_INET6
 for server in servers:
     what, address, cert = server.split(",")
-    http.server.ThreadingHTTPServer.request_queue_size = 128
-    http_server = http.server.ThreadingHTTPServer((address, 443), Answer)
+    Server = Six if ":" in address else Four
+    http_server = Server((address, 443), Answer)
     http_server.what = what
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert)
     # The handshake is done by the thread of the connection: one that fails holds up nobody.
     http_server.socket = context.wrap_socket(http_server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=http_server.serve_forever, daemon=True).start()
-    plain = http.server.ThreadingHTTPServer((address, 80), Answer)
+    plain = Server((address, 80), Answer)
     plain.what = what + " in the clear"
     threading.Thread(target=plain.serve_forever, daemon=True).start()
 print("up", flush=True)
@@ -78,23 +82,28 @@ def _run(*command: str) -> None:
 
 
 class Upstream:
-    """`ruled`, `other` and `untrusted`, and `second`, which speaks HTTP/2 only: names with an address each. Everything goes
-    when `close` is called."""
+    """`ruled`, `other` and `untrusted`, and `second`, which speaks HTTP/2 only: names with an address each. With `ipv6` also
+    `six` and `seven`, with an address of IPv6 each. Everything goes when `close` is called."""
 
-    def __init__(self):
+    def __init__(self, ipv6: bool = False):
         number = os.getpid() % 50_000
         self.namespace = f"upstream{number}"
         self.cable = f"cfu{number}"
         prefix = f"11.{200 + number // 250 % 50}.{number % 250}"
         self.host = f"{prefix}.1"
         self.addresses = {"ruled": f"{prefix}.2", "other": f"{prefix}.3", "untrusted": f"{prefix}.4", "second": f"{prefix}.5"}
+        self.host6 = f"2a0c:{number:x}:0:0:0:0:0:1" if ipv6 else None
+        if ipv6:
+            self.addresses |= {which: f"2a0c:{number:x}:0:0:0:0:0:{last}" for which, last in (("six", 6), ("seven", 7))}
         self.work = tempfile.TemporaryDirectory(prefix="upstream-")
         self.log = Path(self.work.name, "log")
         self.authority = Path(self.work.name, "authority.pem")
         self.servers: list[subprocess.Popen] = []
 
     def name(self, which: str) -> str:
-        return f"{self.addresses[which].replace('.', '-')}.ip.conformance.test"
+        address = self.addresses[which]
+        number = f"v6-{address.replace(':', '-')}" if ":" in address else address.replace(".", "-")
+        return f"{number}.ip.conformance.test"
 
     def _certificate(self, which: str) -> Path:
         """Of the test's authority, but for the one that is not to be trusted."""
@@ -120,20 +129,24 @@ class Upstream:
         _run("ip", "netns", "add", self.namespace)
         _run("ip", "link", "add", self.cable, "type", "veth", "peer", "name", inner, "netns", self.namespace)
         _run("ip", "address", "add", f"{self.host}/24", "dev", self.cable)
+        if self.host6:
+            _run("ip", "-6", "address", "add", f"{self.host6}/64", "dev", self.cable, "nodad")
         _run("ip", "link", "set", self.cable, "up")
         for address in self.addresses.values():
-            _run("ip", "-n", self.namespace, "address", "add", f"{address}/24", "dev", inner)
+            how = [f"{address}/64", "nodad"] if ":" in address else [f"{address}/24"]
+            _run("ip", "-n", self.namespace, "address", "add", *how, "dev", inner)
         _run("ip", "-n", self.namespace, "link", "set", inner, "up")
         _run("ip", "-n", self.namespace, "link", "set", "lo", "up")
         self._authority(self.authority, self.authority.with_suffix(".key"))
         self.log.touch()
         certificates = {which: str(self._certificate(which)) for which in self.addresses}
         servers = [f"{which},{address},{certificates[which]}" for which, address in self.addresses.items() if which != "second"]
-        self._start(sys.executable, "-c", _SERVER, str(self.log), *servers)
-        self._start("node", "-e", _SERVER_OF_HTTP2, str(self.log), self.addresses["second"], certificates["second"])
+        self.start(sys.executable, "-c", _SERVER, str(self.log), *servers)
+        self.start("node", "-e", _SERVER_OF_HTTP2, str(self.log), self.addresses["second"], certificates["second"])
         return self
 
-    def _start(self, *command: str) -> None:
+    def start(self, *command: str) -> None:
+        """Starts a program beside the servers, and waits until it says `up`."""
         inside = ["ip", "netns", "exec", self.namespace, *command]
         self.servers.append(subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
         assert self.servers[-1].stdout.readline().strip() == "up"

@@ -98,11 +98,7 @@ impl Host {
         Ok(Self {
             block,
             has_ipv6: settings.has_ipv6,
-            policies: Policies::of(
-                block,
-                settings.tells_refusals,
-                settings.connections_per_team,
-            ),
+            policies: Policies::of(settings),
             facts: facts(&hierarchies, disks.backing())?,
             criu: settings.criu_dir.as_deref().map_or_else(
                 || Err("no CRIU is configured\nFIX: soulbox criu".to_owned()),

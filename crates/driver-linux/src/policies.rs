@@ -11,6 +11,7 @@ use soulbox_net::{limits, policy};
 use soulbox_types::slot::Block;
 use soulbox_types::{NetworkMode, SandboxSpec, SlotIndex};
 
+use crate::driver::Settings;
 use crate::lock::locked;
 
 /// The policies of a block. Only [`Policies`] changes the block's second table, and who is a member of a team in the third.
@@ -61,7 +62,7 @@ impl Policies {
         let mut state = locked(&self.state);
         // Noted first: half of it would be removed, too.
         state.slots.insert(slot);
-        state.nft.apply(&policy::render(slot, lists))
+        state.nft.apply(&policy::render(slot, lists, self.has_ipv6))
     }
 
     /// Leaves the slot without a policy.
@@ -87,7 +88,8 @@ impl Policies {
             }
         }
         let mut state = locked(&self.state);
-        let policies = policy::render_all(self.block, self.tells, found.iter().copied());
+        let policies =
+            policy::render_all(self.block, self.tells, self.has_ipv6, found.iter().copied());
         firewall::apply(&(policies + &members))?;
         state.slots = found.into_iter().map(|(slot, _)| slot).collect();
         Ok(())

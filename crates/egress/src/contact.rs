@@ -3,7 +3,7 @@
 //! A sandbox chooses how often and what it says. So there is an allowance for each, a bound on what waits, and one on the
 //! length of every text; what is left out is counted and told with the next that is not.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use soulbox_types::{SandboxId, Timestamp};
@@ -28,7 +28,7 @@ pub struct Contact {
     /// The name or the address that it asked for.
     pub target: String,
     /// Where a connection went.
-    pub address: Option<SocketAddrV4>,
+    pub address: Option<SocketAddr>,
     /// Whether it was let through.
     pub allowed: bool,
     /// The entry of the policy that decided, or why it was refused.

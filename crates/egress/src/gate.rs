@@ -1,7 +1,7 @@
 //! Which sandbox an address belongs to, what it may reach, and what the resolver has told it.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use soulbox_net::resolver::{Names, Told};
 use soulbox_net::told::{Refusal, RefusedPacket};
 use soulbox_types::policy::{Rule, canonical_name};
 use soulbox_types::upstream::Upstream;
-use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, Timestamp};
+use soulbox_types::{EgressPolicy, NetworkMode, SandboxId, SlotIndex, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::broker::{Broker, Ruled};
@@ -63,7 +63,7 @@ struct Entry {
     sandbox: SandboxId,
     policy: Option<Arc<EgressPolicy>>,
     /// Until when an address is good for a name.
-    told: HashMap<String, HashMap<Ipv4Addr, Instant>>,
+    told: HashMap<String, HashMap<IpAddr, Instant>>,
     quiet: HashMap<String, Instant>,
     allowance: Allowance,
     /// The same for programs that it starts: they are not to drown what it says to the network.
@@ -193,18 +193,18 @@ impl Gate {
         &self,
         client: Ipv4Addr,
         name: Option<&str>,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> Result<Rule, String> {
         let entries = self.entries.lock();
         let entry = entries.get(&client);
         let known = entry.and_then(|entry| Some((entry, entry.policy.as_ref()?)));
         let (entry, policy) = known.ok_or("no policy is known")?;
-        let by_address = policy.of_address(address.into());
+        let by_address = policy.of_address(address);
         let Some(name) = name else {
             return verdict(by_address);
         };
         let name = canonical_name(name).ok_or("what it asks for is no host name")?;
-        let rule = policy.of_name(&name, address.into());
+        let rule = policy.of_name(&name, address);
         let told = entry.told.get(&name).and_then(|told| told.get(&address));
         match &rule {
             Rule::AllowName(_) if told.is_none_or(|good| *good <= Instant::now()) => {
@@ -249,17 +249,18 @@ impl Gate {
     /// Notes a packet that the kernel has refused.
     pub(crate) fn was_refused(&self, packet: &RefusedPacket) {
         let mut entries = self.entries.lock();
-        let Some(entry) = entries.get_mut(&packet.from) else {
+        let client = sandbox_at(packet.from);
+        let Some(entry) = client.and_then(|client| entries.get_mut(&client)) else {
             return;
         };
         let kind = match packet.protocol {
-            1 => "icmp",
+            1 | 58 => "icmp",
             6 => "tcp",
             17 => "udp",
             _ => "ip",
         };
         let reason = why_refused(packet, entry.policy.as_deref());
-        let address = packet.port.map(|port| SocketAddrV4::new(packet.to, port));
+        let address = packet.port.map(|port| SocketAddr::new(packet.to, port));
         let target = match address {
             Some(address) => address.to_string(),
             None => packet.to.to_string(),
@@ -282,12 +283,20 @@ fn why_refused(packet: &RefusedPacket, policy: Option<&EgressPolicy>) -> String 
     match (packet.refusal, policy) {
         (Refusal::Connections, _) => "it has or begins too many connections".to_owned(),
         (Refusal::Closed, _) | (Refusal::Policy, None) => Rule::Closed.to_string(),
-        (Refusal::Policy, Some(policy)) => match policy.of_address(packet.to.into()) {
+        (Refusal::Policy, Some(policy)) => match policy.of_address(packet.to) {
             closing if !closing.allows() => closing.to_string(),
             _ if policy.upstream.is_some() => "only TCP goes through its proxy".to_owned(),
             // It has changed meanwhile.
             opening => opening.to_string(),
         },
+    }
+}
+
+/// The address of IPv4 by which the sandbox is known that has this one.
+pub(crate) fn sandbox_at(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => SlotIndex::of_address_v6(address).map(SlotIndex::address),
     }
 }
 
@@ -304,7 +313,7 @@ fn note(
     contacts: &mpsc::Sender<Contact>,
     protocol: &'static str,
     target: &str,
-    address: Option<SocketAddrV4>,
+    address: Option<SocketAddr>,
     reason: &str,
 ) {
     let now = Instant::now();
@@ -417,7 +426,7 @@ impl Names for Gate {
         }
     }
 
-    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(Ipv4Addr, u32)]) {
+    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(IpAddr, u32)]) {
         let Some(name) = canonical_name(name) else {
             return;
         };
@@ -453,8 +462,8 @@ mod tests {
     use super::*;
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
-    const SERVER: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 44);
-    const OTHER: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 45);
+    const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(11, 22, 33, 44));
+    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(11, 22, 33, 45));
 
     fn network(names: &[&str], deny: &[&str]) -> NetworkMode {
         NetworkMode::Filtered(EgressPolicy {
@@ -475,25 +484,25 @@ mod tests {
             deny: cidrs(&["9.9.9.9", "0.0.0.0/0"]),
             ..EgressPolicy::default()
         };
-        let why = |refusal, to: [u8; 4], policy: Option<&EgressPolicy>| {
+        let why = |refusal, to: IpAddr, policy: Option<&EgressPolicy>| {
             let packet = RefusedPacket {
                 refusal,
-                from: CLIENT,
-                to: to.into(),
+                from: CLIENT.into(),
+                to,
                 protocol: 1,
                 port: None,
             };
             why_refused(&packet, policy)
         };
-        let of_policy = |to| why(Refusal::Policy, to, Some(&policy));
+        let of_policy = |to: [u8; 4]| why(Refusal::Policy, to.into(), Some(&policy));
         assert_eq!(of_policy([9, 9, 9, 9]), "denyOut 9.9.9.9/32");
         assert_eq!(of_policy([8, 8, 4, 4]), "denyOut 0.0.0.0/0");
         assert_eq!(of_policy([10, 1, 2, 3]), "closed to every sandbox");
-        let closed = why(Refusal::Closed, SERVER.octets(), Some(&policy));
+        let closed = why(Refusal::Closed, SERVER, Some(&policy));
         assert_eq!(closed, "closed to every sandbox");
-        let none = why(Refusal::Policy, SERVER.octets(), None);
+        let none = why(Refusal::Policy, SERVER, None);
         assert_eq!(none, "closed to every sandbox");
-        let many = why(Refusal::Connections, SERVER.octets(), Some(&policy));
+        let many = why(Refusal::Connections, SERVER, Some(&policy));
         assert_eq!(many, "it has or begins too many connections");
     }
 
@@ -508,7 +517,7 @@ mod tests {
         assert_eq!(places(4096), CONNECTIONS);
         assert_eq!(places(3), 3);
         assert_eq!(places(0), 0);
-        assert!(gate.share(SERVER, 4096).is_none());
+        assert!(gate.share(Ipv4Addr::new(11, 22, 33, 44), 4096).is_none());
     }
 
     #[test]
@@ -578,14 +587,20 @@ mod tests {
     #[test]
     fn a_name_never_opens_a_closed_address() {
         let (gate, _refusals) = Gate::new();
-        let private = Ipv4Addr::new(10, 0, 0, 1);
+        let private = [
+            IpAddr::from([10, 0, 0, 1]),
+            "fd00::1".parse().unwrap(),
+            "::ffff:10.0.0.1".parse().unwrap(),
+        ];
         gate.enters(
             CLIENT,
             &SandboxId::random(),
             &network(&["*"], &["0.0.0.0/0"]),
         );
-        gate.told(CLIENT, "a.example", &[(private, 60)]);
-        assert!(gate.judge(CLIENT, Some("a.example"), private).is_err());
+        gate.told(CLIENT, "a.example", &private.map(|address| (address, 60)));
+        for address in private {
+            assert!(gate.judge(CLIENT, Some("a.example"), address).is_err());
+        }
     }
 
     #[test]
@@ -625,6 +640,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_opens_its_address_of_ipv6_too() {
+        let (gate, mut contacts) = Gate::new();
+        gate.enters(
+            CLIENT,
+            &SandboxId::random(),
+            &network(&["a.example"], &["0.0.0.0/0"]),
+        );
+        let server: IpAddr = "2a0b::5".parse().unwrap();
+        gate.told(CLIENT, "a.example", &[(server, 60)]);
+        assert!(gate.judge(CLIENT, Some("a.example"), server).is_ok());
+        assert!(gate.judge(CLIENT, Some("a.example"), SERVER).is_err());
+        for (name, address) in [(None, "2a0b::5"), (Some("a.example"), "2a0b::6")] {
+            let address = address.parse().unwrap();
+            assert!(gate.judge(CLIENT, name, address).is_err(), "{address}");
+        }
+        let slot = SlotIndex::new(soulbox_types::slot::Block::new(0).unwrap(), 0).unwrap();
+        assert_eq!(slot.address(), CLIENT);
+        let packet = RefusedPacket {
+            refusal: Refusal::Policy,
+            from: slot.address_v6().into(),
+            to: server,
+            protocol: 17,
+            port: Some(443),
+        };
+        gate.was_refused(&packet);
+        let told = contacts.try_recv().unwrap();
+        assert_eq!(
+            (told.kind, told.target.as_str(), told.rule.as_str()),
+            ("udp", "[2a0b::5]:443", "denyOut 0.0.0.0/0")
+        );
+        let stranger = RefusedPacket {
+            from: "fd00::7".parse().unwrap(),
+            ..packet
+        };
+        gate.was_refused(&stranger);
+        assert!(contacts.try_recv().is_err());
+    }
+
     /// Those that were refused, of what waits.
     fn refused(contacts: &mut mpsc::Receiver<Contact>) -> impl Iterator<Item = Contact> {
         std::iter::from_fn(|| contacts.try_recv().ok()).filter(|contact| !contact.allowed)
@@ -659,7 +713,7 @@ mod tests {
         let rule = gate.judge(CLIENT, Some("a.example"), SERVER).unwrap();
         let way = Way {
             client: CLIENT,
-            server: std::net::SocketAddrV4::new(SERVER, 443),
+            server: SocketAddr::new(SERVER, 443),
         };
         let passed = Passed {
             kind: "tls",

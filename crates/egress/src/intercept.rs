@@ -189,7 +189,7 @@ impl Middle {
         if request.method() == Method::TRACE {
             return Err("it asks for its own headers (TRACE)".to_owned());
         }
-        let address = *self.way.server.ip();
+        let address = self.way.server.ip();
         self.gate.judge(self.way.client, Some(&self.name), address)
     }
 

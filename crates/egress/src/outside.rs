@@ -143,7 +143,7 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<S, String> {
     let target = match &through.name {
         Some(name) => TargetAddr::Domain(name.as_str().into(), way.server.port()),
-        None => TargetAddr::Ip(way.server.into()),
+        None => TargetAddr::Ip(way.server),
     };
     let credentials = broker.credentials(&through.proxy);
     let opened = match credentials.map_err(|error| error.to_string())? {

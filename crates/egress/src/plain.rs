@@ -1,6 +1,7 @@
 //! Plain HTTP: every request of a connection is judged by the name that it asks for.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +61,8 @@ async fn answer(
         }
     };
     let own = way.server.ip();
-    let name = (host != own.to_string()).then_some(host.as_str());
-    let rule = match gate.judge(way.client, name, *own) {
+    let name = (address(&host) != Some(own)).then_some(host.as_str());
+    let rule = match gate.judge(way.client, name, own) {
         Ok(rule) => rule,
         Err(reason) => {
             gate.refused(way.client, "http", &host, &reason);
@@ -112,6 +113,17 @@ pub(crate) fn became(forwarded: &Result<Response<Body>, Failed>) -> String {
     }
 }
 
+/// The address that a host is, as clients write it (RFC 3986 §3.2.2).
+fn address(host: &str) -> Option<IpAddr> {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    match inner {
+        Some(inner) => inner.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    }
+}
+
 /// The one host that a request asks for, in all the places where it may say so.
 pub(crate) fn target<B>(request: &Request<B>, own_port: &str) -> Result<String, &'static str> {
     if request.method() == Method::CONNECT {
@@ -130,7 +142,11 @@ pub(crate) fn target<B>(request: &Request<B>, own_port: &str) -> Result<String, 
     if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
         return Err("its Host is not that of its address");
     }
-    let (host, port) = host.rsplit_once(':').unwrap_or((host, own_port));
+    // An address of IPv6 has colons itself.
+    let (host, port) = match host.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (host, own_port),
+    };
     if port != own_port {
         return Err("its Host names another port");
     }
@@ -178,6 +194,9 @@ mod tests {
         let named = |version, uri: &str, headers: &[_]| target(&asks(version, uri, headers), "443");
         let (one, two) = (Version::HTTP_11, Version::HTTP_2);
         let good = Ok("a.example".to_owned());
+        let numbers = Ok("[2a0b::5]".to_owned());
+        assert_eq!(named(one, "/x", &[("host", "[2a0b::5]")]), numbers);
+        assert_eq!(named(one, "/x", &[("host", "[2a0b::5]:443")]), numbers);
         assert_eq!(named(one, "/x", &[("host", "a.example")]), good);
         assert_eq!(named(one, "/x", &[("host", "a.example:443")]), good);
         assert_eq!(named(two, "https://a.example/x", &[]), good);
@@ -190,6 +209,8 @@ mod tests {
             (one, "http://a.example/x", &[]),
             (one, "/x", &[("host", "a.example"), ("host", "a.example")]),
             (one, "/x", &[("host", "a.example:80")]),
+            (one, "/x", &[("host", "[2a0b::5]:80")]),
+            (one, "/x", &[("host", "2a0b::5")]),
             (one, "http://b.example/x", &[("host", "a.example")]),
             (two, "/x", &[]),
             (two, "https://b.example/x", &[("host", "a.example")]),
@@ -201,6 +222,23 @@ mod tests {
             ),
         ] {
             assert!(named(version, uri, headers).is_err(), "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_as_clients_write_them() {
+        assert_eq!(address("9.9.9.9"), Some([9, 9, 9, 9].into()));
+        assert_eq!(address("[2A0B:0::5]"), "2a0b::5".parse().ok());
+        for other in [
+            "2a0b::5",
+            "[9.9.9.9]",
+            "9.9",
+            "0x9090909",
+            "[2a0b::5",
+            "[2a0b::5%1]",
+            "a.example",
+        ] {
+            assert_eq!(address(other), None, "{other}");
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Connections that the kernel leads here instead of to where they were to go.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
 use soulbox_types::Timestamp;
 use soulbox_types::policy::{Rule, canonical_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::gate::{Gate, Passed};
+use crate::gate::{Gate, Passed, sandbox_at};
 use crate::hello::{self, Said};
 use crate::outside::{Goal, Outside, Unreached, connect};
 use crate::{intercept, plain};
@@ -27,21 +30,58 @@ const TLS_PORT: u16 = 443;
 /// Connections of all sandboxes: each takes two descriptors of the server.
 const CONNECTIONS: usize = 4096;
 
-/// One connection of a sandbox, and where it was to go.
+/// One connection of a sandbox, known by its address of IPv4, and where it was to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     pub(crate) client: Ipv4Addr,
-    pub(crate) server: SocketAddrV4,
+    pub(crate) server: SocketAddr,
 }
 
-/// Binds the listeners for connections to port 80 and to port 443, on the gateway.
+/// Listeners of one address, for connections to port 80 and to port 443.
+pub type Listeners = [std::net::TcpListener; 2];
+
+/// Binds those of an address of the gateway.
 ///
 /// # Errors
 /// When one of the ports is taken.
-pub fn listeners(gateway: Ipv4Addr) -> io::Result<[std::net::TcpListener; 2]> {
+pub fn listeners(gateway: IpAddr) -> io::Result<Listeners> {
     let [http, tls] = soulbox_net::policy::PROXY_PORTS;
     let bind = |port| std::net::TcpListener::bind((gateway, port));
     Ok([bind(http)?, bind(tls)?])
+}
+
+/// A listener, and what is expected of those who come to it.
+struct Door {
+    listener: TcpListener,
+    is_tls: bool,
+}
+
+impl Door {
+    fn both(listeners: Listeners) -> io::Result<[Self; 2]> {
+        for listener in &listeners {
+            listener.set_nonblocking(true)?;
+        }
+        let [http, tls] = listeners;
+        let door = |listener, is_tls| {
+            TcpListener::from_std(listener).map(|listener| Self { listener, is_tls })
+        };
+        Ok([door(http, false)?, door(tls, true)?])
+    }
+}
+
+/// Who comes next, and whether to a door of TLS. The next look begins at another door, so that none is forgotten over one
+/// where many come.
+async fn next(doors: &mut [Door]) -> (io::Result<(TcpStream, SocketAddr)>, bool) {
+    doors.rotate_left(1);
+    poll_fn(|context| {
+        for door in &*doors {
+            if let Poll::Ready(accepted) = door.listener.poll_accept(context) {
+                return Poll::Ready((accepted, door.is_tls));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Serves until the future ends; open connections are then closed.
@@ -50,21 +90,22 @@ pub fn listeners(gateway: Ipv4Addr) -> io::Result<[std::net::TcpListener; 2]> {
 /// When the listeners cannot be used by the runtime.
 pub async fn serve(
     gate: Arc<Gate>,
-    [http, tls]: [std::net::TcpListener; 2],
+    listeners: Vec<Listeners>,
     until: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    for listener in [&http, &tls] {
-        listener.set_nonblocking(true)?;
-    }
-    let (http, tls) = (TcpListener::from_std(http)?, TcpListener::from_std(tls)?);
+    let doors = listeners.into_iter().map(Door::both);
+    let mut doors: Vec<Door> = doors
+        .collect::<io::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect();
     let open = Arc::new(Semaphore::new(CONNECTIONS));
     let mut tasks = JoinSet::new();
     tokio::pin!(until);
     loop {
         let (accepted, is_tls) = tokio::select! {
             () = &mut until => return Ok(()),
-            accepted = http.accept() => (accepted, false),
-            accepted = tls.accept() => (accepted, true),
+            next = next(&mut doors) => next,
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a connection of a sandbox failed");
@@ -108,14 +149,14 @@ pub async fn serve(
 
 /// Where a connection was to go before the kernel led it here.
 fn way(stream: &TcpStream, peer: SocketAddr) -> Option<Way> {
-    let meant = rustix::net::sockopt::ip_original_dst(stream).ok();
-    match (peer, meant) {
-        (SocketAddr::V4(peer), Some(server)) => Some(Way {
-            client: *peer.ip(),
-            server,
-        }),
-        _ => None,
-    }
+    let meant = match peer {
+        SocketAddr::V4(_) => ip_original_dst(stream).map(SocketAddr::from),
+        SocketAddr::V6(_) => ipv6_original_dst(stream).map(SocketAddr::from),
+    };
+    Some(Way {
+        client: sandbox_at(peer.ip())?,
+        server: meant.ok()?,
+    })
 }
 
 /// Ends a connection so that the other side is told at once.
@@ -144,7 +185,7 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
         at: Timestamp::now(),
     };
     // Where the address is open by itself, the name is asked for only because a rule may be about it.
-    let by_address = gate.judge(way.client, None, *way.server.ip());
+    let by_address = gate.judge(way.client, None, way.server.ip());
     if way.server.port() != TLS_PORT {
         // On its way to a proxy; no entry of a name is about it.
         asked.kind = "tcp";
@@ -159,7 +200,7 @@ async fn pass_tls(gate: &Arc<Gate>, way: Way, mut stream: TcpStream) {
     let judged = match hello {
         Ok(Some(hello)) => {
             let name = hello.name.as_deref();
-            let judged = gate.judge(way.client, name, *way.server.ip());
+            let judged = gate.judge(way.client, name, way.server.ip());
             if let (Ok(_), Some(name)) = (&judged, name.and_then(|n| gate.ruled(way.client, n))) {
                 return intercept::pass(Arc::clone(gate), way, name, said, stream).await;
             }

@@ -2,7 +2,7 @@
 //!
 //! Pure functions on bytes that strangers sent; nothing here may panic.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Length of the fixed header.
 pub(crate) const HEADER_BYTES: usize = 12;
@@ -103,8 +103,8 @@ fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The IPv4 addresses that an answer tells, with the seconds that they are true for.
-pub(crate) fn addresses(answer: &[u8], question_end: usize) -> Vec<(Ipv4Addr, u32)> {
+/// The addresses that an answer tells, with the seconds that they are true for.
+pub(crate) fn addresses(answer: &[u8], question_end: usize) -> Vec<(IpAddr, u32)> {
     let mut found = Vec::new();
     let mut at = question_end;
     for _ in 0..u16_at(answer, 6).unwrap_or_default() {
@@ -118,7 +118,10 @@ pub(crate) fn addresses(answer: &[u8], question_end: usize) -> Vec<(Ipv4Addr, u3
 }
 
 /// The end of the record that begins here, and the address in it.
-fn record(answer: &[u8], at: usize) -> Option<(usize, Option<(Ipv4Addr, u32)>)> {
+fn record(answer: &[u8], at: usize) -> Option<(usize, Option<(IpAddr, u32)>)> {
+    const A: u16 = 1;
+    const AAAA: u16 = 28;
+    const INTERNET: u16 = 1;
     let fixed = name_end(answer, at)?;
     let (kind, class) = (u16_at(answer, fixed)?, u16_at(answer, fixed + 2)?);
     let seconds =
@@ -126,10 +129,13 @@ fn record(answer: &[u8], at: usize) -> Option<(usize, Option<(Ipv4Addr, u32)>)> 
     let start = fixed + 10;
     let end = start + usize::from(u16_at(answer, fixed + 8)?);
     let data = answer.get(start..end)?;
-    let address = <[u8; 4]>::try_from(data)
-        .ok()
-        .filter(|_| kind == 1 && class == 1);
-    Some((end, address.map(|bytes| (Ipv4Addr::from(bytes), seconds))))
+    let address = match kind {
+        A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+        AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+        _ => None,
+    };
+    let address = address.filter(|_| class == INTERNET);
+    Some((end, address.map(|address| (address, seconds))))
 }
 
 /// Types of records that a resolver's client has no use for:

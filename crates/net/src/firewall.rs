@@ -60,6 +60,7 @@ pub fn render(block: Block, host_dns: bool, tells: bool) -> String {
     let ours = format!("\"{table}*\"");
     let closed = CLOSED_IPV4.join(", ");
     let [http, tls] = PROXY_PORTS;
+    let led = ipv6::led_to_server(block);
     let tell = told::rule(&format!("inet {table}"), block, Refusal::Closed, tells);
     let dns = if host_dns {
         format!(
@@ -101,6 +102,7 @@ table inet {table} {{
     type filter hook input priority filter - 5; policy accept;
     {OWN_ARRIVING}{dns}
     iifname {cables} ct status dnat ip daddr {gateway} tcp dport {{ {http}, {tls}, {OWN_NAMES_PORT} }} accept
+    {led}
     iifname {cables} goto refuse
   }}
 

@@ -33,6 +33,21 @@ pub fn ensure(block: Block) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the gateway its address of IPv6. Doing it twice is fine.
+///
+/// # Errors
+/// When there is no gateway, or no IPv6 for new links.
+pub fn ensure_v6(block: Block) -> io::Result<()> {
+    let name = link_name(block);
+    let is_off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if fs::read_to_string(&is_off)?.trim() != "0" {
+        fs::write(is_off, "0")?;
+    }
+    let mut netlink = Netlink::open()?;
+    let index = netlink.link_index(&name)?;
+    exists_is_fine(netlink.add_address(index, block.gateway_v6()))
+}
+
 /// Removes the gateway. Forwarding stays as it is: others may rely on it by now.
 ///
 /// # Errors

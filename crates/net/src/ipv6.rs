@@ -15,6 +15,8 @@ use soulbox_types::egress::{CLOSED_IPV6, OPEN_IPV6, is_public};
 use soulbox_types::slot::Block;
 
 use crate::firewall::OWN_ARRIVING;
+use crate::policy::PROXY_PORTS;
+use crate::told::{self, Refusal};
 
 const CONF: &str = "/proc/sys/net/ipv6/conf";
 
@@ -49,10 +51,12 @@ impl FromStr for Ipv6 {
 }
 
 /// The commands that put the block's table in place and let IPv6 of its sandboxes come as far as it. They follow those of
-/// [`crate::firewall::render`], in one transaction.
+/// [`crate::firewall::render`], in one transaction, and `tells` as they do.
 #[must_use]
-pub fn render(block: Block) -> String {
+pub fn render(block: Block, tells: bool) -> String {
     let (table, cidr) = (block.prefix(), block.cidr_v6());
+    let led = led_to_server(block);
+    let tell = told::rule(&format!("ip6 {table}"), block, Refusal::Closed, tells);
     let (cables, ours) = (format!("\"{table}v*\""), format!("\"{table}*\""));
     let closed = CLOSED_IPV6.join(", ");
     let removal = render_removal(block);
@@ -74,9 +78,15 @@ pub fn render(block: Block) -> String {
     iifname {cables} exthdr rt exists drop
   }}
 
+  # Told, when somebody hears it, and answered.
+  chain refuse {{
+  }}
+
+  # From a sandbox to this machine: connections that are led to the server, and nothing else.
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     {OWN_ARRIVING}
+    {led}
     iifname {cables} goto refuse
   }}
 
@@ -91,18 +101,24 @@ pub fn render(block: Block) -> String {
     ip6 daddr @closed goto refuse
   }}
 
-  chain refuse {{
-    meta l4proto tcp reject with tcp reset
-    reject with icmpv6 type admin-prohibited
-  }}
-
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip6 saddr {cidr} oifname != {ours} masquerade
   }}
 }}
+{tell}add rule ip6 {table} refuse meta l4proto tcp reject with tcp reset
+add rule ip6 {table} refuse reject with icmpv6 type admin-prohibited
 flush chain inet {table} ipv6
 "
+    )
+}
+
+/// The rule that lets connections come in that were led to the server.
+pub(crate) fn led_to_server(block: Block) -> String {
+    let (table, gateway) = (block.prefix(), block.gateway_v6());
+    let [http, tls] = PROXY_PORTS;
+    format!(
+        "iifname \"{table}v*\" ct status dnat ip6 daddr {gateway} tcp dport {{ {http}, {tls} }} accept"
     )
 }
 
@@ -199,7 +215,8 @@ mod tests {
 
     #[test]
     fn texts() {
-        insta::assert_snapshot!(render(Block::new(1).unwrap()));
+        insta::assert_snapshot!(render(Block::new(1).unwrap(), true));
+        assert!(!render(Block::new(1).unwrap(), false).contains("log"));
     }
 
     #[test]

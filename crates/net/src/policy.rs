@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use soulbox_types::egress::CLOSED_IPV4;
+use soulbox_types::egress::{CLOSED_IPV4, CLOSED_IPV6, OPEN_IPV6};
 use soulbox_types::slot::Block;
 use soulbox_types::{Cidr, EgressPolicy, SlotIndex};
 
@@ -52,16 +52,17 @@ add rule {table} prerouting iifname vmap @connecting
     )
 }
 
-/// The commands that make exactly these policies be in force.
+/// The commands that make exactly these policies be in force. `tells` as in [`render_base`], `has_ipv6` as in [`render`].
 #[must_use]
 pub fn render_all<'a>(
     block: Block,
     tells: bool,
+    has_ipv6: bool,
     policies: impl IntoIterator<Item = (SlotIndex, &'a EgressPolicy)>,
 ) -> String {
     let mut text = render_removal(block) + &render_base(block, tells);
     for (slot, policy) in policies {
-        text += &render(slot, policy);
+        text += &render(slot, policy, has_ipv6);
     }
     text
 }
@@ -73,76 +74,143 @@ pub fn render_removal(block: Block) -> String {
     format!("table {table}\ndelete table {table}\n")
 }
 
-/// The commands that put a slot's policy in force, in the place of the one before.
+/// What the rules about one family of addresses are made of.
+struct Family {
+    /// How `nft` calls it.
+    word: &'static str,
+    /// Where the server listens.
+    gateway: String,
+    /// What is no address to be led anywhere: it is refused where everybody's is.
+    closed: Vec<String>,
+    allow: Option<String>,
+    deny: Option<String>,
+}
+
+impl Family {
+    fn v4(slot: SlotIndex, policy: &EgressPolicy) -> Self {
+        Self {
+            word: "ip",
+            gateway: slot.block().gateway().to_string(),
+            closed: vec![format!("ip daddr {{ {} }} return", CLOSED_IPV4.join(", "))],
+            allow: addresses(&policy.allow),
+            deny: addresses(&policy.deny).map(|deny| format!("ip daddr {deny}")),
+        }
+    }
+
+    fn v6(slot: SlotIndex, policy: &EgressPolicy) -> Self {
+        let networks = |list: &[Cidr]| set(list.iter().filter(|cidr| cidr.v4().is_none()));
+        Self {
+            word: "ip6",
+            gateway: format!("[{}]", slot.block().gateway_v6()),
+            closed: vec![
+                format!("ip6 daddr != {OPEN_IPV6} return"),
+                format!("ip6 daddr {{ {} }} return", CLOSED_IPV6.join(", ")),
+            ],
+            allow: networks(&policy.allow),
+            // What closes all of IPv4 is the contract's word for everything.
+            deny: match policy.deny.contains(&Cidr::ALL) {
+                true => Some("meta nfproto ipv6".to_owned()),
+                false => networks(&policy.deny).map(|deny| format!("ip6 daddr {deny}")),
+            },
+        }
+    }
+
+    /// What may be sent.
+    fn sending(&self) -> impl Iterator<Item = String> {
+        let word = self.word;
+        let allow = self.allow.iter();
+        let allow = allow.map(move |allow| format!("{word} daddr {allow} return"));
+        let deny = self.deny.iter().map(|deny| format!("{deny} goto refuse"));
+        allow.chain(deny)
+    }
+
+    /// Which connections are led to the server.
+    fn connecting(&self, reads: &Reads) -> Vec<String> {
+        let Self { word, gateway, .. } = self;
+        let [http, tls] = PROXY_PORTS;
+        let mut rules = self.closed.clone();
+        if let Some(allow) = self.allow.as_ref().filter(|_| reads.all) {
+            let plain = format!("{word} daddr {allow} tcp dport 80");
+            rules.push(format!("{plain} dnat {word} to {gateway}:{tls}"));
+        }
+        if reads.http {
+            rules.push(format!("tcp dport 80 dnat {word} to {gateway}:{http}"));
+        }
+        let which = match reads.all {
+            true => "meta l4proto tcp",
+            false => "tcp dport 443",
+        };
+        rules.push(format!("{which} dnat {word} to {gateway}:{tls}"));
+        rules
+    }
+}
+
+/// What the server reads beside TLS.
+struct Reads {
+    /// Requests to port 80.
+    http: bool,
+    /// All of TCP, on its way to a proxy.
+    all: bool,
+}
+
+/// The commands that put a slot's policy in force, in the place of the one before. With `has_ipv6` the server listens for
+/// connections of IPv6, too.
 #[must_use]
-pub fn render(slot: SlotIndex, policy: &EgressPolicy) -> String {
+pub fn render(slot: SlotIndex, policy: &EgressPolicy, has_ipv6: bool) -> String {
     let (table, cable, number) = (table(slot.block()), slot.link_name(), slot.index());
     let mut text = empty_chains(slot);
     let mut rule = |chain: &str, rule: &str| {
         // Writing to a String cannot fail.
         let _written = writeln!(text, "add rule {table} {chain}{number} {rule}");
     };
-    let (allow, deny) = (addresses(&policy.allow), addresses(&policy.deny));
     // A connection that is open goes on. Whoever begins one is judged, and so is whoever lets one begin from outside: of
     // a sandbox that stood in this slot before, the kernel may still know connections.
     rule(
         "s",
         "meta l4proto tcp tcp flags & syn == 0x0 ct state established return",
     );
+    let (v4, v6) = (Family::v4(slot, policy), Family::v6(slot, policy));
     let proxied = policy.upstream.is_some();
     if proxied {
         // TCP is led to the server before it comes here; whatever else there is would go around the proxy.
         rule("s", "goto refuse");
+    } else {
+        for line in v6.sending().chain(v4.sending()) {
+            rule("s", &line);
+        }
     }
-    for line in ipv6_rules(policy) {
-        rule("s", &line);
-    }
-    if let Some(allow) = allow.as_ref().filter(|_| !proxied) {
-        rule("s", &format!("ip daddr {allow} return"));
-    }
-    if let Some(deny) = deny.as_ref().filter(|_| !proxied) {
-        rule("s", &format!("ip daddr {deny} goto refuse"));
-    }
-    let (names, rules) = (!policy.names.is_empty(), policy.rules.is_some());
-    if names || rules || proxied {
-        let gateway = slot.block().gateway();
-        let [http, tls] = PROXY_PORTS;
+    let reads = Reads {
+        http: !policy.names.is_empty(),
+        all: proxied,
+    };
+    if reads.http || reads.all || policy.rules.is_some() {
+        let families = [Some(v4), has_ipv6.then_some(v6)];
+        let families = families.iter().flatten();
         // Where an address is open by itself, only rules want to know the name.
-        if let Some(allow) = allow.as_ref().filter(|_| !proxied) {
-            let which: &[&str] = match rules {
-                true => &["meta l4proto != tcp ", "tcp dport != 443 "],
-                false => &[""],
-            };
-            for which in which {
-                rule("c", &format!("ip daddr {allow} {which}return"));
+        let which: &[&str] = match policy.rules {
+            Some(_) => &["meta l4proto != tcp ", "tcp dport != 443 "],
+            None => &[""],
+        };
+        for Family { word, allow, .. } in families.clone().filter(|_| !proxied) {
+            for (allow, which) in allow
+                .iter()
+                .flat_map(|it| which.iter().map(move |w| (it, w)))
+            {
+                rule("c", &format!("{word} daddr {allow} {which}return"));
             }
         }
-        for protocol in ["udp", "tcp"].into_iter().filter(|_| names || proxied) {
-            rule(
-                "c",
-                &format!(
-                    "ip daddr {CONTRACT_RESOLVER} {protocol} dport 53 dnat ip to {gateway}:53"
-                ),
-            );
+        if reads.http || reads.all {
+            let own = slot.block().gateway();
+            for protocol in ["udp", "tcp"] {
+                let asked = format!("ip daddr {CONTRACT_RESOLVER} {protocol} dport 53");
+                rule("c", &format!("{asked} dnat ip to {own}:53"));
+            }
         }
         // Addresses of this machine and closed ones are refused where everybody's are.
         rule("c", "fib daddr type != unicast return");
-        rule(
-            "c",
-            &format!("ip daddr {{ {} }} return", CLOSED_IPV4.join(", ")),
-        );
-        if let Some(allow) = allow.as_ref().filter(|_| proxied) {
-            let plain = format!("ip daddr {allow} tcp dport 80 dnat ip to {gateway}:{tls}");
-            rule("c", &plain);
+        for line in families.flat_map(|family| family.connecting(&reads)) {
+            rule("c", &line);
         }
-        if names {
-            rule("c", &format!("tcp dport 80 dnat ip to {gateway}:{http}"));
-        }
-        let read = match proxied {
-            true => "meta l4proto tcp",
-            false => "tcp dport 443",
-        };
-        rule("c", &format!("{read} dnat ip to {gateway}:{tls}"));
     }
     // As part of a map that is there already: for `add element`, nft first reads every set of every policy.
     for (map, chain) in [("sending", "s"), ("connecting", "c")] {
@@ -169,22 +237,6 @@ fn empty_chains(slot: SlotIndex) -> String {
             format!("add chain {table} {chain}{number}\nflush chain {table} {chain}{number}\n")
         })
         .concat()
-}
-
-/// What a policy says of IPv6. Names are read over IPv4 only: where they decide, IPv6 is closed, so that a program turns to
-/// IPv4 at once. What closes all of IPv4 is the contract's word for everything, and closes IPv6, too.
-fn ipv6_rules(policy: &EgressPolicy) -> Vec<String> {
-    const EVERYTHING: &str = "meta nfproto ipv6 goto refuse";
-    if !policy.names.is_empty() || policy.rules.is_some() || policy.upstream.is_some() {
-        return vec![EVERYTHING.to_owned()];
-    }
-    let networks = |list: &[Cidr]| set(list.iter().filter(|cidr| cidr.v4().is_none()));
-    let allow = networks(&policy.allow).map(|allow| format!("ip6 daddr {allow} return"));
-    let deny = match policy.deny.contains(&Cidr::ALL) {
-        true => Some(EVERYTHING.to_owned()),
-        false => networks(&policy.deny).map(|deny| format!("ip6 daddr {deny} goto refuse")),
-    };
-    allow.into_iter().chain(deny).collect()
 }
 
 /// The networks of IPv4 of a list.
@@ -228,7 +280,7 @@ mod tests {
             ..EgressPolicy::default()
         };
         insta::assert_snapshot!(
-            render_base(slot.block(), true) + &render(slot, &policy) + &render_end(slot)
+            render_base(slot.block(), true) + &render(slot, &policy, true) + &render_end(slot)
         );
     }
 
@@ -249,7 +301,7 @@ mod tests {
             rules: Some(Box::new(rules)),
             ..EgressPolicy::default()
         };
-        insta::assert_snapshot!(render(slot, &policy));
+        insta::assert_snapshot!(render(slot, &policy, true));
     }
 
     #[test]
@@ -269,7 +321,7 @@ mod tests {
             upstream: Some(Box::new(proxy)),
             ..EgressPolicy::default()
         };
-        insta::assert_snapshot!(render(slot, &policy));
+        insta::assert_snapshot!(render(slot, &policy, true));
     }
 
     #[test]
@@ -285,10 +337,10 @@ mod tests {
                     .collect(),
                 ..EgressPolicy::default()
             };
-            let text = render(slot, &policy);
-            let rules = text.lines().filter(|line| line.contains("ip6 "));
-            let rules = rules.chain(text.lines().filter(|line| line.contains("ipv6")));
-            let rules = rules.map(|line| line.trim_start_matches("add rule inet sb1p s7 "));
+            let text = render(slot, &policy, true);
+            let rules = text.lines();
+            let rules = rules.filter_map(|line| line.strip_prefix("add rule inet sb1p s7 "));
+            let rules = rules.filter(|rule| rule.contains("ip6 ") || rule.contains("ipv6"));
             rules.map(str::to_owned).collect::<Vec<_>>()
         };
         let all = "0.0.0.0/0";
@@ -303,7 +355,17 @@ mod tests {
             ["ip6 daddr { 2607::/32 } goto refuse"]
         );
         assert_eq!(said(&[], &["9.9.9.9"], &[]), [""; 0]);
-        assert_eq!(said(&["2606::/32"], &[all], &["a.example"]), [closed]);
+        assert_eq!(
+            said(&["2606::/32"], &[all], &["a.example"]),
+            ["ip6 daddr { 2606::/32 } return", closed]
+        );
+        let policy = EgressPolicy {
+            names: vec![DomainPattern::Any],
+            deny: cidrs(&[all]),
+            ..EgressPolicy::default()
+        };
+        assert!(render(slot, &policy, true).contains("dnat ip6 to"));
+        assert!(!render(slot, &policy, false).contains("dnat ip6 to"));
     }
 
     #[test]

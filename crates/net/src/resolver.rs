@@ -70,7 +70,7 @@ pub trait Names: std::fmt::Debug + Send + Sync {
     fn judge(&self, client: Ipv4Addr, name: Option<&str>, kind: u16) -> Told;
 
     /// A client was told these addresses of a name, with the seconds that they are true for.
-    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(Ipv4Addr, u32)]);
+    fn told(&self, client: Ipv4Addr, name: &str, addresses: &[(IpAddr, u32)]);
 }
 
 /// What a resolver needs to know.

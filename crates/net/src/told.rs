@@ -2,7 +2,7 @@
 //!
 //! A sandbox chooses how many it sends. So the kernel tells so many of each, and forgets the rest.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use soulbox_linux::told::{attributes, messages};
 use soulbox_types::slot::Block;
@@ -10,7 +10,7 @@ use soulbox_types::slot::Block;
 /// Of each sandbox, so many in a second are told, and so many at once after some quiet.
 const PER_SECOND: u32 = 10;
 const AT_ONCE: u32 = 50;
-/// As much of a packet as shows where it was to go: the longest header of IPv4, and ports.
+/// As much of a packet as shows where it was to go: the longest header of IPv4 or the one of IPv6, and ports.
 pub const BYTES: u32 = 64;
 /// Groups are the host's: ours begin here, one for each block.
 const FIRST_GROUP: u16 = 0x5b00;
@@ -72,9 +72,9 @@ pub struct RefusedPacket {
     /// By which rule.
     pub refusal: Refusal,
     /// The sandbox's address.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// Where it was to go.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// The number of its protocol.
     pub protocol: u8,
     /// The port, where the protocol has some.
@@ -99,31 +99,55 @@ pub fn refused_packets(heard: &[u8]) -> impl Iterator<Item = RefusedPacket> {
 }
 
 fn packet(refusal: Refusal, bytes: &[u8]) -> Option<RefusedPacket> {
-    const TCP_AND_UDP: [u8; 2] = [6, 17];
-    let first = *bytes.first()?;
-    if first >> 4 != 4 {
-        return None;
+    match bytes.first()? >> 4 {
+        4 => packet_v4(refusal, bytes),
+        6 => packet_v6(refusal, bytes),
+        _ => None,
     }
+}
+
+/// RFC 791.
+fn packet_v4(refusal: Refusal, bytes: &[u8]) -> Option<RefusedPacket> {
     let address = |at: usize| -> Option<Ipv4Addr> {
         let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
         Some(octets.into())
     };
     let protocol = *bytes.get(9)?;
-    let behind = bytes
-        .get(usize::from(first & 0x0f) * 4..)
-        .unwrap_or_default();
     // The second and later parts of a packet in parts have no ports.
     let is_first = bytes.get(6)? & 0x1f == 0 && *bytes.get(7)? == 0;
-    let port = behind.get(2..4).and_then(|port| port.try_into().ok());
+    let behind = usize::from(bytes.first()? & 0x0f) * 4;
     Some(RefusedPacket {
         refusal,
-        from: address(12)?,
-        to: address(16)?,
+        from: address(12)?.into(),
+        to: address(16)?.into(),
         protocol,
-        port: port
-            .map(u16::from_be_bytes)
-            .filter(|_| is_first && TCP_AND_UDP.contains(&protocol)),
+        port: port(protocol, bytes.get(behind..)).filter(|_| is_first),
     })
+}
+
+/// RFC 8200. Of a packet with more headers the protocol is the first of them.
+fn packet_v6(refusal: Refusal, bytes: &[u8]) -> Option<RefusedPacket> {
+    let address = |at: usize| -> Option<Ipv6Addr> {
+        let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+        Some(octets.into())
+    };
+    let protocol = *bytes.get(6)?;
+    Some(RefusedPacket {
+        refusal,
+        from: address(8)?.into(),
+        to: address(24)?.into(),
+        protocol,
+        port: port(protocol, bytes.get(40..)),
+    })
+}
+
+/// The port that a header of TCP or UDP is for.
+fn port(protocol: u8, header: Option<&[u8]>) -> Option<u16> {
+    const TCP_AND_UDP: [u8; 2] = [6, 17];
+    let bytes = header?.get(2..4)?.try_into().ok()?;
+    TCP_AND_UDP
+        .contains(&protocol)
+        .then(|| u16::from_be_bytes(bytes))
 }
 
 #[cfg(test)]
@@ -164,8 +188,8 @@ mod tests {
     fn where_a_packet_was_to_go() {
         let expected = RefusedPacket {
             refusal: Refusal::Policy,
-            from: Ipv4Addr::new(10, 200, 0, 5),
-            to: Ipv4Addr::new(203, 0, 113, 7),
+            from: Ipv4Addr::new(10, 200, 0, 5).into(),
+            to: Ipv4Addr::new(203, 0, 113, 7).into(),
             protocol: 6,
             port: Some(443),
         };
@@ -183,9 +207,33 @@ mod tests {
     }
 
     #[test]
+    fn where_a_packet_of_ipv6_was_to_go() {
+        let (from, to): (Ipv6Addr, Ipv6Addr) = (
+            "fd7c:9e24:51b3:1::1:7".parse().unwrap(),
+            "2a0b::5".parse().unwrap(),
+        );
+        for (protocol, port) in [(6, Some(443)), (17, Some(443)), (58, None), (44, None)] {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 40, protocol, 64];
+            packet.extend(from.octets());
+            packet.extend(to.octets());
+            packet.extend([0x9c, 0x40, 1, 187]);
+            let found = refused_packets(&told("closed", &packet)).next().unwrap();
+            let expected = RefusedPacket {
+                refusal: Refusal::Closed,
+                from: from.into(),
+                to: to.into(),
+                protocol,
+                port,
+            };
+            assert_eq!(found, expected);
+            assert_eq!(refused_packets(&told("closed", &packet[..39])).count(), 0);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_left_out() {
         let mut other = syn();
-        other[0] = 0x65;
+        other[0] = 0x55;
         for bytes in [
             told("policy", &other),
             told("policy", &syn()[..19]),

@@ -276,7 +276,7 @@ fn lists_of_ipv6(world: &World, block: Block) {
             deny: cidrs(deny),
             ..EgressPolicy::default()
         };
-        world.nft(&policy::render(slot, &lists));
+        world.nft(&policy::render(slot, &lists, true));
         match open {
             true => world.check("a", "tcp [2a0b:11::2]:80", "open"),
             false => world.refused("[2a0b:11::2]:80"),
@@ -315,8 +315,8 @@ fn ipv6_reaches_the_world_and_nothing_else() {
     world.listen("b", "[fd7c:9e24:51b3:1::1:2]:80");
     // Without the table of IPv6 nothing comes out of a cable.
     world.check("a", "tcp [2a0b:11::2]:80", "TimedOut");
-    world.nft(&(closed.clone() + &ipv6::render(block)));
-    world.nft(&(closed.clone() + &ipv6::render(block)));
+    world.nft(&(closed.clone() + &ipv6::render(block, true)));
+    world.nft(&(closed.clone() + &ipv6::render(block, true)));
     world.check("a", "tcp [2a0b:11::2]:80", "open, seen as 2a0b:11::1");
     world.check("a", "udp [2a0b:11::2]:80", "Ok(1)");
     for address in others.iter().chain(&[

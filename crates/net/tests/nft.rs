@@ -43,7 +43,7 @@ fn inside() {
     let slot = SlotIndex::new(block, 5).unwrap();
     firewall::apply(&policy::render_base(block, false)).unwrap();
     let mut nft = Nft::default();
-    nft.apply(&policy::render(slot, &denying("203.0.113.0/24")))
+    nft.apply(&policy::render(slot, &denying("203.0.113.0/24"), true))
         .unwrap();
     assert!(chain("s5").contains("ip daddr 203.0.113.0/24 goto refuse"));
     let first = children();
@@ -64,6 +64,7 @@ fn inside() {
         nft.apply(&policy::render(
             slot,
             &denying(&format!("9.9.{high}.{low}")),
+            true,
         ))
         .unwrap();
     }
@@ -82,7 +83,7 @@ fn inside() {
             .collect(),
         ..EgressPolicy::default()
     };
-    nft.apply(&policy::render(slot, &many)).unwrap();
+    nft.apply(&policy::render(slot, &many, true)).unwrap();
     assert!(chain("s5").contains("9.8.62.126"));
 
     assert!(
@@ -92,7 +93,7 @@ fn inside() {
             .unwrap()
             .success()
     );
-    nft.apply(&policy::render(slot, &denying("203.0.113.9")))
+    nft.apply(&policy::render(slot, &denying("203.0.113.9"), true))
         .unwrap();
     assert!(chain("s5").contains("ip daddr 203.0.113.9 goto refuse"));
     nft.apply(&policy::render_end(slot)).unwrap();

@@ -1,5 +1,7 @@
 //! The forwarder's reading of messages, from sandboxes and from servers.
 
+use std::net::IpAddr;
+
 use crate::taken::dns::{
     HEADER_BYTES, Verdict, address_answer, addresses, answers, empty_answer, id, judge, question,
     rcode, set_id,
@@ -69,9 +71,14 @@ fn only_its_own(query: &[u8], question_end: usize, answer: &[u8]) {
 /// Each address of an answer stands in it, behind the question, and our own answers tell exactly theirs.
 fn tells_what_is_in_it(query: &[u8], question_end: usize, answer: &[u8]) {
     for (address, seconds) in addresses(answer, question_end) {
-        let record = [&seconds.to_be_bytes()[..], &[0, 4], &address.octets()].concat();
+        let octets = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let length = u16::try_from(octets.len()).unwrap().to_be_bytes();
+        let record = [&seconds.to_be_bytes()[..], &length, &octets].concat();
         let behind = answer.get(question_end..).unwrap_or_default();
-        assert!(behind.windows(10).any(|window| window == record));
+        assert!(behind.windows(record.len()).any(|window| window == record));
     }
     let own = address_answer(query, question_end, [192, 0, 2, 7].into(), 60);
     assert_eq!(addresses(&own, question_end), [([192, 0, 2, 7].into(), 60)]);

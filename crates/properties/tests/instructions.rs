@@ -301,6 +301,6 @@ fn policy() -> Work {
         ..EgressPolicy::default()
     };
     Box::new(move || {
-        std::hint::black_box(soulbox_net::policy::render(slot(), &policy));
+        std::hint::black_box(soulbox_net::policy::render(slot(), &policy, true));
     })
 }

@@ -79,7 +79,7 @@ pub(crate) struct Inherited {
     helper: OwnedFd,
     listener: std::net::TcpListener,
     dns: (std::net::UdpSocket, std::net::TcpListener),
-    proxy: [std::net::TcpListener; 2],
+    proxy: Vec<proxy::Listeners>,
     /// For connections of sandboxes to names of this server.
     own_names: std::net::TcpListener,
     told: Told,
@@ -113,7 +113,7 @@ impl Inherited {
             inherited_fd(number).with_context(strange)
         });
         let mut taken: Vec<OwnedFd> = taken.collect::<anyhow::Result<_>>()?;
-        let secure = (taken.len() > ALWAYS_LEFT).then(|| taken.pop()).flatten();
+        let mut more = taken.split_off(ALWAYS_LEFT.min(taken.len())).into_iter();
         let [
             document,
             helper,
@@ -128,16 +128,21 @@ impl Inherited {
         ] = <[OwnedFd; ALWAYS_LEFT]>::try_from(taken).map_err(|_| anyhow::anyhow!(strange()))?;
         let mut document = File::from(document);
         document.rewind()?;
-        let handover = serde_json::from_reader(document).with_context(strange)?;
+        let handover: Handover = serde_json::from_reader(document).with_context(strange)?;
+        let mut proxy = vec![[http.into(), tls.into()]];
+        if handover.place.has_ipv6 {
+            let (http, tls) = more.next().zip(more.next()).with_context(strange)?;
+            proxy.push([http.into(), tls.into()]);
+        }
         Ok(Some(Self {
             handover,
             helper,
             listener: listener.into(),
             dns: (udp.into(), tcp.into()),
-            proxy: [http.into(), tls.into()],
+            proxy,
             own_names: own_names.into(),
             told: Told { refusals, starts },
-            secure: secure.map(Into::into),
+            secure: more.next().map(Into::into),
         }))
     }
 
@@ -408,7 +413,7 @@ impl Network {
         upstreams: &[SocketAddr],
         dns: (std::net::UdpSocket, std::net::TcpListener),
         gate: Arc<Gate>,
-        listeners: [std::net::TcpListener; 2],
+        listeners: Vec<proxy::Listeners>,
     ) -> anyhow::Result<Self> {
         let resolver = forward_dns(place, upstreams, dns, Arc::clone(&gate))?;
         let stop = CancellationToken::new();

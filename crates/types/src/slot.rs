@@ -140,6 +140,15 @@ impl SlotIndex {
         Ipv6Addr::from_bits(self.block.base_v6() | 0x1_0000 | u128::from(self.index))
     }
 
+    /// The slot that an address of IPv6 belongs to.
+    #[must_use]
+    pub fn of_address_v6(address: Ipv6Addr) -> Option<Self> {
+        let within = address.to_bits() ^ FIRST_IPV6.to_bits();
+        let block = Block::new(u8::try_from(within >> 64).ok()?)?;
+        let rest = u64::try_from(within & u128::from(u64::MAX)).ok()?;
+        Self::new(block, u16::try_from(rest.checked_sub(0x1_0000)?).ok()?)
+    }
+
     /// Name of the host's end of its network cable (at most 15 bytes).
     #[must_use]
     pub fn link_name(self) -> String {
@@ -170,6 +179,26 @@ mod tests {
         for stranger in [0, 1000, FIRST_UID - 1, u32::MAX] {
             assert_eq!(SlotIndex::of_user(stranger), None);
         }
+    }
+
+    #[test]
+    fn addresses_belong_to_one_slot() {
+        for slot in all() {
+            assert_eq!(SlotIndex::of_address_v6(slot.address_v6()), Some(slot));
+        }
+        let last = SlotIndex::new(Block(BLOCKS - 1), SLOTS_PER_BLOCK - 1).unwrap();
+        let behind = Ipv6Addr::from_bits(last.address_v6().to_bits() + 1);
+        for stranger in [behind, last.block().gateway_v6(), Ipv6Addr::LOCALHOST] {
+            assert_eq!(SlotIndex::of_address_v6(stranger), None, "{stranger}");
+        }
+        assert_eq!(
+            SlotIndex::of_address_v6("fd7c:9e24:51b3:10::1:7".parse().unwrap()),
+            None
+        );
+        assert_eq!(
+            SlotIndex::of_address_v6("fd7c:9e24:51b3:1::1:0:7".parse().unwrap()),
+            None
+        );
     }
 
     #[test]

@@ -78,13 +78,13 @@ impl Claim {
         gateway::ensure(block)
             .context("cannot set up the gateway of the sandboxes' network\nFIX: soulbox doctor")?;
         soulbox_fault::point!("start.gateway-up");
-        let has_ipv6 = prepare_ipv6(ipv6)?;
-        let of_ipv6 = match has_ipv6 {
-            true => ipv6::render(block),
-            false => ipv6::render_removal(block),
-        };
+        let has_ipv6 = prepare_ipv6(ipv6, block)?;
         let refusals = hear_refusals(block).await;
         let tells = refusals.is_some();
+        let of_ipv6 = match has_ipv6 {
+            true => ipv6::render(block, tells),
+            false => ipv6::render_removal(block),
+        };
         let tables = [
             firewall::render(block, true, tells),
             of_ipv6,
@@ -106,6 +106,11 @@ impl Claim {
 
     pub(crate) fn block(&self) -> Block {
         self.block
+    }
+
+    /// Whether sandboxes have IPv6.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        self.has_ipv6
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -186,11 +191,12 @@ impl Claim {
     }
 }
 
-/// Whether sandboxes have IPv6; then the host forwards it.
-fn prepare_ipv6(ipv6: Ipv6) -> anyhow::Result<bool> {
+/// Whether sandboxes have IPv6; then the host forwards it, and the gateway has an address of it.
+fn prepare_ipv6(ipv6: Ipv6, block: Block) -> anyhow::Result<bool> {
     let wanted = ipv6::is_wanted(ipv6).context("cannot read the host's addresses")?;
     if wanted {
         ipv6::ensure_forwarding()
+            .and_then(|()| gateway::ensure_v6(block))
             .context("cannot forward IPv6\nFIX: set ipv6 = \"off\" in the configuration")?;
     }
     Ok(wanted)

@@ -58,7 +58,7 @@ pub(crate) struct Wanted {
 pub(crate) enum Started {
     /// The place on the host is taken. Seven sockets come with it: DNS over UDP and over TCP, connections of sandboxes to
     /// port 80, to port 443, and to names of the server itself, and what tells of packets that were refused and of programs
-    /// that were started.
+    /// that were started. Where sandboxes have IPv6, two more for connections of it to port 80 and port 443.
     Ready(Place),
     /// It could not be taken: what failed, and why, outermost first.
     Failed(Vec<String>),
@@ -75,6 +75,8 @@ pub(crate) struct Place {
     pub(crate) gateway: Ipv4Addr,
     /// The network of the sandboxes.
     pub(crate) network: String,
+    /// Whether they have IPv6.
+    pub(crate) has_ipv6: bool,
 }
 
 /// What the server finds in memory when it begins without privileges.

@@ -1,7 +1,7 @@
 //! The privileged process of a server: it holds the place on the host and runs the driver, and listens to nobody but the
 //! server that it was started for.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,10 +38,11 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
         Ok(held) => {
             let word = serde_json::to_vec(&Started::Ready(held.place()))?;
             let [http, tls] = &held.sockets.proxy;
+            let of_ipv6 = held.sockets.proxy_v6.iter().flatten();
             let (udp, tcp) = &held.sockets.dns;
             let own = held.sockets.own_names.as_fd();
             let [refusals, starts] = held.sockets.told.each_ref().map(AsFd::as_fd);
-            let handed = [
+            let mut handed = vec![
                 udp.as_fd(),
                 tcp.as_fd(),
                 http.as_fd(),
@@ -50,6 +51,7 @@ pub(crate) async fn run(server: OwnedFd) -> anyhow::Result<()> {
                 refusals,
                 starts,
             ];
+            handed.extend(of_ipv6.map(AsFd::as_fd));
             socket::send(&server, &word, &handed)?;
             held.serve(server).await
         }
@@ -111,7 +113,9 @@ impl Operator for Configured {
 /// Where the server hears what sandboxes ask. Only root can open them.
 struct Sockets {
     dns: (UdpSocket, TcpListener),
-    proxy: [TcpListener; 2],
+    proxy: proxy::Listeners,
+    /// The same for connections of IPv6.
+    proxy_v6: Option<proxy::Listeners>,
     own_names: TcpListener,
     /// Packets of sandboxes that were refused, and programs that were started: see [`soulbox_linux::told`]. One that the
     /// kernel does not have has ended.
@@ -158,10 +162,11 @@ impl Held {
         let dns = dns
             .await
             .with_context(|| format!("cannot forward DNS\nFIX: free port 53 on {gateway}"))?;
-        let proxy = bound(|| proxy::listeners(gateway)).await.with_context(|| {
-            let [http, tls] = soulbox_net::policy::PROXY_PORTS;
-            format!("cannot listen for connections of sandboxes\nFIX: free the ports {http} and {tls} on {gateway}")
-        })?;
+        let proxy = proxy_listeners(gateway.into()).await?;
+        let proxy_v6 = match claim.has_ipv6() {
+            true => Some(proxy_listeners(claim.block().gateway_v6().into()).await?),
+            false => None,
+        };
         let own_names = bound(|| TcpListener::bind((gateway, OWN_NAMES_PORT)));
         let own_names = own_names.await.with_context(|| {
             format!("cannot listen for connections of sandboxes to each other\nFIX: free port {OWN_NAMES_PORT} on {gateway}")
@@ -178,6 +183,7 @@ impl Held {
         let sockets = Sockets {
             dns,
             proxy,
+            proxy_v6,
             own_names,
             told: [refusals, starts],
         };
@@ -191,6 +197,7 @@ impl Held {
             server_id: block.server_id(),
             gateway: block.gateway(),
             network: block.cidr(),
+            has_ipv6: self.claim.has_ipv6(),
         }
     }
 
@@ -211,6 +218,13 @@ impl Held {
         }
         Ok(())
     }
+}
+
+async fn proxy_listeners(gateway: IpAddr) -> anyhow::Result<proxy::Listeners> {
+    bound(|| proxy::listeners(gateway)).await.with_context(|| {
+        let [http, tls] = soulbox_net::policy::PROXY_PORTS;
+        format!("cannot listen for connections of sandboxes\nFIX: free the ports {http} and {tls} on {gateway}")
+    })
 }
 
 /// A socket that has ended.
