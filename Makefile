@@ -13,7 +13,7 @@ DATA_DIR ?= .soulbox
 # Sandboxes need root; nothing else does.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env env "PATH=$(PATH)")
 
-.PHONY: help setup guest build base serve demo check test test-kernels soak deny fuzz sbom dist bench clean-tools
+.PHONY: help setup guest build base serve demo check test test-kernels soak deny fuzz sbom dist bench guard clean-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ soak: setup base ## SOAK_MINUTES (30) of mixed load while the server is killed n
 
 bench: setup base ## measure everything, beside the container runtimes that are installed: docs/performance.md
 	@$(AS_ROOT) scripts/bench $(SOULBOX) $(DATA_DIR)
+
+guard: setup base ## a short bench that fails when something has become slower than what takes turns with it
+	@$(AS_ROOT) scripts/guard $(SOULBOX) $(DATA_DIR)
 
 deny: ## licences, bans, sources and known vulnerabilities of what comes from outside
 	@scripts/need-cargo

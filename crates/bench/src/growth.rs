@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use soulbox_client::Api;
 use soulbox_client::api::ListQuery;
-use soulbox_client::envd::Envd;
 
 use crate::idle::fill;
-use crate::run::{BenchError, Options, create_usable, kill_all, reason, request, warm_up};
+use crate::run::{BenchError, Created, Options, create_usable, kill_all, reason, request, warm_up};
 use crate::stats::Samples;
 use crate::template::{build, name};
 use crate::{Report, ratio};
@@ -17,6 +16,8 @@ use crate::{Report, ratio};
 const TIMES: [u32; 3] = [1, 10, 100];
 /// The first number, when nothing else is wanted. Layers and templates begin with one: each is a build.
 const FIRST: u32 = 10;
+/// Entries of a list that the server gives at most.
+const LARGEST_PAGE: u32 = 100;
 const CREATES: usize = 30;
 const REQUESTS: usize = 200;
 /// How much more the hundredfold may cost: noise, and a logarithm.
@@ -100,10 +101,12 @@ async fn grow(
         Of::Sandboxes | Of::Keys => options.count.unwrap_or(FIRST),
         Of::Templates | Of::Layers => 1,
     };
+    // As many as there are at first, so that each list is a whole page and pages are alike.
+    let page = options.count.unwrap_or(FIRST).min(LARGEST_PAGE);
     let mut all = Vec::new();
     for times in TIMES {
         let template = reach(api, options, of, first * times, made).await?;
-        let costs = costs(api, &template).await?;
+        let costs = costs(api, &template, page).await?;
         all.push((first * times, costs));
     }
     say(of, &all, report);
@@ -152,7 +155,7 @@ async fn reach(
     Ok(options.template.clone())
 }
 
-async fn costs(api: &Api, template: &str) -> Result<Costs, BenchError> {
+async fn costs(api: &Api, template: &str, page: u32) -> Result<Costs, BenchError> {
     let mut costs = Costs::default();
     let request = request(template);
     for _ in 0..CREATES {
@@ -165,12 +168,13 @@ async fn costs(api: &Api, template: &str) -> Result<Costs, BenchError> {
         }
     }
     let created = create_usable(api, &request).await?;
-    requests(api, &created.sandbox.sandbox_id, &created.envd, &mut costs).await;
+    requests(api, &created, page, &mut costs).await;
     api.kill(&created.sandbox.sandbox_id).await?;
     Ok(costs)
 }
 
-async fn requests(api: &Api, id: &str, envd: &Envd, costs: &mut Costs) {
+async fn requests(api: &Api, created: &Created, page: u32, costs: &mut Costs) {
+    let (id, envd) = (&created.sandbox.sandbox_id, &created.envd);
     // In turn: a noisy moment of the machine meets all.
     for _ in 0..REQUESTS {
         let start = Instant::now();
@@ -178,7 +182,10 @@ async fn requests(api: &Api, id: &str, envd: &Envd, costs: &mut Costs) {
             .look
             .record(api.get_sandbox(id).await.map(|_| start.elapsed()));
         let start = Instant::now();
-        let query = ListQuery::default();
+        let query = ListQuery {
+            limit: Some(page),
+            ..ListQuery::default()
+        };
         costs
             .list
             .record(api.list(&query).await.map(|_| start.elapsed()));
