@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::cgroup::SlotCgroup;
+use crate::cgroup::{CpuMeter, SlotCgroup};
 use crate::dial::Dialer;
 use crate::disk::{self, Disk};
 use crate::driver::{Finished, host_error};
@@ -49,6 +49,9 @@ const FREEZE_TRIES: u32 = 40_000;
 const VIEW_REFRESH: Duration = Duration::from_secs(1);
 /// How long one that does nothing is left alone, at most: a thousand of them are then looked at 250 times a second.
 const VIEW_REST: Duration = Duration::from_secs(4);
+/// They are looked at in moments that are so far apart, so that this process wakes up once for all whose time has come.
+const VIEW_MOMENTS: Duration = Duration::from_millis(250);
+static VIEWS_BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How old the statistics of a sandbox that has not run since may be. What can change meanwhile is what the kernel takes
 /// back of its cache.
@@ -155,13 +158,13 @@ impl NamespaceGuest {
     /// as somebody asks for its statistics. One that does nothing is looked at less and less often.
     pub(crate) async fn keep_view(self: Arc<Self>) {
         let mut ended = self.ended.subscribe();
-        let mut wait = VIEW_REFRESH;
+        let (mut wait, mut meter) = (VIEW_REFRESH, None);
         loop {
             tokio::select! {
                 _ = ended.wait_for(|ended| *ended) => return,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep_until(moment_after(wait)) => {}
             }
-            wait = match self.refresh_if_busy() {
+            wait = match self.refresh_if_busy(&mut meter) {
                 Ok(true) => VIEW_REFRESH,
                 Ok(false) => (wait * 2).min(VIEW_REST),
                 Err(error) => {
@@ -173,8 +176,12 @@ impl NamespaceGuest {
         }
     }
 
-    fn refresh_if_busy(&self) -> io::Result<bool> {
-        let busy = self.cgroup.cpu_usage_us()? != self.view.seen_us();
+    fn refresh_if_busy(&self, meter: &mut Option<CpuMeter>) -> io::Result<bool> {
+        let meter = match meter {
+            Some(meter) => meter,
+            None => meter.insert(self.cgroup.cpu_meter()?),
+        };
+        let busy = meter.usage_us()? != self.view.seen_us();
         if busy {
             self.view.refresh(&Usage::read(&self.cgroup)?)?;
         }
@@ -470,6 +477,14 @@ impl NamespaceGuest {
             ..usage.stats
         }))
     }
+}
+
+/// The first moment that is so far away, or a little further.
+fn moment_after(wait: Duration) -> tokio::time::Instant {
+    let far = VIEWS_BEGAN.elapsed() + wait;
+    let moments = far.as_millis().div_ceil(VIEW_MOMENTS.as_millis());
+    let moments = u32::try_from(moments).unwrap_or(u32::MAX);
+    (*VIEWS_BEGAN + VIEW_MOMENTS * moments).into()
 }
 
 impl Guest for NamespaceGuest {
