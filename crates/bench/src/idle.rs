@@ -19,8 +19,9 @@ const MAKERS: u32 = 8;
 const QUESTIONS: usize = 200;
 /// Time for the commands' leftovers to end before memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
-/// After this time the server takes those for idle in which nothing runs, and looks at them more seldom.
-const UNTIL_IDLE: Duration = Duration::from_secs(75);
+/// After this time nothing happens any more: connections that nobody uses are closed after 90 seconds, which envd notices, and
+/// a minute later the server looks at a sandbox more seldom.
+const UNTIL_IDLE: Duration = Duration::from_secs(180);
 /// How long the processors are watched.
 const WATCHED: Duration = Duration::from_secs(10);
 
@@ -71,7 +72,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
             report.figure("  with server and helper", both, "%", bound);
             if let Some((inside, outside)) = young.filter(|_| stated) {
                 let both = (inside + outside) * 100.0;
-                report.figure("  the same in their first minute", both, "%", None);
+                report.figure("  the same at first", both, "%", None);
             }
         }
         None => report
