@@ -63,21 +63,7 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
         }
         None => report.note("processes of sandboxes are not visible from here: memory needs root on the server's machine"),
     }
-    match idle {
-        Some((inside, outside)) => {
-            let bound = stated.then_some(Bound::AtMost(1.0));
-            let both = (inside + outside) * 100.0;
-            let what = format!("processor time of {count} sandboxes, of one processor");
-            report.figure(what, inside * 100.0, "%", None);
-            report.figure("  with server and helper", both, "%", bound);
-            if let Some((inside, outside)) = young.filter(|_| stated) {
-                let both = (inside + outside) * 100.0;
-                report.figure("  the same at first", both, "%", None);
-            }
-        }
-        None => report
-            .note("processor time is not visible from here: it needs root on the server's machine"),
-    }
+    processors(&mut report, count, idle, young.filter(|_| stated));
     match (server_before, server_after) {
         (Some(before), Some(after)) => {
             report.figure(
@@ -111,6 +97,34 @@ pub(crate) async fn run(api: &Api, options: &Options) -> Result<Report, BenchErr
         report.note(format!("the targets for API and server are stated for {TARGET_SANDBOXES} sandboxes: -n {TARGET_SANDBOXES}"));
     }
     Ok(report)
+}
+
+/// Processor time of the sandboxes, and of server and helper, as shares of one processor: of idle ones, and of the same at
+/// first.
+fn processors(
+    report: &mut Report,
+    count: u32,
+    idle: Option<(f64, f64)>,
+    young: Option<(f64, f64)>,
+) {
+    let Some((inside, outside)) = idle else {
+        return report.note(
+            "processor time is not visible from here: it needs root on the server's machine",
+        );
+    };
+    let both = |(inside, outside)| (inside + outside) * 100.0;
+    let bound = (count >= TARGET_SANDBOXES).then_some(Bound::AtMost(1.0));
+    let what = format!("processor time of {count} sandboxes, of one processor");
+    report.figure(what, inside * 100.0, "%", None);
+    report.figure(
+        "  with server and helper",
+        both((inside, outside)),
+        "%",
+        bound,
+    );
+    if let Some(young) = young {
+        report.figure("  the same at first", both(young), "%", None);
+    }
 }
 
 pub(crate) async fn fill(api: &Api, template: &str, count: u32) -> (Vec<String>, Samples) {

@@ -75,8 +75,8 @@ fn tells_what_is_in_it(query: &[u8], question_end: usize, answer: &[u8]) {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        let length = u16::try_from(octets.len()).unwrap().to_be_bytes();
-        let record = [&seconds.to_be_bytes()[..], &length, &octets].concat();
+        let length = octets.len().to_be_bytes();
+        let record = [&seconds.to_be_bytes()[..], &length[6..], &octets].concat();
         let behind = answer.get(question_end..).unwrap_or_default();
         assert!(behind.windows(record.len()).any(|window| window == record));
     }

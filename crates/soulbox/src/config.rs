@@ -255,6 +255,21 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    fn connections(&mut self) -> Option<ConnectionLimits> {
+        let per_sandbox = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
+        let new_per_second = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
+        let of_team = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
+        let new_of_team = self.number(Setting::NewConnectionsPerSecondPerTeam, 0, 1_000_000);
+        Some(ConnectionLimits {
+            per_sandbox: per_sandbox?,
+            new_per_second: new_per_second?,
+            of_team: TeamLimits {
+                open: Some(of_team?).filter(|most| *most > 0),
+                new_per_second: Some(new_of_team?).filter(|most| *most > 0),
+            },
+        })
+    }
+
     fn config(&mut self) -> Option<Config> {
         // Every value is read before the first `?`, so that all problems are found.
         let data_dir = self.absolute_path(Setting::DataDir);
@@ -275,11 +290,7 @@ impl Judge<'_> {
         let hibernate_after = self.number(Setting::HibernateAfterSeconds, 0, 31_536_000);
         let hibernate_on_stop = self.number(Setting::HibernateOnStopSeconds, 0, 3600);
         let slots_ready = self.number(Setting::SlotsReady, 0, 256);
-        let connections = self.number(Setting::MaxConnectionsPerSandbox, 16, 1_000_000);
-        let new_connections = self.number(Setting::NewConnectionsPerSecond, 1, 1_000_000);
-        let team_connections = self.number(Setting::MaxConnectionsPerTeam, 0, 1_000_000);
-        let new_team_connections =
-            self.number(Setting::NewConnectionsPerSecondPerTeam, 0, 1_000_000);
+        let connections = self.connections();
         let dns_upstreams = self.dns_upstreams();
         let (ipv6, private_registries) = (self.ipv6(), self.private_registries());
         let private_webhooks = self.private_webhooks();
@@ -316,14 +327,7 @@ impl Judge<'_> {
             hibernate_after: Duration::from_secs(u64::from(hibernate_after?)),
             hibernate_on_stop: Duration::from_secs(u64::from(hibernate_on_stop?)),
             slots_ready: u16::try_from(slots_ready?).ok()?,
-            connections: ConnectionLimits {
-                per_sandbox: connections?,
-                new_per_second: new_connections?,
-                of_team: TeamLimits {
-                    open: Some(team_connections?).filter(|most| *most > 0),
-                    new_per_second: Some(new_team_connections?).filter(|most| *most > 0),
-                },
-            },
+            connections: connections?,
             dns_upstreams: dns_upstreams?,
             ipv6: ipv6?,
             private_registries: private_registries?,
