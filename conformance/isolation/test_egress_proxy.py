@@ -13,8 +13,7 @@ import pytest
 from e2b import ALL_TRAFFIC, Sandbox, SandboxException
 
 from farside import FarSide
-from raw import api
-from server import wait_until
+from raw import api, contact
 from socks import PROXY_HOST, Socks
 
 PASSWORD = "pass-password"
@@ -62,16 +61,6 @@ def asked(socks: Socks, sandbox: Sandbox, command: str) -> tuple[list[dict], str
     return socks.seen()[before:], said
 
 
-def seen(sandbox: Sandbox, kind: str, target: str) -> dict:
-    """The last contact of this kind with this target, when there is one."""
-
-    def found() -> list[dict]:
-        told = api("GET", f"/sandboxes/{sandbox.sandbox_id}/network/contacts").json["contacts"]
-        return [it for it in told if (it["kind"], it["target"]) == (kind, target)]
-
-    return wait_until(f"{kind} {target}", 10, found)[-1]
-
-
 def test_all_tcp_goes_through(far, socks, create):
     sandbox = create({"address": f"{socks.address}:1080"})
     for command, port in (
@@ -85,7 +74,7 @@ def test_all_tcp_goes_through(far, socks, create):
         assert "REACHED" in said, (command, said)
         # By address: nobody but the guest says that this is the name.
         assert through == [{"mode": "open", "user": None, "kind": "address", "target": far.inside, "port": port}], command
-    told = seen(sandbox, "tcp", f"{far.inside}:8080")
+    told = contact(sandbox, "tcp", f"{far.inside}:8080")
     assert (told["verdict"], told["rule"]) == ("allowed", "no entry")
 
 
@@ -111,7 +100,7 @@ def test_a_password(far, socks, create):
     sandbox.update_network({"egress_proxy": {**with_password(socks), "password": "wrong"}})
     _, said = asked(socks, sandbox, f"curl -sS -m 5 https://{far.outside}/")
     assert "reset" in said, said
-    refused = seen(sandbox, "tls", far.outside)
+    refused = contact(sandbox, "tls", far.outside)
     assert refused["verdict"] == "refused" and refused["rule"].startswith("egress proxy: Password auth failure")
 
 
@@ -155,7 +144,7 @@ def test_a_proxy_that_does_not_work_is_told_at_once(far, socks, create):
     _, said = asked(socks, sandbox, f"curl -sS -m 9 http://{far.name}/")
     assert "egress_proxy_failed" in said, said
     assert time.monotonic() - begun < 5
-    refused = seen(sandbox, "http", far.name)
+    refused = contact(sandbox, "http", far.name)
     assert "egress proxy: it cannot be reached" in refused["rule"]
     # One that says nothing.
     sandbox.update_network({"egress_proxy": {"address": f"{socks.address}:1083"}})

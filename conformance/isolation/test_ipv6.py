@@ -18,9 +18,9 @@ from e2b import ALL_TRAFFIC, Sandbox
 
 from counter import needs_criu
 from farside import FarSide
+from host import ipv6_settings_restored
 from server import from_environment, kill_every_sandbox, wait_until
 
-CONF = Path("/proc/sys/net/ipv6/conf")
 # Cloud metadata, 6to4, two kinds of NAT64, Teredo, documentation, discard, site-local.
 CLOSED = ("fd00:ec2::254", "2002:808:808::1", "64:ff9b::808:808", "64:ff9b:1::1", "2001::1", "2001:db8::1", "3fff::1", "100::1", "fec0::1")
 
@@ -111,23 +111,19 @@ def far():
 @pytest.fixture(scope="module")
 def server(far):
     before = {name: value for name, value in os.environ.items() if name.startswith("E2B_")}
-    # What a server with IPv6 changes of the host.
-    settings = {path: path.read_text() for path in (CONF / "all/forwarding", *CONF.glob("*/accept_ra"))}
-    dns = f"127.0.0.1:{os.environ['CONFORMANCE_DNS_PORT']}"
-    at_once = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
-    server = from_environment("ipv6", "--ipv6", "on", "--dns-upstreams", dns, *at_once)
-    try:
-        server.start()
-        os.environ.update(server.env)
-        yield server
-        kill_every_sandbox(server.env)
-    finally:
-        os.environ.update(before)
-        server.stop()
-        server.remove()
-        for path, value in settings.items():
-            if path.exists():
-                path.write_text(value)
+    with ipv6_settings_restored():
+        dns = f"127.0.0.1:{os.environ['CONFORMANCE_DNS_PORT']}"
+        at_once = ("--save-paused-after-seconds", "0", "--hibernate-after-seconds", "0")
+        server = from_environment("ipv6", "--ipv6", "on", "--dns-upstreams", dns, *at_once)
+        try:
+            server.start()
+            os.environ.update(server.env)
+            yield server
+            kill_every_sandbox(server.env)
+        finally:
+            os.environ.update(before)
+            server.stop()
+            server.remove()
 
 
 @pytest.fixture

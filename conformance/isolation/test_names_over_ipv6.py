@@ -9,18 +9,17 @@ import ipaddress
 import os
 import socket
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from e2b import ALL_TRAFFIC, Sandbox, Secret
 
-from raw import api
+from host import ipv6_settings_restored
+from raw import contact
 from server import from_environment, kill_every_sandbox, wait_until
 from socks import Socks
-from upstream import Upstream
+from upstream import Upstream, arrived, run
 
-CONF = Path("/proc/sys/net/ipv6/conf")
 VALUE = "sk-hidden-from-the-sandbox"
 PER_TEAM = 200
 
@@ -110,26 +109,22 @@ def upstream():
 @pytest.fixture(scope="module")
 def server(upstream):
     before = {name: value for name, value in os.environ.items() if name.startswith("E2B_")}
-    # What a server with IPv6 changes of the host.
-    settings = {path: path.read_text() for path in (CONF / "all/forwarding", *CONF.glob("*/accept_ra"))}
-    dns = f"127.0.0.1:{os.environ['CONFORMANCE_DNS_PORT']}"
-    bound = ("--max-connections-per-team", str(PER_TEAM))
-    server = from_environment("ipv6-names", "--ipv6", "on", "--dns-upstreams", dns, "--rules-ca-file", str(upstream.authority), *bound)
-    try:
-        server.start()
-        # The next start is at the same address, for clients that are there already.
-        server.listen = server.env["E2B_API_URL"].removeprefix("http://")
-        os.environ.update(server.env)
-        Secret.create("rules-key", VALUE)
-        yield server
-        kill_every_sandbox(server.env)
-    finally:
-        os.environ.update(before)
-        server.stop()
-        server.remove()
-        for path, value in settings.items():
-            if path.exists():
-                path.write_text(value)
+    with ipv6_settings_restored():
+        dns = f"127.0.0.1:{os.environ['CONFORMANCE_DNS_PORT']}"
+        bound = ("--max-connections-per-team", str(PER_TEAM))
+        server = from_environment("ipv6-names", "--ipv6", "on", "--dns-upstreams", dns, "--rules-ca-file", str(upstream.authority), *bound)
+        try:
+            server.start()
+            # The next start is at the same address, for clients that are there already.
+            server.listen = server.env["E2B_API_URL"].removeprefix("http://")
+            os.environ.update(server.env)
+            Secret.create("rules-key", VALUE)
+            yield server
+            kill_every_sandbox(server.env)
+        finally:
+            os.environ.update(before)
+            server.stop()
+            server.remove()
 
 
 @pytest.fixture
@@ -148,27 +143,6 @@ def create(server):
 
 def named(upstream: Upstream) -> dict:
     return {"allow_out": [upstream.name("six")], "deny_out": [ALL_TRAFFIC]}
-
-
-def run(sandbox: Sandbox, command: str) -> str:
-    return sandbox.commands.run(f"({command}\n) 2>&1; true", timeout=60).stdout
-
-
-def arrived(upstream: Upstream, sandbox: Sandbox, command: str) -> tuple[list[dict], str]:
-    """What arrives while a command runs, and what it says."""
-    before = len(upstream.seen())
-    said = run(sandbox, command)
-    return upstream.seen()[before:], said
-
-
-def contact(sandbox: Sandbox, kind: str, target: str) -> dict:
-    """The last contact of this kind with this target, when there is one."""
-
-    def found() -> list[dict]:
-        told = api("GET", f"/sandboxes/{sandbox.sandbox_id}/network/contacts").json["contacts"]
-        return [it for it in told if (it["kind"], it["target"]) == (kind, target)]
-
-    return wait_until(f"{kind} {target}", 10, found)[-1]
 
 
 def own_block(sandbox: Sandbox) -> str:

@@ -12,7 +12,7 @@ from e2b import ALL_TRAFFIC, Sandbox, Secret
 
 from server import from_environment, wait_until
 from socks import Socks
-from upstream import Upstream
+from upstream import Upstream, run
 
 VALUE = "sk-through-a-proxy"
 
@@ -80,10 +80,6 @@ def everything(upstream, socks):
         "deny_out": [ALL_TRAFFIC],
         "rules": {name: [{"transform": {"headers": {"X-Key": Secret.fill("proxied-key")}}}]},
     }
-
-
-def run(sandbox: Sandbox, command: str) -> str:
-    return sandbox.commands.run(f"({command}\n) 2>&1; true", timeout=60).stdout
 
 
 def works(upstream: Upstream, socks: Socks, sandbox: Sandbox) -> None:

@@ -17,7 +17,7 @@ import pytest
 from e2b import ALL_TRAFFIC, Sandbox, SandboxException, Secret
 
 from server import from_environment, patience, wait_until
-from upstream import Upstream
+from upstream import Upstream, arrived, run
 
 VALUE = "sk-hidden-from-the-sandbox"
 HEADERS = {"X-Key": Secret.fill("rules-key"), "Authorization": "Bearer ${e2b.secrets.RULES-KEY}"}
@@ -69,17 +69,6 @@ def ruled(server, upstream):
     sandbox = Sandbox.create(timeout=900, network={"rules": rules(upstream, "ruled", "untrusted", "second")})
     yield sandbox
     sandbox.kill()
-
-
-def run(sandbox: Sandbox, command: str) -> str:
-    return sandbox.commands.run(f"({command}\n) 2>&1; true", timeout=60).stdout
-
-
-def arrived(upstream: Upstream, sandbox: Sandbox, command: str) -> tuple[list[dict], str]:
-    """What arrives while a command runs, and what it says."""
-    before = len(upstream.seen())
-    said = run(sandbox, command)
-    return upstream.seen()[before:], said
 
 
 def keys(request: dict) -> list[str]:

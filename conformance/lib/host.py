@@ -1,7 +1,8 @@
 """What a server may leave behind on the host, read from the kernel.
 
 What is there after a server has ended and was not before it started is a leak. Only what bears that server's marks
-counts (its data directory, and the block of names and ids that it claimed), so other servers do not disturb.
+counts (its data directory, and the block of names and ids that it claimed), so other servers do not disturb. The settings
+that a server with IPv6 changes bear no marks and are no leak: who starts one puts them back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 # Where the servers of a machine claim their blocks: a file `<number>` that holds the data directory of its owner.
@@ -19,6 +21,8 @@ CLAIMS = Path("/run/soulbox/blocks")
 FIRST_UID = 0x7000_0000
 BLOCKS = 16
 UIDS_OF_A_BLOCK = 2048 * 65536
+# The kernel's settings of IPv6: of each interface, and of `all`.
+IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
 
 class Marks:
@@ -148,3 +152,15 @@ def leaks(before: dict[str, str], data_dir: str, patience: float = 10) -> dict[s
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)
+
+
+@contextmanager
+def ipv6_settings_restored():
+    """Puts back at its end what a server with IPv6 changes of the host. The server must have ended by then."""
+    settings = {path: path.read_text() for path in (IPV6_SETTINGS / "all/forwarding", *IPV6_SETTINGS.glob("*/accept_ra"))}
+    try:
+        yield
+    finally:
+        for path, value in settings.items():
+            if path.exists():
+                path.write_text(value)

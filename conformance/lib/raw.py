@@ -10,6 +10,8 @@ import socket
 import struct
 from urllib.parse import urlsplit
 
+from server import wait_until
+
 
 def server_address() -> tuple[str, int]:
     url = urlsplit(os.environ["E2B_API_URL"])
@@ -147,6 +149,16 @@ def api(method: str, target: str, body=None, key: str | None = "", headers: dict
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         fields.setdefault("Content-Type", "application/json")
     return request(method, target, fields, payload)
+
+
+def contact(sandbox, kind: str, target: str) -> dict:
+    """The last contact of this kind with this target, when there is one."""
+
+    def found() -> list[dict]:
+        told = api("GET", f"/sandboxes/{sandbox.sandbox_id}/network/contacts").json["contacts"]
+        return [it for it in told if (it["kind"], it["target"]) == (kind, target)]
+
+    return wait_until(f"{kind} {target}", 10, found)[-1]
 
 
 class WebSocket:

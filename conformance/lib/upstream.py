@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from e2b import Sandbox
+
 _SERVER = r"""
 import http.server, json, os, socket, ssl, sys, threading
 log, *servers = sys.argv[1:]
@@ -162,3 +164,15 @@ class Upstream:
         subprocess.run(["ip", "link", "delete", self.cable], capture_output=True)
         subprocess.run(["ip", "netns", "delete", self.namespace], capture_output=True)
         self.work.cleanup()
+
+
+def run(sandbox: Sandbox, command: str) -> str:
+    """What a command in a sandbox says, its errors too, whether it fails or not."""
+    return sandbox.commands.run(f"({command}\n) 2>&1; true", timeout=60).stdout
+
+
+def arrived(upstream: Upstream, sandbox: Sandbox, command: str) -> tuple[list[dict], str]:
+    """What arrives while a command runs, and what it says."""
+    before = len(upstream.seen())
+    said = run(sandbox, command)
+    return upstream.seen()[before:], said
